@@ -1,0 +1,6 @@
+//! Millstream: a stream processor in the manner of Kafka Streams.
+
+pub mod log;
+mod record;
+
+pub use record::{Headers, Offset, Partition, Record, Timestamp};
