@@ -1,5 +1,6 @@
 //! Millstream: a stream processor in the manner of Kafka Streams.
 
+pub mod codec;
 pub mod log;
 mod record;
 
