@@ -87,7 +87,7 @@ pub trait Data: Clone + Send + Sync + 'static {
     const CODEC: &'static dyn Codec<Self>;
 }
 
-pub(crate) fn present(bytes: Option<&[u8]>, codec: &'static str) -> Result<&[u8], Error> {
+pub(crate) fn present<'a>(bytes: Option<&'a [u8]>, codec: &'static str) -> Result<&'a [u8], Error> {
     bytes.ok_or(Error::Null(codec))
 }
 
