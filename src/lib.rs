@@ -1,7 +1,51 @@
-//! Millstream: a stream processor in the manner of Kafka Streams.
+//! Millstream: a stream processor in the manner of Kafka Streams, as a library: a program declares a topology of typed streams and tables
+//! and runs it, exactly once, on a log in its own process.
+//!
+//! ```no_run
+//! use millstream::{App, Config, StreamBuilder, Topic};
+//!
+//! const LINES: Topic<String, String> = Topic::new("lines");
+//! const COUNTS: Topic<String, u64> = Topic::new("counts");
+//!
+//! let mut builder = StreamBuilder::new("word-count");
+//! builder
+//!     .stream(&LINES)
+//!     .flat_map_values(|line: String| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+//!     .group_by("by-word", |_, word| word.clone())
+//!     .count("counts")
+//!     .to_stream()
+//!     .to(&COUNTS);
+//! let app = App::start(builder.build()?, Config::embedded("./data"))?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
+mod clock;
 pub mod codec;
+mod dsl;
+mod error;
 pub mod log;
+mod operators;
 mod record;
+mod runtime;
+mod store;
+mod task;
+mod topic;
+mod topology;
 
+pub use clock::Clock;
+pub use dsl::{Grouped, Process, Stream, StreamBuilder, Table};
+pub use error::ProcessError;
+pub use log::embedded::Durability;
+pub use millstream_state::Direction;
+pub use operators::process::{Scope, StoreScope};
+pub use operators::sink::SinkValue;
 pub use record::{Headers, Offset, Partition, Record, Timestamp};
+pub use runtime::{
+    Accepted, Answer, App, AppendError, Behind, Change, Config, Events, Failure, Handle, Health, MAX_PAGE, ParkedRecord, QueryError,
+    Replayed, RequestError, RequestKey, Row, Selection, StartError, StoreStatus, Token, TypedView, UnreadableToken, View, Watch,
+    Watched,
+};
+pub use store::Store;
+pub use task::TimeDomain;
+pub use topic::Topic;
+pub use topology::{Topology, TopologyError};

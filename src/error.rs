@@ -1,0 +1,42 @@
+//! Why a record, a timer or a punctuation could not be processed, and whose fault that was.
+
+use crate::codec;
+
+/// The error of user code and operators.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// The record's bytes are not what the codec reads. Not retried: the bytes will not change.
+    #[error("{part} {error}")]
+    Undecodable {
+        /// `key` or `value`.
+        part: &'static str,
+        /// What is wrong with it.
+        error: codec::Error,
+    },
+    /// What was made of the record cannot be written: it does not encode, or the log would refuse it. Not retried.
+    #[error("{0}")]
+    Unwritable(String),
+    /// User code failed or panicked. Retried, then parked in the dead-letter topic.
+    #[error("{0}")]
+    Failed(String),
+    /// The state could not be read or written. Not the record's doing: the transaction is aborted.
+    #[error("{0}")]
+    State(#[from] millstream_state::Error),
+}
+
+impl ProcessError {
+    /// User code could not process the record, for the reason that is given: it is undone, retried, and parked if it fails again.
+    pub fn failed(reason: impl ToString) -> ProcessError {
+        ProcessError::Failed(reason.to_string())
+    }
+
+    pub(crate) fn unwritable(what: &str, error: &codec::Error) -> ProcessError {
+        ProcessError::Unwritable(format!("{what} {error}"))
+    }
+
+    /// Whether trying again can help.
+    #[must_use]
+    pub fn is_retriable(&self) -> bool {
+        matches!(self, ProcessError::Failed(_))
+    }
+}

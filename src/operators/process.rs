@@ -1,0 +1,266 @@
+//! A processor of the user's own, and what it sees of its task: typed stores, time, timers and the way downstream.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::{Node, Outlet};
+use crate::codec::{self, Data};
+use crate::error::ProcessError;
+use crate::operators::sink::encode;
+use crate::record::{Offset, Partition, Record, Timestamp};
+use crate::store::Store;
+use crate::task::TimeDomain;
+use crate::task::context::Context;
+use crate::topology::{Draft, NodeId, Punctuator, StoreIndex, Timer};
+use millstream_state::Direction;
+
+pub(crate) type StoreTable = Box<[(&'static str, StoreIndex)]>;
+pub(crate) type RecordCall<K, V, L, W> =
+    Box<dyn Fn(&mut Scope<'_, L, W>, Record<K, V>) -> Result<(), ProcessError> + Send + Sync>;
+pub(crate) type TimeCall<L, W> = Box<dyn Fn(&mut Scope<'_, L, W>, Timestamp) -> Result<(), ProcessError> + Send + Sync>;
+pub(crate) type TimerCall<L, W> = Box<dyn Fn(&mut Scope<'_, L, W>, &[u8], Timestamp) -> Result<(), ProcessError> + Send + Sync>;
+
+pub(crate) struct Processor<K, V, L, W> {
+    pub(crate) id: NodeId,
+    pub(crate) name: String,
+    pub(crate) stores: StoreTable,
+    pub(crate) on_record: RecordCall<K, V, L, W>,
+    pub(crate) on_timer: Option<TimerCall<L, W>>,
+    pub(crate) out: Arc<Outlet<L, W>>,
+}
+
+impl<K, V, L, W> Processor<K, V, L, W>
+where
+    K: 'static,
+    V: 'static,
+    L: Data,
+    W: Clone + Send + Sync + 'static,
+{
+    /// Tells the topology what time is to call.
+    pub(crate) fn register(self: &Arc<Self>, punctuators: Vec<(String, TimeDomain, i64, TimeCall<L, W>)>, draft: &mut Draft) {
+        for (name, domain, interval_ms, function) in punctuators {
+            let this = Arc::clone(self);
+            let call = Arc::new(move |ctx: &mut Context, now| function(&mut this.scope(ctx), now));
+            let name = format!("{}.{name}", self.name);
+            draft.punctuators.push(Punctuator { node: self.id, name, domain, interval_ms, call });
+        }
+        if self.on_timer.is_some() {
+            let this = Arc::clone(self);
+            let call = Arc::new(move |ctx: &mut Context, key: &[u8], at| match &this.on_timer {
+                Some(function) => function(&mut this.scope(ctx), key, at),
+                None => Ok(()),
+            });
+            draft.timers.push((self.name.clone(), Timer { node: self.id, call }));
+        }
+    }
+
+    fn scope<'a>(&'a self, ctx: &'a mut Context) -> Scope<'a, L, W> {
+        Scope { ctx, id: self.id, name: &self.name, stores: &self.stores, out: &self.out }
+    }
+}
+
+impl<K, V, L, W> Node<K, V> for Processor<K, V, L, W>
+where
+    K: Send + Sync + 'static,
+    V: Send + Sync + 'static,
+    L: Data,
+    W: Clone + Send + Sync + 'static,
+{
+    fn process(&self, ctx: &mut Context, record: Record<K, V>) -> Result<(), ProcessError> {
+        ctx.enter(self.id);
+        (self.on_record)(&mut self.scope(ctx), record)
+    }
+}
+
+/// What a processor sees of its task while it handles one record, timer or punctuation. All that it does here is undone together if the
+/// handling fails.
+pub struct Scope<'a, L: 'static, W: 'static> {
+    ctx: &'a mut Context,
+    id: NodeId,
+    name: &'a str,
+    stores: &'a [(&'static str, StoreIndex)],
+    out: &'a Outlet<L, W>,
+}
+
+impl<L: Data, W: Clone + Send + Sync + 'static> Scope<'_, L, W> {
+    /// One of the stores that the processor named.
+    ///
+    /// # Panics
+    /// If it did not name this store: a programming error.
+    pub fn store<K: Data, V: Data>(&mut self, store: &Store<K, V>) -> StoreScope<'_, K, V> {
+        let found = self.stores.iter().find(|(name, _)| *name == store.name);
+        let index = found.unwrap_or_else(|| panic!("processor {:?} did not name store {:?}", self.name, store.name)).1;
+        StoreScope { ctx: self.ctx, store: index, types: std::marker::PhantomData }
+    }
+
+    /// Hands a record to what comes after this processor.
+    ///
+    /// # Errors
+    /// Of what comes after it; hand them on.
+    pub fn forward(&mut self, record: Record<L, W>) -> Result<(), ProcessError> {
+        self.out.forward(self.ctx, record)?;
+        self.ctx.enter(self.id);
+        Ok(())
+    }
+
+    /// The greatest timestamp of the task's records so far, this one included.
+    #[must_use]
+    pub fn stream_time(&self) -> Timestamp {
+        self.ctx.stream_time()
+    }
+
+    /// The wall clock at the start of this step.
+    #[must_use]
+    pub fn wall_clock(&self) -> Timestamp {
+        self.ctx.wall_clock()
+    }
+
+    /// The partition that the task runs.
+    #[must_use]
+    pub fn partition(&self) -> Partition {
+        self.ctx.origin().partition
+    }
+
+    /// The offset of the record that is processed, or of the one before a timer or punctuation.
+    #[must_use]
+    pub fn offset(&self) -> Offset {
+        self.ctx.origin().offset
+    }
+
+    /// Sets a timer for `key`: `on_timer` is called once when time reaches `at`, at once if it has passed. Setting the same timer again
+    /// changes nothing; a key may have any number of timers at different times. Timers survive restarts.
+    ///
+    /// # Errors
+    /// If the key does not encode.
+    pub fn schedule<T: Data>(&mut self, domain: TimeDomain, at: Timestamp, key: &T) -> Result<(), ProcessError> {
+        self.ctx.schedule(self.name, domain, at, key)
+    }
+
+    /// Takes back a timer that was set for this key and time; nothing happens if there is none.
+    ///
+    /// # Errors
+    /// If the key does not encode.
+    pub fn unschedule<T: Data>(&mut self, domain: TimeDomain, at: Timestamp, key: &T) -> Result<(), ProcessError> {
+        self.ctx.unschedule(self.name, domain, at, key)
+    }
+}
+
+/// A store as a processor uses it.
+pub struct StoreScope<'a, K, V> {
+    ctx: &'a mut Context,
+    store: StoreIndex,
+    types: std::marker::PhantomData<fn() -> (K, V)>,
+}
+
+impl<K: Data, V: Data> StoreScope<'_, K, V> {
+    fn with_row<R>(
+        &mut self,
+        key: &K,
+        f: impl FnOnce(&mut Context, &[u8], &mut Vec<u8>) -> Result<R, ProcessError>,
+    ) -> Result<R, ProcessError> {
+        self.ctx.with_buffers(|ctx, bytes, value| {
+            if !encode(K::CODEC, "a store's key", key, bytes)? {
+                return Err(ProcessError::Unwritable("a store's key is null".into()));
+            }
+            f(ctx, bytes, value)
+        })
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// If the state cannot be read, or the row is not what the codec reads.
+    pub fn get(&mut self, key: &K) -> Result<Option<V>, ProcessError> {
+        let store = self.store;
+        self.with_row(key, |ctx, key, _| ctx.get(store, key)?.map(|value| decode::<V>(&value)).transpose())
+    }
+
+    /// Sets the value of a key.
+    ///
+    /// # Errors
+    /// If key or value do not encode.
+    pub fn put(&mut self, key: &K, value: &V) -> Result<(), ProcessError> {
+        let store = self.store;
+        self.with_row(key, |ctx, key, bytes| {
+            if encode(V::CODEC, "a store's value", value, bytes)? {
+                ctx.put(store, key, bytes);
+            } else {
+                ctx.delete(store, key);
+            }
+            Ok(())
+        })
+    }
+
+    /// Deletes a key; nothing happens if it is absent.
+    ///
+    /// # Errors
+    /// If the key does not encode.
+    pub fn delete(&mut self, key: &K) -> Result<(), ProcessError> {
+        let store = self.store;
+        self.with_row(key, |ctx, key, _| {
+            ctx.delete(store, key);
+            Ok(())
+        })
+    }
+
+    /// Deletes a key and gives the value that it had.
+    ///
+    /// # Errors
+    /// As [`StoreScope::get`].
+    pub fn take(&mut self, key: &K) -> Result<Option<V>, ProcessError> {
+        let value = self.get(key)?;
+        if value.is_some() {
+            self.delete(key)?;
+        }
+        Ok(value)
+    }
+
+    /// The rows whose key begins with `first`, a tuple's first part, in the order of keys; `Direction::Reverse` from the last.
+    ///
+    /// # Errors
+    /// If the state cannot be read; each row, if it is not what the codecs read.
+    pub fn prefix<P: Data>(
+        &mut self,
+        first: &P,
+        direction: Direction,
+    ) -> Result<impl Iterator<Item = Result<(K, V), ProcessError>> + '_, ProcessError> {
+        let prefix = codec::prefix(first).map_err(|e| ProcessError::unwritable("a prefix", &e))?;
+        let end = codec::after_prefix(&prefix);
+        self.scan(Bound::Included(prefix), end, direction)
+    }
+
+    /// The rows from `from` (included) to `to` (excluded), in the order of keys.
+    ///
+    /// # Errors
+    /// As [`StoreScope::prefix`].
+    pub fn range(
+        &mut self,
+        from: &K,
+        to: &K,
+        direction: Direction,
+    ) -> Result<impl Iterator<Item = Result<(K, V), ProcessError>> + '_, ProcessError> {
+        let (mut first, mut end) = (Vec::new(), Vec::new());
+        encode(K::CODEC, "a store's key", from, &mut first)?;
+        encode(K::CODEC, "a store's key", to, &mut end)?;
+        self.scan(Bound::Included(first), Bound::Excluded(end), direction)
+    }
+
+    fn scan(
+        &mut self,
+        from: Bound<Vec<u8>>,
+        to: Bound<Vec<u8>>,
+        direction: Direction,
+    ) -> Result<impl Iterator<Item = Result<(K, V), ProcessError>> + '_, ProcessError> {
+        let range = (from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice));
+        let rows = self.ctx.state().scan(self.store.id(), range, direction)?;
+        Ok(rows.map(|row| {
+            let (key, value) = row?;
+            let key = K::CODEC.decode(Some(&key)).map_err(|e| ProcessError::failed(format_args!("a stored key {e}")))?;
+            Ok((key, decode::<V>(&value)?))
+        }))
+    }
+}
+
+fn decode<V: Data>(value: &[u8]) -> Result<V, ProcessError> {
+    V::CODEC.decode(Some(value)).map_err(|e| ProcessError::failed(format_args!("a stored value {e}")))
+}

@@ -1,0 +1,253 @@
+//! Starting and stopping an application.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+
+use millstream_state::{Db, Home, OpenError, StoreSpec, TaskId};
+use parking_lot::{Mutex, RwLock};
+use prometheus_client::registry::Registry;
+
+use super::config::Config;
+use super::handle::{Handle, Health};
+use super::metrics::{Metrics, Readings};
+use super::progress::Progress;
+use super::requests::Requests;
+use super::watch::Watchers;
+use super::worker::Worker;
+use super::{Shared, housekeeping, restore};
+use crate::error::ProcessError;
+use crate::log::{self, EmbeddedLog, Log, TopicInfo, TopicSpec, embedded};
+use crate::record::Partition;
+use crate::task::Task;
+use crate::topology::{StoreIndex, TopicIndex, TopicRole, Topology, TopologyError};
+
+/// A running application. Dropping it stops it.
+///
+/// ```no_run
+/// # fn topology() -> millstream::Topology { unimplemented!() }
+/// use millstream::{App, Config};
+///
+/// let app = App::start(topology(), Config::embedded("./data"))?;
+/// let handle = app.handle(); // append, read views, watch
+/// app.stop();
+/// # Ok::<(), millstream::StartError>(())
+/// ```
+pub struct App {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Why an application did not start, in one sentence that names what is in the way.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The log could not be opened or read.
+    #[error(transparent)]
+    Log(#[from] log::Error),
+    /// The state could not be opened.
+    #[error(transparent)]
+    State(#[from] OpenError),
+    /// The state could not be read or written.
+    #[error(transparent)]
+    StateAccess(#[from] millstream_state::Error),
+    /// The topology does not fit the topics as they are.
+    #[error(transparent)]
+    Topology(#[from] TopologyError),
+    /// State and log in the data directory do not belong together.
+    #[error("data directory {dir:?}: {why}; restore both from one backup")]
+    StateAndLogDiffer {
+        /// The data directory.
+        dir: PathBuf,
+        /// What does not fit.
+        why: String,
+    },
+    /// A task's own state cannot be read.
+    #[error("{0}")]
+    Task(#[from] ProcessError),
+    /// The operating system gave no thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+impl StartError {
+    pub(super) fn is_fatal(&self) -> bool {
+        match self {
+            StartError::Log(error) => error.is_fatal(),
+            StartError::State(_) | StartError::StateAccess(_) | StartError::Task(_) | StartError::StateAndLogDiffer { .. } => true,
+            StartError::Topology(_) | StartError::Thread(_) => false,
+        }
+    }
+}
+
+impl App {
+    /// Opens log and state, creates the topics that are missing, restores the stores, and starts the workers.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing runs then.
+    pub fn start(topology: Topology, config: Config) -> Result<App, StartError> {
+        let clock = config.clock.clone();
+        let options = embedded::Options { durability: config.durability, ..embedded::Options::new(move || clock.now()) };
+        let log = EmbeddedLog::open(config.data.join("log"), options)?;
+        let topics = create_topics(&topology, &log)?;
+        let counts: Vec<u32> = topics.iter().map(|topic| topic.partitions).collect();
+        let tasks: Vec<u32> = (0..topology.subs.len()).map(|sub| topology.tasks(sub, &counts)).collect();
+        let (durable, flushed) = mpsc::channel();
+        let db = open_state(&topology, &config, durable)?;
+
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&topology, &mut registry);
+        let topology = Arc::new(topology);
+        let shared = Arc::new(Shared {
+            reader: db.reader(),
+            progress: Progress::new(counts.iter().copied()),
+            watchers: Arc::new(Watchers::default()),
+            requests: Requests::default(),
+            metrics,
+            registry: RwLock::new(registry),
+            stopping: AtomicBool::new(false),
+            failure: Mutex::new(None),
+            start_ends: Mutex::new(Vec::new()),
+            group: topology.application.as_str().into(),
+            topology,
+            config,
+            log,
+            db,
+            topics,
+            tasks,
+        });
+        shared.registry.write().register_collector(Box::new(Readings(Arc::downgrade(&shared))));
+        let tasks = take_tasks(&shared)?;
+        note_start(&shared, &tasks);
+        let mut app = App { shared, threads: Vec::new() };
+        app.spawn(tasks, flushed)?;
+        Ok(app)
+    }
+
+    fn spawn(&mut self, tasks: Vec<Task>, flushed: mpsc::Receiver<millstream_state::Flushed>) -> Result<(), StartError> {
+        let threads = self.shared.config.threads.clamp(1, tasks.len().max(1));
+        let mut shares: Vec<Vec<Task>> = (0..threads).map(|_| Vec::new()).collect();
+        for (i, task) in tasks.into_iter().enumerate() {
+            shares[i % threads].push(task);
+        }
+        for (i, share) in shares.into_iter().enumerate() {
+            let worker = Worker::new(Arc::clone(&self.shared), share);
+            let thread = std::thread::Builder::new().name(format!("worker-{i}"));
+            self.threads.push(thread.spawn(move || worker.run())?);
+        }
+        let shared = Arc::clone(&self.shared);
+        let thread = std::thread::Builder::new().name("housekeeping".into());
+        self.threads.push(thread.spawn(move || housekeeping::run(&shared, &flushed))?);
+        Ok(())
+    }
+
+    /// A handle for reading and appending.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle { shared: Arc::clone(&self.shared) }
+    }
+
+    /// Finishes the running transactions, commits, flushes the state and closes. The answer is why it had failed before, if it had.
+    pub fn stop(mut self) -> Option<String> {
+        self.shut_down();
+        match self.shared.health() {
+            Health::Failed(reason) => Some(reason),
+            Health::Up | Health::Degraded(_) => None,
+        }
+    }
+
+    fn shut_down(&mut self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        self.shared.log.wake();
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the application panicked");
+            }
+        }
+        if let Err(error) = self.shared.db.close() {
+            tracing::warn!(%error, "the state was not flushed; the next start replays more of the log");
+        }
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        if !self.threads.is_empty() {
+            self.shut_down();
+        }
+    }
+}
+
+fn create_topics(topology: &Topology, log: &EmbeddedLog) -> Result<Arc<[TopicInfo]>, StartError> {
+    let existing: BTreeMap<String, u32> =
+        log.topics()?.into_iter().map(|topic| (topic.name.to_string(), topic.partitions)).collect();
+    let counts = topology.partitions(|topic| existing.get(&topic.name).copied())?;
+    let create = |(topic, partitions): (&crate::topology::TopicDef, u32)| {
+        Ok(log.create_topic(&TopicSpec { name: topic.name.clone(), partitions, cleanup: topic.cleanup })?)
+    };
+    topology.topics.iter().zip(counts).map(create).collect()
+}
+
+fn open_state(topology: &Topology, config: &Config, durable: mpsc::Sender<millstream_state::Flushed>) -> Result<Db, StartError> {
+    let spec = |store: &crate::topology::StoreDef| StoreSpec { name: store.name.clone(), access: store.access, ttl_ms: store.ttl_ms };
+    let options = millstream_state::Options {
+        stores: topology.stores.iter().map(spec).collect(),
+        fingerprint: topology.fingerprint(),
+        memory_budget_bytes: config.state_memory_bytes,
+        flushed: Some(durable),
+        ..millstream_state::Options::new(Home::Directory(config.data.join("state")))
+    };
+    Ok(Db::open(options)?)
+}
+
+/// One task for each partition of each sub-topology, restored.
+fn take_tasks(shared: &Arc<Shared>) -> Result<Vec<Task>, StartError> {
+    let mut tasks = Vec::new();
+    let mut restored = 0;
+    for (index, sub) in shared.topology.subs.iter().enumerate() {
+        let stores: Vec<_> = sub.stores.iter().map(|store| store.id()).collect();
+        for partition in 0..shared.tasks[index] {
+            let mut state = shared.db.task(TaskId { sub_topology: index as u32, partition }, &stores)?;
+            restored += restore::restore(shared, sub, Partition(partition), &mut state)?;
+            let topics = Arc::clone(&shared.topics);
+            let (limits, now) = (shared.log.limits(), shared.config.clock.now());
+            tasks.push(Task::new(Arc::clone(&shared.topology), index, Partition(partition), state, topics, limits, now)?);
+        }
+    }
+    shared.metrics.restored(restored);
+    Ok(tasks)
+}
+
+/// Notes how far the tasks are, and what is there to be processed before the views are ready.
+fn note_start(shared: &Shared, tasks: &[Task]) {
+    let mut ends = Vec::new();
+    for task in tasks {
+        let partition = task.partition();
+        for (topic, next) in task.next_offsets() {
+            shared.progress.set(topic, partition, next);
+            ends.extend(shared.ends(topic).into_iter().filter(|(p, _)| *p == partition).map(|(p, end)| (topic, p, end)));
+        }
+    }
+    *shared.start_ends.lock() = ends;
+}
+
+impl Topology {
+    /// What the state's directory must agree with: stores and their formats, and the topics that each sub-topology reads. More of
+    /// either is compatible.
+    fn fingerprint(&self) -> BTreeMap<String, String> {
+        let mut fingerprint = BTreeMap::from([("application".to_owned(), self.application.clone())]);
+        for (i, store) in self.stores.iter().enumerate() {
+            let owner = self.subs.iter().find(|sub| sub.stores.contains(&StoreIndex(i))).map_or("", |sub| sub.name.as_str());
+            let row = format!("{:?} of {} -> {} in {owner}", store.kind, store.key.name(), store.value.name());
+            fingerprint.insert(format!("store {}", store.name), row);
+        }
+        for sub in &self.subs {
+            let inputs = sub.sources.iter().map(|source| self.sources[source.0].topic);
+            for TopicIndex(topic) in inputs.filter(|topic| self.topics[topic.0].role != TopicRole::Replay) {
+                fingerprint.insert(format!("topic {}", self.topics[topic].name), format!("read by {}", sub.name));
+            }
+        }
+        fingerprint
+    }
+}

@@ -1,0 +1,108 @@
+//! The commit protocol, in this order and nowhere else: gather the effects of the thread's tasks; append them to the log as one
+//! transaction; then, and only if that succeeded, let the tasks' writes become their committed state; then tell readers and watchers.
+//!
+//! Invariant: what a reader, a watcher or another task sees is in the log. Invariant: if the log did not take the transaction, or nobody
+//! knows, nothing of it remains in memory: the tasks are taken anew, from their committed state and what the changelogs hold beyond it.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millstream_state::{Position, StoreId, fault};
+
+use super::Shared;
+use super::watch::Change;
+use crate::error::ProcessError;
+use crate::log::{self, Append, GroupOffsets, Log, Transaction};
+use crate::record::{Offset, Partition};
+use crate::task::Task;
+use crate::topology::{StoreIndex, TopicIndex};
+
+/// Why a commit did not happen.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum CommitError {
+    #[error("{0}")]
+    Log(#[from] log::Error),
+    #[error("{0}")]
+    Process(#[from] ProcessError),
+}
+
+/// What one task adds to the transaction.
+struct Part {
+    task: usize,
+    /// The changelogs it appends to: the append's index, and how many records.
+    changelogs: Vec<(StoreIndex, usize, u64)>,
+    offsets: Vec<(TopicIndex, Offset)>,
+}
+
+/// Commits what the tasks have done since the last commit. Answers whether there was anything.
+pub(super) fn commit(shared: &Shared, tasks: &mut [Task]) -> Result<bool, CommitError> {
+    let now = shared.config.clock.now();
+    let mut appends = Vec::new();
+    let mut offsets = Vec::new();
+    let mut parts = Vec::new();
+    for (index, task) in tasks.iter_mut().enumerate() {
+        let Some(effects) = task.effects(now)? else { continue };
+        let partition = task.partition();
+        for outgoing in effects.outputs {
+            shared.metrics.sent(outgoing.topic, outgoing.batch.len() as u64);
+            appends.push(Append { topic: shared.topics[outgoing.topic.0].id, partition: outgoing.partition, batch: outgoing.batch });
+        }
+        let mut changelogs = Vec::new();
+        for (store, batch) in effects.changelogs {
+            changelogs.push((store, appends.len(), batch.len() as u64));
+            appends.push(Append { topic: shared.changelog(store).id, partition, batch });
+        }
+        offsets.extend(effects.offsets.iter().map(|(topic, next)| (shared.topics[topic.0].id, partition, *next)));
+        parts.push(Part { task: index, changelogs, offsets: effects.offsets });
+    }
+    if parts.is_empty() {
+        return Ok(false);
+    }
+    let group = Arc::clone(&shared.group);
+    fault::point("commit:before-log");
+    let transaction = Transaction { appends, offsets: Some(GroupOffsets { group, offsets }), request: None };
+    let committed = shared.log.commit(transaction).wait()?;
+    fault::point("commit:after-log");
+    for part in parts {
+        let task = &mut tasks[part.task];
+        let partition = task.partition();
+        let position = |(store, append, records): &(StoreIndex, usize, u64)| {
+            let offset = committed.base_offsets[*append].0 + records;
+            (store.id(), Position { topic_id: shared.changelog(*store).uuid, offset, wall_ms: now.0 })
+        };
+        let positions: Vec<(StoreId, Position)> = part.changelogs.iter().map(position).collect();
+        let changes = watched_changes(shared, task, partition, &positions);
+        task.committed(&positions);
+        fault::point("commit:after-state");
+        for (topic, next) in part.offsets {
+            shared.progress.set(topic, partition, next);
+        }
+        for (store, change) in changes {
+            shared.watchers.publish(store, &change);
+        }
+    }
+    shared.progress.signal();
+    Ok(true)
+}
+
+/// The changes of this transaction that somebody watches. Taken before the overlay is dissolved, published after.
+fn watched_changes(
+    shared: &Shared,
+    task: &Task,
+    partition: Partition,
+    positions: &[(StoreId, Position)],
+) -> Vec<(StoreIndex, Arc<Change>)> {
+    if !shared.watchers.any() {
+        return Vec::new();
+    }
+    let mut changes = Vec::new();
+    for (id, key, value) in task.state().dirty() {
+        let store = StoreIndex::of(id);
+        if shared.watchers.wants(store, key) {
+            let end = positions.iter().find(|(of, _)| *of == id).map_or(0, |(_, position)| position.offset);
+            let (key, value) = (Bytes::copy_from_slice(key), value.map(Bytes::copy_from_slice));
+            changes.push((store, Arc::new(Change { key, value, partition, position: Offset(end) })));
+        }
+    }
+    changes
+}

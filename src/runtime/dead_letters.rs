@@ -1,0 +1,205 @@
+//! Looking at dead letters and replaying them: a replayed record goes to the sub-topology that could not process it, and to no other.
+
+use bytes::Bytes;
+
+use super::handle::{AppendError, Handle};
+use crate::log::{self, Append, Log, RecordBatch, RecordRef, TopicInfo, Transaction};
+use crate::record::{Headers, Offset, Partition, Timestamp};
+use crate::task::DeadLetter;
+use crate::topology::{REPLAY_TOPIC, TopicIndex, TopicRole};
+
+const FETCH_BYTES: usize = 1 << 20;
+
+/// A record of a dead-letter topic.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ParkedRecord {
+    /// Where it lies in the dead-letter topic.
+    pub partition: Partition,
+    /// Where it lies in the dead-letter topic.
+    pub offset: Offset,
+    /// When it was parked or, for a record that others put there, its timestamp.
+    pub timestamp: Timestamp,
+    /// The key as it was.
+    pub key: Option<Bytes>,
+    /// The value as it was.
+    pub value: Option<Bytes>,
+    /// The record's own headers.
+    pub headers: Headers,
+    /// Why it is here, if an engine put it here.
+    pub failure: Option<Failure>,
+}
+
+/// Why a record was parked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// The kind of failure and the cause, in words.
+    pub cause: String,
+    /// The application that could not process it.
+    pub application: String,
+    /// The node that failed.
+    pub node: String,
+    /// Where the record was read.
+    pub topic: String,
+    /// Where the record was read.
+    pub partition: Partition,
+    /// Where the record was read.
+    pub offset: Offset,
+}
+
+/// Which parked records to replay. Offsets and timestamps are those of the dead-letter topic.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Parked at this time or later.
+    pub from: Option<Timestamp>,
+    /// Parked before this time.
+    pub to: Option<Timestamp>,
+    /// With this key.
+    pub key: Option<Vec<u8>>,
+}
+
+/// What a replay did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Replayed {
+    /// How many parked records were selected.
+    pub matched: u64,
+    /// How many of them were appended to be processed again.
+    pub replayed: u64,
+}
+
+impl ParkedRecord {
+    fn read(partition: Partition, record: &RecordRef<'_>) -> ParkedRecord {
+        let letter = DeadLetter::from_record(record);
+        let headers = letter.as_ref().map_or_else(|| record.headers.to_headers(), |letter| letter.original.clone());
+        let failure = letter.map(|letter| Failure {
+            cause: format!("{}: {}", letter.exception, letter.message),
+            application: letter.application,
+            node: letter.node,
+            topic: letter.topic,
+            partition: letter.partition,
+            offset: letter.offset,
+        });
+        let copy = Bytes::copy_from_slice;
+        let (key, value) = (record.key.map(copy), record.value.map(copy));
+        ParkedRecord { partition, offset: record.offset, timestamp: record.timestamp, key, value, headers, failure }
+    }
+}
+
+impl Handle {
+    /// The dead-letter topics of this application, and how many records each holds; `.rejected` topics, which the application fills
+    /// itself, are listed too.
+    ///
+    /// # Errors
+    /// If the log cannot be asked.
+    pub fn dead_letter_topics(&self) -> Result<Vec<(String, u64)>, log::Error> {
+        let is_parked = |name: &str| name.ends_with(".dlq") || name.ends_with(".rejected");
+        let topics = self.shared.topics.iter().filter(|topic| is_parked(&topic.name));
+        let counted = topics.map(|topic| {
+            let mut records = 0;
+            for partition in (0..topic.partitions).map(Partition) {
+                let bounds = self.shared.log.bounds(topic.id, partition)?;
+                records += bounds.end.0 - bounds.start.0;
+            }
+            Ok((topic.name.to_string(), records))
+        });
+        counted.collect()
+    }
+
+    fn parked_topic(&self, name: &str) -> Option<&TopicInfo> {
+        self.shared.topics.iter().find(|topic| *topic.name == *name && (name.ends_with(".dlq") || name.ends_with(".rejected")))
+    }
+
+    /// At most `limit` parked records of a topic, by partition and offset, from the place after `after` on. `None` if there is no such
+    /// dead-letter topic.
+    ///
+    /// # Errors
+    /// If the log cannot be read.
+    pub fn dead_letters(
+        &self,
+        topic: &str,
+        after: Option<(Partition, Offset)>,
+        limit: usize,
+    ) -> Result<Option<Vec<ParkedRecord>>, log::Error> {
+        let Some(topic) = self.parked_topic(topic) else { return Ok(None) };
+        let mut records = Vec::new();
+        let (first, mut from) = after.map_or((Partition(0), Offset(0)), |(partition, offset)| (partition, offset.next()));
+        for partition in (first.0..topic.partitions).map(Partition) {
+            self.each(topic, partition, from, |record| {
+                records.push(ParkedRecord::read(partition, record));
+                records.len() < limit
+            })?;
+            if records.len() >= limit {
+                break;
+            }
+            from = Offset(0);
+        }
+        Ok(Some(records))
+    }
+
+    /// Appends the selected records to be processed again by the sub-topology that failed; with `dry_run`, only counts them. `None` if
+    /// there is no such dead-letter topic. Replaying twice processes twice: the parked records stay where they are.
+    ///
+    /// # Errors
+    /// If the log cannot be read or written.
+    pub async fn replay(&self, topic: &str, selection: &Selection, dry_run: bool) -> Result<Option<Replayed>, AppendError> {
+        let Some(topic) = self.parked_topic(topic) else { return Ok(None) };
+        let mut done = Replayed::default();
+        for partition in (0..topic.partitions).map(Partition) {
+            let end = self.shared.log.bounds(topic.id, partition)?.end;
+            let mut appends = Vec::new();
+            self.each(topic, partition, Offset(0), |record| {
+                let selected = selection.from.is_none_or(|from| record.timestamp >= from)
+                    && selection.to.is_none_or(|to| record.timestamp < to)
+                    && selection.key.as_deref().is_none_or(|key| record.key == Some(key));
+                if record.offset < end && selected {
+                    done.matched += 1;
+                    appends.extend(self.replay_of(record));
+                }
+                record.offset.next() < end
+            })?;
+            if !dry_run && !appends.is_empty() {
+                done.replayed += appends.len() as u64;
+                self.shared.log.commit(Transaction { appends, offsets: None, request: None }).await?;
+            }
+        }
+        Ok(Some(done))
+    }
+
+    /// The append that brings a parked record back to the sub-topology that reads its topic.
+    fn replay_of(&self, record: &RecordRef<'_>) -> Option<Append> {
+        let letter = DeadLetter::from_record(record).filter(|letter| letter.application == self.shared.topology.application)?;
+        let topology = &self.shared.topology;
+        let source = TopicIndex(topology.topics.iter().position(|topic| topic.name == letter.topic)?);
+        let reads = |topic: TopicIndex| {
+            topology.subs.iter().find(|sub| sub.sources.iter().any(|source| topology.sources[source.0].topic == topic))
+        };
+        let inputs = reads(source)?.sources.iter().map(|source| topology.sources[source.0].topic);
+        let replay = inputs.into_iter().find(|topic| topology.topics[topic.0].role == TopicRole::Replay)?;
+        let mut batch = RecordBatch::new();
+        let headers = letter.original.with(REPLAY_TOPIC, letter.topic);
+        batch.push(record.timestamp, record.key, record.value, &headers);
+        Some(Append { topic: self.shared.topics[replay.0].id, partition: letter.partition, batch })
+    }
+
+    /// Calls `f` with each record of a partition from an offset on, until it answers false or the end is reached.
+    fn each(
+        &self,
+        topic: &TopicInfo,
+        partition: Partition,
+        from: Offset,
+        mut f: impl FnMut(&RecordRef<'_>) -> bool,
+    ) -> Result<(), log::Error> {
+        let mut next = from.max(self.shared.log.bounds(topic.id, partition)?.start);
+        loop {
+            let fetched = self.shared.log.fetch(topic.id, partition, next, FETCH_BYTES)?;
+            for record in fetched.batches.iter().flat_map(|batch| batch.records_from(next)) {
+                if !f(&record) {
+                    return Ok(());
+                }
+            }
+            next = fetched.next;
+            if next >= fetched.end {
+                return Ok(());
+            }
+        }
+    }
+}

@@ -1,0 +1,249 @@
+//! A running application from outside: appending events, reading views, waiting for positions. Cheap to clone, usable from any thread.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::RwLock;
+use prometheus_client::registry::Registry;
+
+use super::Shared;
+use super::progress::Behind;
+use super::token::Token;
+use super::view::View;
+use crate::codec::{self, Presence};
+use crate::log::{self, Append, Log, Pending, RecordBatch, Request, TopicId, Transaction, partition};
+use crate::record::{Headers, Offset, Partition, Record, Timestamp};
+use crate::topic::Topic;
+use crate::topology::{StoreKind, Topology};
+
+/// A handle on a running application.
+#[derive(Clone)]
+pub struct Handle {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// Why nothing was appended, or why that is unknown.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The log refused it, was away, or does not know ([`log::Error::is_outcome_unknown`]).
+    #[error("{0}")]
+    Log(log::Error),
+    /// A key or value does not encode.
+    #[error("topic {topic:?}: {error}")]
+    Codec {
+        /// The topic.
+        topic: String,
+        /// What is wrong.
+        error: codec::Error,
+    },
+}
+
+/// Records to be appended as one transaction.
+#[derive(Default)]
+pub struct Events {
+    events: Vec<Event>,
+}
+
+struct Event {
+    topic: String,
+    key: Option<Vec<u8>>,
+    value: Option<Vec<u8>>,
+    timestamp: Timestamp,
+    headers: Headers,
+    mistake: Option<codec::Error>,
+}
+
+impl Events {
+    /// No records.
+    #[must_use]
+    pub fn new() -> Events {
+        Events::default()
+    }
+
+    /// These records and one more.
+    #[must_use]
+    pub fn with<K: 'static, V: 'static>(mut self, topic: &Topic<K, V>, record: &Record<K, V>) -> Events {
+        let mut mistake = None;
+        let mut bytes = |result: Result<Presence, codec::Error>, bytes: Vec<u8>| match result {
+            Ok(Presence::Present) => Some(bytes),
+            Ok(Presence::Null) => None,
+            Err(error) => {
+                mistake = Some(error);
+                None
+            }
+        };
+        let (mut key, mut value) = (Vec::new(), Vec::new());
+        let key = bytes(topic.key_codec().encode(&record.key, &mut key), key);
+        let value = bytes(topic.value_codec().encode(&record.value, &mut value), value);
+        let (topic, timestamp, headers) = (topic.name().to_owned(), record.timestamp, record.headers.clone());
+        self.events.push(Event { topic, key, value, timestamp, headers, mistake });
+        self
+    }
+}
+
+/// One store, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreStatus {
+    /// Its name, and its view's.
+    pub name: String,
+    /// The Rust type of its keys.
+    pub key_type: &'static str,
+    /// The Rust type of its values.
+    pub value_type: &'static str,
+    /// `table` (values have timestamps) or `key-value`.
+    pub kind: &'static str,
+    /// How many partitions.
+    pub partitions: u32,
+    /// About how many rows.
+    pub entries: u64,
+    /// The end of the changelog that each partition's readers see.
+    pub positions: Vec<(Partition, Offset)>,
+}
+
+/// How an application is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It works.
+    Up,
+    /// It cannot commit at the moment, and tries again.
+    Degraded(String),
+    /// It has stopped for this reason and must be started again.
+    Failed(String),
+}
+
+impl Handle {
+    /// The topology that runs.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        &self.shared.topology
+    }
+
+    /// The wall clock of the application.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.shared.config.clock.now()
+    }
+
+    /// Appends the records as one transaction, and waits until they are durable. The answer is where they end.
+    ///
+    /// # Errors
+    /// See [`AppendError`]; nothing was appended unless the outcome is unknown.
+    pub async fn append(&self, events: Events) -> Result<Token, AppendError> {
+        self.append_with(events, None).await
+    }
+
+    /// The same for a thread that may block.
+    ///
+    /// # Errors
+    /// As [`Handle::append`].
+    pub fn append_blocking(&self, events: Events) -> Result<Token, AppendError> {
+        let (pending, places) = self.submit(events, None)?;
+        let committed = pending.wait()?;
+        Ok(self.token(places.into_iter().zip(committed.base_offsets).map(|((topic, p), base)| (topic, p, base.next()))))
+    }
+
+    pub(super) async fn append_with(&self, events: Events, request: Option<Request>) -> Result<Token, AppendError> {
+        let (pending, places) = self.submit(events, request)?;
+        let committed = pending.await?;
+        Ok(self.token(places.into_iter().zip(committed.base_offsets).map(|((topic, p), base)| (topic, p, base.next()))))
+    }
+
+    fn submit(&self, events: Events, request: Option<Request>) -> Result<(Pending, Vec<(TopicId, Partition)>), AppendError> {
+        let mut appends = Vec::with_capacity(events.events.len());
+        for event in events.events {
+            if let Some(error) = event.mistake {
+                return Err(AppendError::Codec { topic: event.topic, error });
+            }
+            let known = self.shared.topics.iter().find(|topic| *topic.name == *event.topic).cloned();
+            let topic = match known {
+                Some(topic) => topic,
+                None => self.shared.log.topic(&event.topic)?.ok_or_else(|| log::Error::unknown_topic(&event.topic))?,
+            };
+            let partition = partition(event.key.as_deref(), topic.partitions, event.timestamp.0 as u32);
+            let mut batch = RecordBatch::new();
+            batch.push(event.timestamp, event.key.as_deref(), event.value.as_deref(), &event.headers);
+            appends.push(Append { topic: topic.id, partition, batch });
+        }
+        let places = appends.iter().map(|append| (append.topic, append.partition)).collect();
+        Ok((self.shared.log.commit(Transaction { appends, offsets: None, request }), places))
+    }
+
+    /// A token of offsets that lie right after what was appended.
+    pub(super) fn token(&self, ends: impl Iterator<Item = (TopicId, Partition, Offset)>) -> Token {
+        let tag = |id: TopicId| {
+            let topic = self.shared.topics.iter().find(|topic| topic.id == id)?;
+            topic.uuid.first_chunk().copied()
+        };
+        Token { offsets: ends.filter_map(|(topic, partition, end)| Some((tag(topic)?, partition, end))).collect() }
+    }
+
+    /// The view of a store, if there is one of this name.
+    #[must_use]
+    pub fn view(&self, store: &str) -> Option<View> {
+        let (index, sub) = self.shared.topology.store(store)?;
+        Some(View::new(Arc::clone(&self.shared), index, sub))
+    }
+
+    /// All stores that have a view.
+    #[must_use]
+    pub fn stores(&self) -> Vec<StoreStatus> {
+        let stores = self.shared.topology.stores.iter().filter(|store| store.kind != StoreKind::TaskMeta);
+        let status = stores.filter_map(|store| {
+            let view = self.view(&store.name)?;
+            Some(StoreStatus {
+                name: store.name.clone(),
+                key_type: store.key_type,
+                value_type: store.value_type,
+                kind: if store.kind == StoreKind::Table { "table" } else { "key-value" },
+                partitions: view.partitions(),
+                entries: view.entries(),
+                positions: view.positions(),
+            })
+        });
+        status.collect()
+    }
+
+    /// Waits until the store's view includes everything up to the token.
+    ///
+    /// # Errors
+    /// [`Behind`] if that takes longer than `deadline`, or the token is not of this log.
+    ///
+    /// # Panics
+    /// If there is no such store.
+    pub async fn at_least(&self, token: &Token, store: &str, deadline: Duration) -> Result<(), Behind> {
+        self.shared.at_least(token, self.owner(store), deadline).await
+    }
+
+    /// Waits until the store's view includes everything that the log holds now.
+    ///
+    /// # Errors
+    /// [`Behind::TimedOut`] if that takes longer than `deadline`.
+    ///
+    /// # Panics
+    /// If there is no such store.
+    pub async fn caught_up(&self, store: &str, deadline: Duration) -> Result<(), Behind> {
+        self.shared.caught_up(self.owner(store), deadline).await
+    }
+
+    fn owner(&self, store: &str) -> usize {
+        self.shared.topology.store(store).unwrap_or_else(|| panic!("there is no store {store:?}")).1
+    }
+
+    /// Whether everything that the log held at the start has been processed.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.shared.ready()
+    }
+
+    /// How the application is.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.shared.health()
+    }
+
+    /// The metrics; an application may register more.
+    #[must_use]
+    pub fn registry(&self) -> &RwLock<Registry> {
+        &self.shared.registry
+    }
+}

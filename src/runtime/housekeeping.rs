@@ -1,0 +1,52 @@
+//! What is done now and then beside the work: changelogs are trimmed behind the flushed state, and records of internal topics that
+//! everybody has processed are dropped.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+use millstream_state::Flushed;
+
+use super::Shared;
+use crate::log::{self, Log};
+use crate::record::{Offset, Partition};
+use crate::topology::{StoreIndex, TopicRole};
+
+const PURGE_EVERY: Duration = Duration::from_secs(5);
+
+/// Runs until the application stops. `flushed` tells which positions of the state have become durable.
+pub(super) fn run(shared: &Arc<Shared>, flushed: &Receiver<Flushed>) {
+    while !shared.stopping.load(Ordering::Acquire) {
+        match flushed.recv_timeout(PURGE_EVERY) {
+            Ok(Flushed::Durable(positions)) => {
+                for (task, store, position) in positions {
+                    let changelog = shared.changelog(StoreIndex::of(store));
+                    report(shared.log.trim(changelog.id, Partition(task.partition), Offset(position.offset)));
+                }
+            }
+            Ok(Flushed::Failed(error)) => tracing::error!(%error, "the state could not be flushed; it stays in memory and is tried again"),
+            Err(RecvTimeoutError::Timeout) => purge(shared),
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// Drops what has been processed of the topics that nobody else reads.
+fn purge(shared: &Shared) {
+    for source in &shared.topology.sources {
+        let role = &shared.topology.topics[source.topic.0].role;
+        if matches!(role, TopicRole::Repartition { .. } | TopicRole::Replay) {
+            let topic = &shared.topics[source.topic.0];
+            for partition in (0..topic.partitions).map(Partition) {
+                report(shared.log.trim(topic.id, partition, shared.progress.committed(source.topic, partition)));
+            }
+        }
+    }
+}
+
+fn report(result: Result<(), log::Error>) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "a topic could not be trimmed; it is tried again later");
+    }
+}

@@ -1,0 +1,120 @@
+//! What an operator sees of an application, by Kafka's names where there are any. Counters are counted as it runs; what can be read off,
+//! such as lag, is read when it is scraped.
+
+use std::sync::Weak;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+use super::Shared;
+use crate::log::Log;
+use crate::record::Partition;
+use crate::task::Counts;
+use crate::topology::{TopicIndex, Topology, TopicRole};
+
+type Labels = Vec<(&'static str, String)>;
+
+/// The counters of an application.
+pub(crate) struct Metrics {
+    sent: Vec<Counter>,
+    processed: Vec<Counter>,
+    dropped: Vec<Counter>,
+    dead_letters: Vec<Counter>,
+    retries: Vec<Counter>,
+    commit: Histogram,
+    aborts: Counter,
+    restored: Counter<u64, AtomicU64>,
+}
+
+impl Metrics {
+    pub(crate) fn register(topology: &Topology, registry: &mut Registry) -> Metrics {
+        let by_topic = Family::<Labels, Counter>::default();
+        registry.register("kafka_producer_record_send", "Records appended to topics", by_topic.clone());
+        let sent = topology.topics.iter().map(|topic| by_topic.get_or_create(&vec![("topic", topic.name.clone())]).clone()).collect();
+        let mut by_sub = |name: &str, help: &str| -> Vec<Counter> {
+            let family = Family::<Labels, Counter>::default();
+            registry.register(name, help, family.clone());
+            let subs = topology.subs.iter();
+            subs.map(|sub| family.get_or_create(&vec![("sub_topology", sub.name.clone())]).clone()).collect()
+        };
+        let processed = by_sub("millstream_records_processed", "Records processed");
+        let dropped = by_sub("millstream_records_dropped", "Records dropped for a null key");
+        let dead_letters = by_sub("millstream_dead_letters", "Records, timers and punctuations parked in dead-letter topics");
+        let retries = by_sub("millstream_retries", "Failed attempts that were tried again");
+        let commit = Histogram::new(exponential_buckets(0.0005, 2.0, 14));
+        registry.register("millstream_commit_seconds", "Time from the start of a commit until it was durable", commit.clone());
+        let (aborts, restored) = (Counter::default(), Counter::default());
+        registry.register("millstream_transactions_aborted", "Transactions that were aborted", aborts.clone());
+        registry.register("millstream_restored_records", "Changelog records applied at the start", restored.clone());
+        Metrics { sent, processed, dropped, dead_letters, retries, commit, aborts, restored }
+    }
+
+    pub(crate) fn sent(&self, topic: TopicIndex, records: u64) {
+        self.sent[topic.0].inc_by(records);
+    }
+
+    /// Counts what a task did since it was asked last.
+    pub(crate) fn worked(&self, sub: usize, counts: Counts) {
+        self.processed[sub].inc_by(counts.processed);
+        self.dropped[sub].inc_by(counts.dropped);
+        self.dead_letters[sub].inc_by(counts.dead_letters);
+        self.retries[sub].inc_by(counts.retries);
+    }
+
+    pub(crate) fn commit_took(&self, time: Duration) {
+        self.commit.observe(time.as_secs_f64());
+    }
+
+    pub(crate) fn aborted(&self) {
+        self.aborts.inc();
+    }
+
+    pub(crate) fn restored(&self, records: u64) {
+        self.restored.inc_by(records);
+    }
+}
+
+/// Reads the application off when it is scraped.
+#[derive(Debug)]
+pub(crate) struct Readings(pub(crate) Weak<Shared>);
+
+impl Collector for Readings {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Some(shared) = self.0.upgrade() else { return Ok(()) };
+        let mut lag = encoder.encode_descriptor(
+            "kafka_consumer_lag",
+            "Records that are in a partition and not yet processed and committed",
+            None,
+            prometheus_client::metrics::MetricType::Gauge,
+        )?;
+        for sub in &shared.topology.subs {
+            for topic in sub.sources.iter().map(|source| shared.topology.sources[source.0].topic) {
+                if shared.topology.topics[topic.0].role == TopicRole::Replay {
+                    continue;
+                }
+                let info = &shared.topics[topic.0];
+                for partition in (0..info.partitions).map(Partition) {
+                    let Ok(bounds) = shared.log.bounds(info.id, partition) else { continue };
+                    let behind = bounds.end.0.saturating_sub(shared.progress.committed(topic, partition).0.max(bounds.start.0));
+                    let labels = [("topic", info.name.to_string()), ("partition", partition.to_string())];
+                    ConstGauge::new(behind).encode(lag.encode_family(&labels)?)?;
+                }
+            }
+        }
+        let mut gauge = |name: &str, help: &str, value: u64| {
+            let gauge = ConstGauge::new(value);
+            let encoder = encoder.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Gauge)?;
+            gauge.encode(encoder)
+        };
+        let state = shared.db.usage();
+        gauge("millstream_state_memory_bytes", "Memory that state takes", state.memory_bytes)?;
+        gauge("millstream_state_disk_bytes", "Disk that state takes", state.disk_bytes)
+    }
+}

@@ -1,0 +1,141 @@
+//! How far the tasks have committed, and waiting for it: the ground of read-your-writes.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::Shared;
+use super::token::{Token, UnreadableToken};
+use crate::log::Log;
+use crate::record::{Offset, Partition};
+use crate::topology::TopicIndex;
+
+/// The committed offset of every partition that is read, and a signal that one has moved.
+pub(crate) struct Progress {
+    committed: Vec<Vec<AtomicU64>>,
+    moved: watch::Sender<u64>,
+}
+
+/// Why a wait for a position ended without it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Behind {
+    /// The view was not there in time.
+    #[error("the view has not come so far in time")]
+    TimedOut,
+    /// The token names a topic that this log does not have.
+    #[error(transparent)]
+    Unreadable(#[from] UnreadableToken),
+}
+
+/// What must be committed: for each topic, the offsets to reach.
+type Targets = HashMap<TopicIndex, Vec<(Partition, Offset)>>;
+
+impl Progress {
+    pub(crate) fn new(partitions: impl Iterator<Item = u32>) -> Progress {
+        let committed = partitions.map(|count| (0..count).map(|_| AtomicU64::new(0)).collect()).collect();
+        Progress { committed, moved: watch::Sender::new(0) }
+    }
+
+    pub(crate) fn committed(&self, topic: TopicIndex, partition: Partition) -> Offset {
+        Offset(self.committed[topic.0][partition.0 as usize].load(Ordering::Acquire))
+    }
+
+    pub(crate) fn set(&self, topic: TopicIndex, partition: Partition, offset: Offset) {
+        self.committed[topic.0][partition.0 as usize].store(offset.0, Ordering::Release);
+    }
+
+    /// Lets those who wait look again.
+    pub(crate) fn signal(&self) {
+        self.moved.send_modify(|version| *version += 1);
+    }
+
+    fn reached(&self, topic: TopicIndex, targets: &[(Partition, Offset)]) -> bool {
+        let count = self.committed[topic.0].len();
+        targets.iter().all(|(partition, offset)| {
+            (partition.0 as usize) < count && self.committed(topic, *partition) >= *offset
+        })
+    }
+}
+
+impl Shared {
+    fn resolve(&self, token: &Token) -> Result<Targets, UnreadableToken> {
+        let mut targets = Targets::new();
+        for (tag, partition, offset) in &token.offsets {
+            let topic = self.topics.iter().position(|topic| topic.uuid.starts_with(tag)).ok_or(UnreadableToken)?;
+            if partition.0 >= self.topics[topic].partitions {
+                return Err(UnreadableToken);
+            }
+            targets.entry(TopicIndex(topic)).or_default().push((*partition, *offset));
+        }
+        Ok(targets)
+    }
+
+    /// Waits until the sub-topology's state includes everything up to the token, hop by hop along the topics: a sub-topology on the way
+    /// has committed past its targets, then the ends of what it writes are the next ones' targets. Each counts once, so a cycle is
+    /// followed once round.
+    pub(crate) async fn at_least(&self, token: &Token, sub: usize, deadline: Duration) -> Result<(), Behind> {
+        let targets = self.resolve(token)?;
+        tokio::time::timeout(deadline, self.reach(targets, sub)).await.unwrap_or(Err(Behind::TimedOut))
+    }
+
+    /// Waits until the sub-topology's state includes everything that the log holds now.
+    pub(crate) async fn caught_up(&self, sub: usize, deadline: Duration) -> Result<(), Behind> {
+        let mut targets = Targets::new();
+        for upstream in self.upstream_of(sub) {
+            for topic in self.inputs_of(upstream) {
+                targets.insert(topic, self.ends(topic));
+            }
+        }
+        tokio::time::timeout(deadline, self.reach(targets, sub)).await.unwrap_or(Err(Behind::TimedOut))
+    }
+
+    fn inputs_of(&self, sub: usize) -> impl Iterator<Item = TopicIndex> {
+        self.topology.subs[sub].sources.iter().map(|source| self.topology.sources[source.0].topic)
+    }
+
+    pub(crate) fn ends(&self, topic: TopicIndex) -> Vec<(Partition, Offset)> {
+        let info = &self.topics[topic.0];
+        let end = |p| Some((Partition(p), self.log.bounds(info.id, Partition(p)).ok()?.end));
+        (0..info.partitions).filter_map(end).collect()
+    }
+
+    /// The sub-topologies whose output can reach `sub`, itself included, each after those before it (as far as there are no cycles).
+    fn upstream_of(&self, sub: usize) -> Vec<usize> {
+        fn visit(shared: &Shared, sub: usize, seen: &mut Vec<bool>, order: &mut Vec<usize>) {
+            if std::mem::replace(&mut seen[sub], true) {
+                return;
+            }
+            let inputs: Vec<TopicIndex> = shared.inputs_of(sub).collect();
+            for (other, writer) in shared.topology.subs.iter().enumerate() {
+                if writer.writes.iter().any(|topic| inputs.contains(topic)) {
+                    visit(shared, other, seen, order);
+                }
+            }
+            order.push(sub);
+        }
+        let mut order = Vec::new();
+        visit(self, sub, &mut vec![false; self.topology.subs.len()], &mut order);
+        order
+    }
+
+    async fn reach(&self, mut targets: Targets, sub: usize) -> Result<(), Behind> {
+        for hop in self.upstream_of(sub) {
+            let inputs: Vec<TopicIndex> = self.inputs_of(hop).filter(|topic| targets.contains_key(topic)).collect();
+            if inputs.is_empty() {
+                continue;
+            }
+            let mut moved = self.progress.moved.subscribe();
+            while !inputs.iter().all(|topic| self.progress.reached(*topic, &targets[topic])) {
+                if moved.changed().await.is_err() {
+                    return Err(Behind::TimedOut);
+                }
+            }
+            for topic in &self.topology.subs[hop].writes {
+                targets.entry(*topic).or_default().extend(self.ends(*topic));
+            }
+        }
+        Ok(())
+    }
+}

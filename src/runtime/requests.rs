@@ -1,0 +1,138 @@
+//! Requests that are carried out once, by an idempotency key: the key's row and what the request appends are one transaction.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::handle::{AppendError, Events, Handle};
+use super::token::Token;
+use crate::log::{self, Request};
+use crate::record::Timestamp;
+
+/// How long a second request of a key waits for the first.
+const WAIT: Duration = Duration::from_secs(10);
+
+/// The requests that run now; a waiter sees its channel close when the first is done.
+#[derive(Default)]
+pub(crate) struct Requests {
+    running: Mutex<HashMap<Vec<u8>, watch::Receiver<()>>>,
+}
+
+/// A request's name and what it asks for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestKey {
+    /// The caller's key, made unique among callers.
+    pub key: Vec<u8>,
+    /// A hash of what is asked for: a key is for one request.
+    pub fingerprint: [u8; 32],
+    /// How long the answer is kept, in milliseconds.
+    pub keep_ms: i64,
+}
+
+/// What to append, and the answer to give, now and to every repetition.
+pub struct Accepted {
+    /// What happened, by the request.
+    pub events: Events,
+    /// The answer, kept as it is.
+    pub answer: Vec<u8>,
+}
+
+/// The answer to a request that was carried out, now or before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// As it was given first.
+    pub answer: Vec<u8>,
+    /// What the request appended.
+    pub position: Token,
+}
+
+/// Why there is no answer.
+#[derive(Debug)]
+pub enum RequestError<E> {
+    /// The request was refused; nothing was appended, and its key is free.
+    Refused(E),
+    /// The key was used for another request.
+    Reused,
+    /// The first request of this key still runs.
+    StillRunning,
+    /// The log could not take it.
+    Append(AppendError),
+}
+
+/// Removes a running request when it ends, however it ends.
+struct Running<'a> {
+    requests: &'a Requests,
+    key: &'a [u8],
+    _done: watch::Sender<()>,
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.requests.running.lock().remove(self.key);
+    }
+}
+
+impl Handle {
+    /// Carries a request out, unless it was already: then its answer is given again. `decide` says what to append and answer, or refuses.
+    ///
+    /// # Errors
+    /// See [`RequestError`].
+    pub async fn once<E, F>(&self, request: &RequestKey, decide: impl FnOnce() -> F) -> Result<Answer, RequestError<E>>
+    where
+        F: Future<Output = Result<Accepted, E>>,
+    {
+        let requests = &self.shared.requests;
+        let deadline = tokio::time::Instant::now() + WAIT;
+        let running = loop {
+            let mut first = {
+                let mut running = requests.running.lock();
+                match running.get(&request.key) {
+                    Some(first) => first.clone(),
+                    None => {
+                        let (done, waiters) = watch::channel(());
+                        running.insert(request.key.clone(), waiters);
+                        break Running { requests, key: &request.key, _done: done };
+                    }
+                }
+            };
+            if tokio::time::timeout_at(deadline, first.changed()).await.is_err() {
+                return Err(RequestError::StillRunning);
+            }
+        };
+        let result = self.carry_out(request, decide).await;
+        drop(running);
+        result
+    }
+
+    async fn carry_out<E, F>(&self, request: &RequestKey, decide: impl FnOnce() -> F) -> Result<Answer, RequestError<E>>
+    where
+        F: Future<Output = Result<Accepted, E>>,
+    {
+        let stored = self.shared.log.request(&request.key).map_err(|e| RequestError::Append(AppendError::Log(e)))?;
+        if let Some(stored) = stored.filter(|stored| stored.expires_at > self.shared.config.clock.now()) {
+            if stored.fingerprint != request.fingerprint {
+                return Err(RequestError::Reused);
+            }
+            let ends = stored.positions.iter().map(|(topic, partition, offset)| (*topic, *partition, offset.next()));
+            return Ok(Answer { answer: stored.answer, position: self.token(ends) });
+        }
+        let Accepted { events, answer } = decide().await.map_err(RequestError::Refused)?;
+        let row = Request {
+            key: request.key.clone(),
+            fingerprint: request.fingerprint,
+            answer: answer.clone(),
+            expires_at: Timestamp(self.shared.config.clock.now().0 + request.keep_ms),
+        };
+        let position = self.append_with(events, Some(row)).await.map_err(RequestError::Append)?;
+        Ok(Answer { answer, position })
+    }
+}
+
+impl From<log::Error> for AppendError {
+    fn from(error: log::Error) -> AppendError {
+        AppendError::Log(error)
+    }
+}

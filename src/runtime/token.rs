@@ -1,0 +1,64 @@
+//! A position in the log as a client carries it: what a write appended, or how far a view must have come.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::record::{Offset, Partition};
+
+/// Identifies a topic across restarts: the beginning of its unique id.
+pub(crate) type TopicTag = [u8; 4];
+
+const VERSION: u8 = 1;
+const ENTRY: usize = 4 + 4 + 8;
+
+/// Offsets that something must have come to, as opaque URL-safe text.
+#[derive(Clone, Debug, PartialEq, Eq, Default)]
+pub struct Token {
+    pub(crate) offsets: Vec<(TopicTag, Partition, Offset)>,
+}
+
+/// The text is not a token that this log gave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("is not a stream position")]
+pub struct UnreadableToken;
+
+/// FNV-1a, 32 bits: enough to tell a mistyped token.
+fn checksum(bytes: &[u8]) -> [u8; 4] {
+    bytes.iter().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)).to_be_bytes()
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bytes = vec![VERSION];
+        for (topic, partition, offset) in &self.offsets {
+            bytes.extend_from_slice(topic);
+            bytes.extend_from_slice(&partition.0.to_be_bytes());
+            bytes.extend_from_slice(&offset.0.to_be_bytes());
+        }
+        let sum = checksum(&bytes);
+        bytes.iter().chain(&sum).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl FromStr for Token {
+    type Err = UnreadableToken;
+
+    fn from_str(text: &str) -> Result<Token, UnreadableToken> {
+        if !text.len().is_multiple_of(2) || !text.bytes().all(|c| c.is_ascii_hexdigit()) {
+            return Err(UnreadableToken);
+        }
+        let digit = |c: u8| (c as char).to_digit(16).unwrap_or(0) as u8;
+        let bytes: Vec<u8> = text.as_bytes().chunks_exact(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect();
+        let (body, sum) = bytes.split_last_chunk::<4>().ok_or(UnreadableToken)?;
+        let entries = match body {
+            [VERSION, entries @ ..] if *sum == checksum(body) && entries.len().is_multiple_of(ENTRY) => entries,
+            _ => return Err(UnreadableToken),
+        };
+        let offsets = entries.chunks_exact(ENTRY).map(|entry| {
+            let topic = *entry.first_chunk()?;
+            let partition = u32::from_be_bytes(*entry[4..].first_chunk()?);
+            Some((topic, Partition(partition), Offset(u64::from_be_bytes(*entry[8..].first_chunk()?))))
+        });
+        Ok(Token { offsets: offsets.collect::<Option<_>>().ok_or(UnreadableToken)? })
+    }
+}

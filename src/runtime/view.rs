@@ -1,0 +1,227 @@
+//! Reading a store from outside: what was committed, over all partitions, and never half of a commit.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millstream_state::{Direction, TaskId};
+
+use super::Shared;
+use super::watch::{Watch, Watched};
+use crate::codec::{self, Codec, Data};
+use crate::record::{Offset, Partition};
+use crate::store::Store;
+use crate::task::context::split_table_row;
+use crate::topology::{StoreDef, StoreIndex, StoreKind};
+
+/// The most rows that one page gives.
+pub const MAX_PAGE: usize = 1_000;
+
+/// A store of a running application, for reading.
+#[derive(Clone)]
+pub struct View {
+    shared: Arc<Shared>,
+    store: StoreIndex,
+    sub: usize,
+}
+
+/// Why a view could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum QueryError {
+    /// The state could not be read.
+    #[error("{0}")]
+    State(#[from] millstream_state::Error),
+    /// A key or a stored row is not what the store's codec reads.
+    #[error("store {store:?}: {error}")]
+    Codec {
+        /// The store.
+        store: String,
+        /// What is wrong.
+        error: codec::Error,
+    },
+}
+
+/// A row: the bytes of key and value, for [`View::key_to_json`] and [`View::value_to_json`].
+pub type Row = (Bytes, Bytes);
+
+impl View {
+    pub(super) fn new(shared: Arc<Shared>, store: StoreIndex, sub: usize) -> View {
+        View { shared, store, sub }
+    }
+
+    fn def(&self) -> &StoreDef {
+        &self.shared.topology.stores[self.store.0]
+    }
+
+    /// The store's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.def().name
+    }
+
+    fn codec_error(&self, error: codec::Error) -> QueryError {
+        QueryError::Codec { store: self.name().to_owned(), error }
+    }
+
+    pub(super) fn partitions(&self) -> u32 {
+        self.shared.tasks[self.sub]
+    }
+
+    fn tasks(&self) -> impl Iterator<Item = TaskId> {
+        let sub_topology = self.sub as u32;
+        (0..self.partitions()).map(move |partition| TaskId { sub_topology, partition })
+    }
+
+    pub(super) fn entries(&self) -> u64 {
+        self.tasks().map(|task| self.shared.reader.entries(task, self.store.id())).sum()
+    }
+
+    pub(super) fn positions(&self) -> Vec<(Partition, Offset)> {
+        let position = |task: TaskId| {
+            let at = self.shared.reader.position(task, self.store.id());
+            (Partition(task.partition), Offset(at.map_or(0, |at| at.offset)))
+        };
+        self.tasks().map(position).collect()
+    }
+
+    /// The bytes of the key that this text stands for.
+    ///
+    /// # Errors
+    /// If it is not a key of this store.
+    pub fn key_from_text(&self, text: &str) -> Result<Vec<u8>, codec::Error> {
+        let mut key = Vec::new();
+        self.def().key.from_text(text, &mut key)?;
+        Ok(key)
+    }
+
+    /// Appends a key as JSON.
+    ///
+    /// # Errors
+    /// If the bytes are not a key of this store.
+    pub fn key_to_json(&self, key: &[u8], out: &mut Vec<u8>) -> Result<(), codec::Error> {
+        self.def().key.to_json(key, out)
+    }
+
+    /// Appends a value as JSON.
+    ///
+    /// # Errors
+    /// If the bytes are not a value of this store.
+    pub fn value_to_json(&self, value: &[u8], out: &mut Vec<u8>) -> Result<(), codec::Error> {
+        self.def().value.to_json(value, out)
+    }
+
+    /// The value's bytes without what a table keeps beside them.
+    fn value(&self, row: &[u8]) -> Bytes {
+        match self.def().kind {
+            StoreKind::Table => Bytes::copy_from_slice(split_table_row(row).map_or(&[][..], |(_, value)| value)),
+            StoreKind::KeyValue | StoreKind::TaskMeta => Bytes::copy_from_slice(row),
+        }
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// If the state cannot be read.
+    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, QueryError> {
+        for task in self.tasks() {
+            if let Some(row) = self.shared.reader.get(task, self.store.id(), key)? {
+                return Ok(Some(self.value(&row)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The first rows of the range in the order of keys (from the last with `Direction::Reverse`), over all partitions; at most `limit`,
+    /// and [`MAX_PAGE`].
+    ///
+    /// # Errors
+    /// If the state cannot be read.
+    pub fn page(
+        &self,
+        (from, to): (Bound<&[u8]>, Bound<&[u8]>),
+        direction: Direction,
+        limit: usize,
+    ) -> Result<Vec<Row>, QueryError> {
+        let limit = limit.min(MAX_PAGE);
+        let mut rows = Vec::new();
+        for task in self.tasks() {
+            let page = self.shared.reader.page(task, self.store.id(), (from, to), direction, limit)?;
+            rows.extend(page.into_iter().map(|(key, row)| (Bytes::copy_from_slice(&key), self.value(&row))));
+        }
+        match direction {
+            Direction::Forward => rows.sort_unstable_by(|a, b| a.0.cmp(&b.0)),
+            Direction::Reverse => rows.sort_unstable_by(|a, b| b.0.cmp(&a.0)),
+        }
+        rows.truncate(limit);
+        Ok(rows)
+    }
+
+    /// Every committed change from now on. Rows that are read after this call and changes that it gives overlap; none is missing.
+    /// A table's values come with the timestamp in front: use [`View::changed_value`].
+    #[must_use]
+    pub fn watch(&self, watched: Watched) -> Watch {
+        self.shared.watchers.watch(self.store, watched)
+    }
+
+    /// The value's bytes of a change that a watch of this view gave.
+    #[must_use]
+    pub fn changed_value(&self, change: &super::watch::Change) -> Option<Bytes> {
+        change.value.as_ref().map(|row| match self.def().kind {
+            StoreKind::Table => row.slice(row.len().min(8)..),
+            StoreKind::KeyValue | StoreKind::TaskMeta => row.clone(),
+        })
+    }
+
+    /// This view with the types of the store's declaration.
+    ///
+    /// # Panics
+    /// If the store was declared with other types: a programming error.
+    #[must_use]
+    pub fn typed<K: Data, V: Data>(self, store: &Store<K, V>) -> TypedView<K, V> {
+        let def = self.def();
+        let declared = (def.name.as_str(), def.key_type, def.value_type);
+        assert_eq!(declared, (store.name(), std::any::type_name::<K>(), std::any::type_name::<V>()), "another store's types");
+        TypedView { view: self, types: std::marker::PhantomData }
+    }
+}
+
+/// A view with types.
+pub struct TypedView<K, V> {
+    view: View,
+    types: std::marker::PhantomData<fn() -> (K, V)>,
+}
+
+impl<K, V> Clone for TypedView<K, V> {
+    fn clone(&self) -> Self {
+        TypedView { view: self.view.clone(), types: self.types }
+    }
+}
+
+impl<K: Data, V: Data> TypedView<K, V> {
+    /// The view by bytes.
+    #[must_use]
+    pub fn untyped(&self) -> &View {
+        &self.view
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// If the state cannot be read, or the row is not what the codec reads.
+    pub fn get(&self, key: &K) -> Result<Option<V>, QueryError> {
+        let mut bytes = Vec::new();
+        K::CODEC.encode(key, &mut bytes).map_err(|e| self.view.codec_error(e))?;
+        let row = self.view.get(&bytes)?;
+        row.map(|row| V::CODEC.decode(Some(&row)).map_err(|e| self.view.codec_error(e))).transpose()
+    }
+
+    /// A page of rows by the bytes of the range's ends, decoded. See [`View::page`] and [`codec::prefix`].
+    ///
+    /// # Errors
+    /// As [`TypedView::get`].
+    pub fn page(&self, range: (Bound<&[u8]>, Bound<&[u8]>), direction: Direction, limit: usize) -> Result<Vec<(K, V)>, QueryError> {
+        let decode = |(key, value): Row| Ok((K::CODEC.decode(Some(&key))?, V::CODEC.decode(Some(&value))?));
+        let rows = self.view.page(range, direction, limit)?;
+        rows.into_iter().map(|row| decode(row).map_err(|e| self.view.codec_error(e))).collect()
+    }
+}

@@ -1,0 +1,160 @@
+//! Watching a store: every committed change of a key or a prefix, the last value of each key and commit, in commit order.
+//!
+//! A watcher has a bounded queue. One that does not keep up is cut off and told so; it never slows a commit.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use parking_lot::RwLock;
+use tokio::sync::mpsc;
+
+use crate::record::{Offset, Partition};
+use crate::topology::StoreIndex;
+
+/// How many changes a watcher may be behind.
+const QUEUE: usize = 256;
+
+/// One committed change of a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// The key's bytes in the store.
+    pub key: Bytes,
+    /// The new value's bytes, or `None` where the row was deleted.
+    pub value: Option<Bytes>,
+    /// The partition of the task that made the change.
+    pub partition: Partition,
+    /// The end of the store's changelog with this change in it.
+    pub position: Offset,
+}
+
+/// What to watch.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Watched {
+    /// The row of this key.
+    Key(Vec<u8>),
+    /// All rows whose key begins so; with no bytes, the whole store.
+    Prefix(Vec<u8>),
+}
+
+struct Watcher {
+    queue: mpsc::Sender<Arc<Change>>,
+    lagged: Arc<AtomicBool>,
+}
+
+#[derive(Default)]
+struct StoreWatchers {
+    keys: HashMap<Vec<u8>, Vec<Watcher>>,
+    /// By the length of the prefix, so that a change looks up one prefix of its key for each length in use.
+    prefixes: HashMap<usize, HashMap<Vec<u8>, Vec<Watcher>>>,
+}
+
+/// All watchers of an application.
+#[derive(Default)]
+pub(crate) struct Watchers {
+    count: AtomicUsize,
+    stores: RwLock<HashMap<StoreIndex, StoreWatchers>>,
+}
+
+/// A running watch; dropping it ends it.
+pub struct Watch {
+    queue: mpsc::Receiver<Arc<Change>>,
+    lagged: Arc<AtomicBool>,
+    watchers: Arc<Watchers>,
+    store: StoreIndex,
+    watched: Watched,
+}
+
+impl Watchers {
+    pub(crate) fn watch(self: &Arc<Self>, store: StoreIndex, watched: Watched) -> Watch {
+        let (sender, queue) = mpsc::channel(QUEUE);
+        let lagged = Arc::new(AtomicBool::new(false));
+        let watcher = Watcher { queue: sender, lagged: Arc::clone(&lagged) };
+        let mut stores = self.stores.write();
+        let watchers = stores.entry(store).or_default();
+        match &watched {
+            Watched::Key(key) => watchers.keys.entry(key.clone()).or_default().push(watcher),
+            Watched::Prefix(prefix) => {
+                let of_length = watchers.prefixes.entry(prefix.len()).or_default();
+                of_length.entry(prefix.clone()).or_default().push(watcher);
+            }
+        }
+        self.count.fetch_add(1, Ordering::Release);
+        Watch { queue, lagged, watchers: Arc::clone(self), store, watched }
+    }
+
+    /// Whether anybody watches anything: if not, a commit gathers no changes.
+    pub(crate) fn any(&self) -> bool {
+        self.count.load(Ordering::Acquire) > 0
+    }
+
+    /// Whether anybody watches this row.
+    pub(crate) fn wants(&self, store: StoreIndex, key: &[u8]) -> bool {
+        let stores = self.stores.read();
+        let Some(watchers) = stores.get(&store) else { return false };
+        watchers.keys.contains_key(key)
+            || watchers.prefixes.iter().any(|(len, prefixes)| key.get(..*len).is_some_and(|prefix| prefixes.contains_key(prefix)))
+    }
+
+    /// Hands the change to those who watch its row. To be called once the commit is visible to readers.
+    pub(crate) fn publish(&self, store: StoreIndex, change: &Arc<Change>) {
+        let stores = self.stores.read();
+        let Some(watchers) = stores.get(&store) else { return };
+        let by_prefix =
+            watchers.prefixes.iter().filter_map(|(len, prefixes)| change.key.get(..*len).and_then(|prefix| prefixes.get(prefix)));
+        for watcher in watchers.keys.get(&change.key[..]).into_iter().chain(by_prefix).flatten() {
+            if watcher.lagged.load(Ordering::Relaxed) {
+                continue;
+            }
+            if let Err(mpsc::error::TrySendError::Full(_)) = watcher.queue.try_send(Arc::clone(change)) {
+                watcher.lagged.store(true, Ordering::Release);
+            }
+        }
+    }
+}
+
+impl Watch {
+    /// The next change; `None` once the watcher fell too far behind and was cut off. What was queued before is given first.
+    pub async fn next(&mut self) -> Option<Arc<Change>> {
+        match self.queue.try_recv() {
+            Ok(change) => Some(change),
+            Err(_) if self.lagged() => None,
+            Err(_) => self.queue.recv().await,
+        }
+    }
+
+    /// Whether the watcher was too slow and misses changes.
+    #[must_use]
+    pub fn lagged(&self) -> bool {
+        self.lagged.load(Ordering::Acquire)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.queue.close();
+        let mut stores = self.watchers.stores.write();
+        let Some(watchers) = stores.get_mut(&self.store) else { return };
+        let remove = |rows: &mut HashMap<Vec<u8>, Vec<Watcher>>, key: &Vec<u8>| {
+            if let Some(list) = rows.get_mut(key) {
+                list.retain(|watcher| !Arc::ptr_eq(&watcher.lagged, &self.lagged));
+                if list.is_empty() {
+                    rows.remove(key);
+                }
+            }
+        };
+        match &self.watched {
+            Watched::Key(key) => remove(&mut watchers.keys, key),
+            Watched::Prefix(prefix) => {
+                if let Some(of_length) = watchers.prefixes.get_mut(&prefix.len()) {
+                    remove(of_length, prefix);
+                    if of_length.is_empty() {
+                        watchers.prefixes.remove(&prefix.len());
+                    }
+                }
+            }
+        }
+        self.watchers.count.fetch_sub(1, Ordering::Release);
+    }
+}

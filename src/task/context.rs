@@ -1,0 +1,243 @@
+//! What operators see of their task: stores, the outbox, time and the record's origin. All that one record changes goes through here, so
+//! that it can be undone.
+
+use millstream_state::{Savepoint, TaskState, Value};
+
+use super::meta::{self, TimeDomain, Timers};
+use super::outbox::Outbox;
+use crate::codec::{Data, Presence};
+use crate::error::ProcessError;
+use crate::operators::sink::encode;
+use crate::record::{Headers, Offset, Partition, Timestamp};
+use crate::topology::{NodeId, StoreIndex, TopicIndex};
+
+/// Where the record that is being processed came from. For a timer or punctuation: the record that moved time, or the last one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Origin {
+    pub topic: TopicIndex,
+    pub partition: Partition,
+    pub offset: Offset,
+}
+
+/// A task's mutable world. The stream time is the greatest timestamp of the task's records so far.
+pub(crate) struct Context {
+    pub(super) state: TaskState,
+    pub(super) outbox: Outbox,
+    pub(super) timers: Timers,
+    pub(super) stream_time: Timestamp,
+    pub(super) wall_clock: Timestamp,
+    pub(super) origin: Origin,
+    pub(super) dropped: u64,
+    pub(super) meta: StoreIndex,
+    node: NodeId,
+    buffers: Vec<Vec<u8>>,
+}
+
+/// What to go back to when a record fails.
+pub(super) struct Mark {
+    state: Savepoint,
+    timers: Timers,
+    stream_time: Timestamp,
+    dropped: u64,
+}
+
+impl Context {
+    pub(super) fn new(state: TaskState, meta: StoreIndex, outbox: Outbox) -> Context {
+        Context {
+            state,
+            outbox,
+            timers: Timers::default(),
+            stream_time: Timestamp::MIN,
+            wall_clock: Timestamp::MIN,
+            origin: Origin::default(),
+            dropped: 0,
+            meta,
+            node: NodeId::default(),
+            buffers: Vec::new(),
+        }
+    }
+
+    pub(super) fn mark(&mut self) -> Mark {
+        self.outbox.mark();
+        Mark {
+            state: self.state.savepoint(),
+            timers: self.timers,
+            stream_time: self.stream_time,
+            dropped: self.dropped,
+        }
+    }
+
+    pub(super) fn undo_to(&mut self, mark: Mark) {
+        self.state.undo_to(mark.state);
+        self.outbox.undo();
+        self.timers = mark.timers;
+        self.stream_time = mark.stream_time;
+        self.dropped = mark.dropped;
+    }
+
+    /// Notes whose user code runs from here on: it is named if the record fails.
+    pub(crate) fn enter(&mut self, node: NodeId) {
+        self.node = node;
+    }
+
+    pub(super) fn node(&self) -> NodeId {
+        self.node
+    }
+
+    pub(crate) fn stream_time(&self) -> Timestamp {
+        self.stream_time
+    }
+
+    pub(crate) fn wall_clock(&self) -> Timestamp {
+        self.wall_clock
+    }
+
+    pub(crate) fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Lends two empty buffers, which keep their capacity from record to record.
+    pub(crate) fn with_buffers<R>(&mut self, f: impl FnOnce(&mut Context, &mut Vec<u8>, &mut Vec<u8>) -> R) -> R {
+        let (mut a, mut b) = (self.buffers.pop().unwrap_or_default(), self.buffers.pop().unwrap_or_default());
+        a.clear();
+        b.clear();
+        let result = f(self, &mut a, &mut b);
+        self.buffers.push(b);
+        self.buffers.push(a);
+        result
+    }
+
+    /// Lends the key's bytes; `None`, and a drop counted, if the key is null.
+    pub(crate) fn with_key<K: Data, R>(
+        &mut self,
+        key: &K,
+        f: impl FnOnce(&mut Context, &[u8]) -> Result<R, ProcessError>,
+    ) -> Result<Option<R>, ProcessError> {
+        self.with_buffers(|ctx, bytes, _| {
+            if encode(K::CODEC, "key", key, bytes)? {
+                f(ctx, bytes).map(Some)
+            } else {
+                ctx.dropped += 1;
+                Ok(None)
+            }
+        })
+    }
+
+    /// What `f` finds for the key's bytes; nothing for a null key.
+    pub(crate) fn lookup<K: Data, R>(
+        &mut self,
+        key: &K,
+        f: impl FnOnce(&mut Context, &[u8]) -> Result<Option<R>, ProcessError>,
+    ) -> Result<Option<R>, ProcessError> {
+        self.with_buffers(|ctx, bytes, _| if encode(K::CODEC, "key", key, bytes)? { f(ctx, bytes) } else { Ok(None) })
+    }
+
+    pub(crate) fn get(&self, store: StoreIndex, key: &[u8]) -> Result<Option<Value>, ProcessError> {
+        Ok(self.state.get(store.id(), key)?)
+    }
+
+    pub(crate) fn put(&mut self, store: StoreIndex, key: &[u8], value: &[u8]) {
+        self.state.put(store.id(), key, value);
+    }
+
+    pub(crate) fn delete(&mut self, store: StoreIndex, key: &[u8]) {
+        self.state.delete(store.id(), key);
+    }
+
+    pub(crate) fn state(&self) -> &TaskState {
+        &self.state
+    }
+
+    /// A row of a table's store: the value and the timestamp that it was set with.
+    pub(crate) fn table_get<V: Data>(&self, store: StoreIndex, key: &[u8]) -> Result<Option<(V, Timestamp)>, ProcessError> {
+        let Some(row) = self.get(store, key)? else { return Ok(None) };
+        let (timestamp, value) = split_table_row(&row)?;
+        let value = V::CODEC.decode(Some(value)).map_err(|e| ProcessError::failed(format_args!("a stored value {e}")))?;
+        Ok(Some((value, timestamp)))
+    }
+
+    /// Sets or deletes a row of a table's store. A value that encodes to null deletes, too.
+    pub(crate) fn table_set<V: Data>(
+        &mut self,
+        store: StoreIndex,
+        key: &[u8],
+        value: Option<&V>,
+        timestamp: Timestamp,
+    ) -> Result<(), ProcessError> {
+        let Some(value) = value else {
+            self.delete(store, key);
+            return Ok(());
+        };
+        self.with_buffers(|ctx, row, _| {
+            row.extend_from_slice(&timestamp.0.to_be_bytes());
+            if encode(V::CODEC, "value", value, row)? {
+                ctx.put(store, key, row);
+            } else {
+                ctx.delete(store, key);
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes a record to a topic, at the partition of its key; one without a key stays at its task's.
+    pub(crate) fn emit(
+        &mut self,
+        topic: TopicIndex,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        timestamp: Timestamp,
+        headers: &Headers,
+    ) -> Result<(), ProcessError> {
+        self.outbox.push(topic, key, value, timestamp, headers)
+    }
+
+    /// Sets a timer of `node` for `key`; it fires once, when time of `domain` reaches `at`, also after a restart.
+    pub(crate) fn schedule<K: Data>(
+        &mut self,
+        node: &str,
+        domain: TimeDomain,
+        at: Timestamp,
+        key: &K,
+    ) -> Result<(), ProcessError> {
+        self.timer(node, domain, at, key, |ctx, row| {
+            ctx.timers.note(domain, at);
+            ctx.put(ctx.meta, row, &[]);
+        })
+    }
+
+    /// Takes a timer back; nothing happens if it is not set.
+    pub(crate) fn unschedule<K: Data>(
+        &mut self,
+        node: &str,
+        domain: TimeDomain,
+        at: Timestamp,
+        key: &K,
+    ) -> Result<(), ProcessError> {
+        self.timer(node, domain, at, key, |ctx, row| ctx.delete(ctx.meta, row))
+    }
+
+    fn timer<K: Data>(
+        &mut self,
+        node: &str,
+        domain: TimeDomain,
+        at: Timestamp,
+        key: &K,
+        f: impl FnOnce(&mut Context, &[u8]),
+    ) -> Result<(), ProcessError> {
+        self.with_buffers(|ctx, row, _| {
+            meta::push_timer_prefix(row, domain, at, node);
+            match K::CODEC.encode(key, row).map_err(|e| ProcessError::unwritable("a timer's key", &e))? {
+                Presence::Present => f(ctx, row),
+                Presence::Null => return Err(ProcessError::Unwritable("a timer's key is null".into())),
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The timestamp and the value's bytes of a table's row.
+pub(crate) fn split_table_row(row: &[u8]) -> Result<(Timestamp, &[u8]), ProcessError> {
+    let (timestamp, value) =
+        row.split_first_chunk().ok_or_else(|| ProcessError::failed("a table's stored row is too short for its timestamp"))?;
+    Ok((Timestamp(i64::from_be_bytes(*timestamp)), value))
+}

@@ -1,0 +1,93 @@
+//! Dead letters: a record that could not be processed, as it was, with headers that say why and where.
+//!
+//! Header names begin as KIP-1034's do; `application`, `node` and `timestamp` are added in the same manner.
+
+use crate::error::ProcessError;
+use crate::log::RecordRef;
+use crate::record::{Headers, Offset, Partition, Timestamp};
+
+/// The names of the headers.
+pub(crate) mod headers {
+    pub(crate) const PREFIX: &str = "__streams.errors.";
+    pub(crate) const EXCEPTION: &str = "__streams.errors.exception";
+    pub(crate) const MESSAGE: &str = "__streams.errors.message";
+    pub(crate) const TOPIC: &str = "__streams.errors.topic";
+    pub(crate) const PARTITION: &str = "__streams.errors.partition";
+    pub(crate) const OFFSET: &str = "__streams.errors.offset";
+    pub(crate) const TIMESTAMP: &str = "__streams.errors.timestamp";
+    pub(crate) const APPLICATION: &str = "__streams.errors.application";
+    pub(crate) const NODE: &str = "__streams.errors.node";
+}
+
+/// The longest message that is kept, in bytes.
+const MESSAGE_BYTES: usize = 1_000;
+
+/// Where a record failed, and why.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DeadLetter {
+    /// The kind of failure: `Undecodable`, `Unwritable` or `Failed`.
+    pub exception: String,
+    /// The cause in words.
+    pub message: String,
+    /// The application that could not process it.
+    pub application: String,
+    /// The node of its topology that failed.
+    pub node: String,
+    /// The topic that the record was read from.
+    pub topic: String,
+    /// Its partition.
+    pub partition: Partition,
+    /// Its offset.
+    pub offset: Offset,
+    /// Its timestamp.
+    pub timestamp: Timestamp,
+    /// Its own headers.
+    pub original: Headers,
+}
+
+/// The name of the kind of failure.
+pub(super) fn exception(error: &ProcessError) -> &'static str {
+    match error {
+        ProcessError::Undecodable { .. } => "Undecodable",
+        ProcessError::Unwritable(_) => "Unwritable",
+        ProcessError::Failed(_) => "Failed",
+        ProcessError::State(_) => "State",
+    }
+}
+
+impl DeadLetter {
+    /// The record's own headers and those that say why it is here.
+    pub(super) fn to_headers(&self) -> Headers {
+        let mut cut = self.message.len().min(MESSAGE_BYTES);
+        while !self.message.is_char_boundary(cut) {
+            cut -= 1;
+        }
+        self.original
+            .clone()
+            .with(headers::EXCEPTION, self.exception.as_str())
+            .with(headers::MESSAGE, &self.message[..cut])
+            .with(headers::TOPIC, self.topic.as_str())
+            .with(headers::PARTITION, self.partition.to_string())
+            .with(headers::OFFSET, self.offset.to_string())
+            .with(headers::TIMESTAMP, self.timestamp.to_string())
+            .with(headers::APPLICATION, self.application.as_str())
+            .with(headers::NODE, self.node.as_str())
+    }
+
+    /// Reads a record of a dead-letter topic back; `None` if it is not one that an engine wrote.
+    pub(crate) fn from_record(record: &RecordRef<'_>) -> Option<DeadLetter> {
+        let all = record.headers.to_headers();
+        let text = |name| all.get(name).and_then(|value| std::str::from_utf8(value).ok()).map(str::to_owned);
+        Some(DeadLetter {
+            exception: text(headers::EXCEPTION)?,
+            message: text(headers::MESSAGE)?,
+            application: text(headers::APPLICATION)?,
+            node: text(headers::NODE)?,
+            topic: text(headers::TOPIC)?,
+            partition: Partition(text(headers::PARTITION)?.parse().ok()?),
+            offset: Offset(text(headers::OFFSET)?.parse().ok()?),
+            timestamp: Timestamp(text(headers::TIMESTAMP)?.parse().ok()?),
+            original: all.iter().filter(|(name, _)| !name.starts_with(headers::PREFIX)).collect(),
+        })
+    }
+}

@@ -1,0 +1,17 @@
+//! One partition of one sub-topology: which record is next, stream time, timers, undo, retry and dead letters.
+//!
+//! A task decides and never acts: `step` turns an input into writes in the overlay and records in the outbox; the runtime (or the test
+//! driver) fetches, commits and tells the task what became of it. Nothing here names the log's home, a thread or a real clock.
+
+pub(crate) mod context;
+mod dead_letter;
+mod input;
+mod meta;
+mod outbox;
+#[expect(clippy::module_inception, reason = "the type that this module is about")]
+mod task;
+
+pub(crate) use self::dead_letter::DeadLetter;
+pub(crate) use self::outbox::Outgoing;
+pub(crate) use self::task::{Counts, Effects, Step, Task};
+pub use self::meta::TimeDomain;

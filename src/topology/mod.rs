@@ -1,0 +1,200 @@
+//! The validated graph of an application: nodes, stores, topics, and the sub-topologies that tasks run.
+//!
+//! A sub-topology is a set of nodes that are connected by calls or share a store; sub-topologies are connected by topics alone. Nothing
+//! here runs, and nothing can be changed once it is built.
+
+mod describe;
+mod draft;
+mod partitions;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use millstream_state::{Access, StoreId};
+
+use crate::codec::Format;
+use crate::error::ProcessError;
+use crate::log::{Cleanup, RecordRef};
+use crate::operators::source::Source;
+use crate::record::Timestamp;
+use crate::task::TimeDomain;
+use crate::task::context::Context;
+
+pub use self::draft::TopologyError;
+pub(crate) use self::draft::{Draft, NodeDraft};
+
+/// The header of a record in a replay topic that names the topic whose source is to read it.
+pub(crate) const REPLAY_TOPIC: &str = "__streams.replay.topic";
+
+macro_rules! indexes {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+        pub(crate) struct $name(pub(crate) usize);
+    )*};
+}
+
+indexes! {
+    /// A node, by its place in the order of declaration.
+    NodeId;
+    /// A topic of the topology.
+    TopicIndex;
+    /// A store of the topology; the state's database numbers them alike.
+    StoreIndex;
+    /// A source node.
+    SourceIndex;
+}
+
+impl StoreIndex {
+    pub(crate) fn id(self) -> StoreId {
+        StoreId(self.0 as u32)
+    }
+
+    pub(crate) fn of(id: StoreId) -> StoreIndex {
+        StoreIndex(id.0 as usize)
+    }
+}
+
+/// What a node does, for people.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum NodeKind {
+    Source,
+    Processor,
+    Sink,
+}
+
+#[derive(Debug)]
+pub(crate) struct NodeDef {
+    pub name: String,
+    pub kind: NodeKind,
+    pub parents: Vec<NodeId>,
+    pub stores: Vec<StoreIndex>,
+    pub topic: Option<TopicIndex>,
+}
+
+/// How rows of a store look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum StoreKind {
+    /// Key -> value.
+    KeyValue,
+    /// Key -> timestamp (8 bytes) and value.
+    Table,
+    /// What a task knows about itself; no view.
+    TaskMeta,
+}
+
+pub(crate) struct StoreDef {
+    pub name: String,
+    pub kind: StoreKind,
+    pub access: Access,
+    pub ttl_ms: Option<u64>,
+    pub key: &'static dyn Format,
+    pub value: &'static dyn Format,
+    pub key_type: &'static str,
+    pub value_type: &'static str,
+    pub changelog: TopicIndex,
+}
+
+/// What a topic is to the application.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum TopicRole {
+    /// Read or written by others, too.
+    External,
+    /// Written and read by this application alone; as many partitions as the greatest of these topics has.
+    Repartition { like: Vec<TopicIndex> },
+    /// As many partitions as this topic: its dead letters.
+    DeadLetters { of: TopicIndex },
+    /// As many partitions as the sub-topology has tasks: dead letters to be tried again.
+    Replay,
+    /// As many partitions as the sub-topology has tasks.
+    Changelog,
+}
+
+#[derive(Debug)]
+pub(crate) struct TopicDef {
+    pub name: String,
+    pub role: TopicRole,
+    /// The declared number; that of internal topics follows from their role.
+    pub partitions: u32,
+    pub cleanup: Cleanup,
+}
+
+pub(crate) struct SourceDef {
+    pub topic: TopicIndex,
+    /// `None` for the replay topic, whose records go to the source that their header names.
+    pub processor: Option<Arc<dyn Source>>,
+    pub replays: bool,
+    pub dead_letters: TopicIndex,
+}
+
+type PunctuatorCall = Arc<dyn Fn(&mut Context, Timestamp) -> Result<(), ProcessError> + Send + Sync>;
+type TimerCall = Arc<dyn Fn(&mut Context, &[u8], Timestamp) -> Result<(), ProcessError> + Send + Sync>;
+
+pub(crate) struct Punctuator {
+    pub node: NodeId,
+    pub name: String,
+    pub domain: TimeDomain,
+    pub interval_ms: i64,
+    pub call: PunctuatorCall,
+}
+
+pub(crate) struct Timer {
+    pub node: NodeId,
+    pub call: TimerCall,
+}
+
+/// Connected nodes: what a task runs for one partition.
+pub(crate) struct SubTopology {
+    pub name: String,
+    pub sources: Vec<SourceIndex>,
+    /// All stores, the task's own included.
+    pub stores: Vec<StoreIndex>,
+    pub meta: StoreIndex,
+    /// The topics that it writes, other than changelogs.
+    pub writes: Vec<TopicIndex>,
+    pub nodes: Vec<NodeId>,
+    pub punctuators: Vec<Punctuator>,
+    /// By the name of the node that sets them.
+    pub timers: HashMap<String, Timer>,
+}
+
+/// Topics that are joined: record by record, by key, so their partitions must correspond.
+#[derive(Debug)]
+pub(crate) struct CoPartition {
+    pub node: NodeId,
+    pub left: Vec<TopicIndex>,
+    pub right: Vec<TopicIndex>,
+}
+
+/// A validated topology: what an application runs. Made by [`crate::StreamBuilder::build`].
+pub struct Topology {
+    pub(crate) application: String,
+    pub(crate) nodes: Vec<NodeDef>,
+    pub(crate) stores: Vec<StoreDef>,
+    pub(crate) topics: Vec<TopicDef>,
+    pub(crate) sources: Vec<SourceDef>,
+    pub(crate) subs: Vec<SubTopology>,
+    pub(crate) copartitions: Vec<CoPartition>,
+}
+
+impl Topology {
+    /// The application's name, which its internal topics begin with.
+    #[must_use]
+    pub fn application(&self) -> &str {
+        &self.application
+    }
+
+    /// The source of `sub` whose topic a replayed record names.
+    pub(crate) fn replayed(&self, sub: usize, record: &RecordRef<'_>) -> Option<&SourceDef> {
+        let topic = record.headers.get(REPLAY_TOPIC)?;
+        let mut sources = self.subs[sub].sources.iter().map(|source| &self.sources[source.0]);
+        sources.find(|source| self.topics[source.topic.0].name.as_bytes() == topic)
+    }
+
+    /// The store of this name and the sub-topology that owns it.
+    pub(crate) fn store(&self, name: &str) -> Option<(StoreIndex, usize)> {
+        let index = StoreIndex(self.stores.iter().position(|store| store.name == name && store.kind != StoreKind::TaskMeta)?);
+        let owner = self.subs.iter().position(|sub| sub.stores.contains(&index))?;
+        Some((index, owner))
+    }
+}
