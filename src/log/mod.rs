@@ -1,1 +1,115 @@
-//! The log.
+//! The log: topics of partitions of records, to which transactions are appended and from which they are read in order.
+//! It is the write-ahead log of all state: what was committed here happened, and nothing else did. The trait says what every
+//! home of the log must do; [`embedded`] is the one in this process. Nothing here knows topologies, tasks or types.
+
+pub mod embedded;
+
+mod batch;
+mod error;
+mod limits;
+mod partitioner;
+mod topic;
+mod transaction;
+
+pub use batch::{HeadersRef, Mark, RecordBatch, RecordRef, Records, StoredBatch};
+pub use embedded::EmbeddedLog;
+pub use error::Error;
+pub use limits::Limits;
+pub use partitioner::partition;
+pub use topic::{Cleanup, TopicId, TopicInfo, TopicSpec};
+pub use transaction::{Append, Committed, GroupOffsets, Pending, Request, StoredRequest, Transaction};
+
+use crate::{Offset, Partition};
+use std::time::Duration;
+
+/// A log. All of it may be called from any thread.
+///
+/// What must always hold: a transaction is in the log whole or not at all; what a reader has seen is durable (as far as the log's
+/// configuration promises) and is never seen changed; offsets of a partition grow by one a record and are never given twice;
+/// transactions of one thread are in the order in which it committed them.
+pub trait Log: Send + Sync + 'static {
+    /// Makes a topic, or finds it as it is. New retention times and sizes replace those of an existing topic.
+    ///
+    /// # Errors
+    /// [`Error::TopicDiffers`] if it exists with another number of partitions or cleanup policy, [`Error::InvalidTopic`].
+    fn create_topic(&self, spec: &TopicSpec) -> Result<TopicInfo, Error>;
+
+    /// The topic of this name, if there is one.
+    ///
+    /// # Errors
+    /// If the log can't be asked.
+    fn topic(&self, name: &str) -> Result<Option<TopicInfo>, Error>;
+
+    /// All topics.
+    ///
+    /// # Errors
+    /// If the log can't be asked.
+    fn topics(&self) -> Result<Vec<TopicInfo>, Error>;
+
+    /// Committed batches from `from` on, in order, up to about `max_bytes` but at least one if there is one. The first may begin
+    /// before `from`: see [`StoredBatch::records_from`]. Nothing new gives no batches, at once: see [`Log::wait`].
+    ///
+    /// # Errors
+    /// [`Error::OutOfRange`] below the start or beyond the end.
+    fn fetch(&self, topic: TopicId, partition: Partition, from: Offset, max_bytes: usize) -> Result<Fetched, Error>;
+
+    /// From where to where a partition can be read.
+    ///
+    /// # Errors
+    /// [`Error::UnknownTopic`] or [`Error::UnknownPartition`].
+    fn bounds(&self, topic: TopicId, partition: Partition) -> Result<Bounds, Error>;
+
+    /// A number that grows with everything that is committed.
+    fn version(&self) -> u64;
+
+    /// Waits until the version is no longer `seen`, at most `timeout`, and returns it. Any number of threads may wait.
+    fn wait(&self, seen: u64, timeout: Duration) -> u64;
+
+    /// Lets every [`Log::wait`] return, as for a thread that is to stop.
+    fn wake(&self);
+
+    /// Queues a transaction. Never blocks for longer than a queue's lock; what is wrong with the transaction itself is found at once.
+    fn commit(&self, transaction: Transaction) -> Pending;
+
+    /// Returns once everything that was committed survives the machine, which is at once unless the log is configured to buffer.
+    ///
+    /// # Errors
+    /// If that can't be had.
+    fn sync(&self) -> Result<(), Error>;
+
+    /// How far a group has read.
+    ///
+    /// # Errors
+    /// If the log can't be asked.
+    fn offsets(&self, group: &str) -> Result<Vec<(TopicId, Partition, Offset)>, Error>;
+
+    /// Moves the start of a partition up to `before`, or to its end if that is lower, for good, and gives back the space of the
+    /// batches that lie wholly below.
+    ///
+    /// # Errors
+    /// If it can't be done now; the start then is where it was.
+    fn trim(&self, topic: TopicId, partition: Partition, before: Offset) -> Result<(), Error>;
+
+    /// What this log refuses to append.
+    fn limits(&self) -> Limits;
+}
+
+/// What a fetch found.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// Batches in order.
+    pub batches: Vec<StoredBatch>,
+    /// Where to fetch from next.
+    pub next: Offset,
+    /// The end of the partition: at `next == end` everything was read.
+    pub end: Offset,
+}
+
+/// The part of a partition that can be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bounds {
+    /// The first offset kept.
+    pub start: Offset,
+    /// The offset that the next record gets.
+    pub end: Offset,
+}

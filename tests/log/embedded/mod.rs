@@ -1,0 +1,29 @@
+//! The embedded log: the contract, and what only it has.
+
+mod opening;
+mod requests;
+
+use crate::log::contract;
+use crate::log::support::{ManualClock, open};
+use millstream::log::embedded::{Durability, EmbeddedLog};
+use std::sync::Arc;
+
+#[test]
+fn keeps_the_contract() {
+    for (name, check) in contract::CHECKS {
+        println!("{name}");
+        let dir = tempfile::tempdir().unwrap();
+        check(Arc::new(open(dir.path())));
+    }
+}
+
+#[test]
+fn keeps_the_contract_without_tail_and_sync() {
+    for (name, check) in contract::CHECKS {
+        println!("{name}");
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = ManualClock::at(1_000_000).options();
+        (options.tail_cache_bytes, options.durability) = (0, Durability::Buffered);
+        check(Arc::new(EmbeddedLog::open(dir.path(), options).unwrap()));
+    }
+}
