@@ -1,8 +1,9 @@
 # `make run` serves the shop, `make test` proves it. Both set up what the machine lacks (.ci/setup) and need nothing else.
 #
 # One profile, `release`, for build, clippy, tests and benches: RocksDB's C++ takes 10 to 20 minutes on two cores and is
-# compiled once per profile. For the same reason every command selects the whole workspace (see Cargo.toml). The build cache lies outside the clone and is named by the toolchain, so that a new clone
-# starts warm; what differs beyond that (flags, features, sources), cargo tells apart itself.
+# compiled once per profile. For the same reason every command selects the whole workspace (see Cargo.toml). The build
+# cache lies outside the clone and is named by the toolchain, so that a new clone starts warm; what differs beyond that
+# (flags, features, sources), cargo tells apart itself.
 
 SHELL := /usr/bin/env bash
 TOOLCHAIN := $(shell sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
