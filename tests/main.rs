@@ -1,3 +1,4 @@
-//! All tests of the library from outside, in one binary: RocksDB is linked once.
+//! The tests of the library, in one binary: each module is one subject.
 
 mod log;
+mod tidy;

@@ -1,0 +1,44 @@
+# `make run` serves the shop, `make test` proves it. Both set up what the machine lacks (.ci/setup) and need nothing else.
+#
+# One profile, `release`, for build, clippy, tests and benches: RocksDB's C++ takes 10 to 20 minutes on two cores and is
+# compiled once per profile. For the same reason every command selects the whole workspace (see Cargo.toml). The build
+# cache lies outside the clone and is named by the toolchain, so that a new clone starts warm; what differs beyond that
+# (flags, features, sources), cargo tells apart itself.
+
+SHELL := /usr/bin/env bash
+TOOLCHAIN := $(shell sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
+export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millstream/$(TOOLCHAIN)-$(shell uname -m)
+CARGO_FLAGS := --release --workspace --locked
+
+.PHONY: help setup build run test lint bench crash deny clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+setup: ## installs what is missing: a C++ compiler, libclang, the Rust toolchain
+	@.ci/setup
+
+build: setup ## builds the release binaries
+	cargo build $(CARGO_FLAGS)
+
+run: build ## serves the shop with a demo catalogue and made-up traffic; ARGS="--listen 127.0.0.1:9000" adds flags
+	@exec "$(CARGO_TARGET_DIR)/release/shop" dev --demo $(ARGS)
+
+lint: setup
+	cargo fmt --all --check
+	cargo clippy $(CARGO_FLAGS) --all-targets -- -D warnings
+
+test: lint ## formatting, clippy, every test and documentation example
+	cargo test $(CARGO_FLAGS) --no-fail-fast
+
+bench: setup ## the side-by-side measurements of the README
+	cargo bench --workspace --locked --benches
+
+crash: setup ## the long crash runs, which `make test` leaves out
+	cargo test $(CARGO_FLAGS) --no-fail-fast -- --ignored --nocapture crash
+
+deny: ## advisories, licences and sources of all dependencies; needs cargo-deny and the network
+	cargo deny check
+
+clean: ## removes the build cache
+	rm -rf "$(CARGO_TARGET_DIR)"
