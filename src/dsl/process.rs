@@ -45,7 +45,7 @@ type DeclareStore = Box<dyn FnOnce(&super::SharedDraft) -> (&'static str, StoreI
 ///     .to(&VISITS);
 /// # builder.build().unwrap();
 /// ```
-pub struct Process<K, V, L, W> {
+pub struct Process<K, V, L: 'static, W: 'static> {
     name: String,
     on_record: RecordCall<K, V, L, W>,
     on_timer: Option<TimerCall<L, W>>,

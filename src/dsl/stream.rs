@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{Grouped, Partitioning, Process, SharedDraft, Table, declare_source, declare_store};
+use super::{Grouped, Partitioning, Process, SharedDraft, Table, declare_store};
 use crate::codec::{Codec, Data};
 use crate::operators::branch::Branch;
 use crate::operators::flat_map::FlatMap;

@@ -280,10 +280,31 @@ impl StoredBatch {
         Records { rest: &self.value[Header::LEN..], offset: self.base.0, timestamp: 0 }
     }
 
+    /// The record at a cursor and the cursor after it, or `None` at the end of the batch.
+    #[must_use]
+    pub fn read(&self, cursor: BatchCursor) -> Option<(RecordRef<'_>, BatchCursor)> {
+        let records = &self.value[Header::LEN..];
+        let mut rest = &records[cursor.at..];
+        if rest.is_empty() {
+            return None;
+        }
+        let (mut offset, mut timestamp) = (self.base.0 + cursor.offset, cursor.timestamp);
+        let record = decode_record(&mut rest, &mut offset, &mut timestamp).expect(CHECKED);
+        Some((record, BatchCursor { at: records.len() - rest.len(), offset: offset - self.base.0, timestamp }))
+    }
+
     /// The records at `from` and later.
     pub fn records_from(&self, from: Offset) -> impl Iterator<Item = RecordRef<'_>> {
         self.records().skip_while(move |record| record.offset < from)
     }
+}
+
+/// How far into a [`StoredBatch`] a reader is; the default is its beginning. Only of use with the batch that gave it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BatchCursor {
+    at: usize,
+    offset: u64,
+    timestamp: i64,
 }
 
 /// One record of a batch, borrowed from it.

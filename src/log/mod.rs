@@ -11,7 +11,7 @@ mod partitioner;
 mod topic;
 mod transaction;
 
-pub use batch::{HeadersRef, Mark, RecordBatch, RecordRef, Records, StoredBatch};
+pub use batch::{BatchCursor, HeadersRef, Mark, RecordBatch, RecordRef, Records, StoredBatch};
 pub use embedded::EmbeddedLog;
 pub use error::Error;
 pub use limits::Limits;

@@ -20,7 +20,7 @@ pub(crate) type RecordCall<K, V, L, W> =
 pub(crate) type TimeCall<L, W> = Box<dyn Fn(&mut Scope<'_, L, W>, Timestamp) -> Result<(), ProcessError> + Send + Sync>;
 pub(crate) type TimerCall<L, W> = Box<dyn Fn(&mut Scope<'_, L, W>, &[u8], Timestamp) -> Result<(), ProcessError> + Send + Sync>;
 
-pub(crate) struct Processor<K, V, L, W> {
+pub(crate) struct Processor<K, V, L: 'static, W: 'static> {
     pub(crate) id: NodeId,
     pub(crate) name: String,
     pub(crate) stores: StoreTable,

@@ -87,7 +87,7 @@ impl Shared {
         match (self.failure.lock().clone(), self.log.health()) {
             (Some(reason), _) => Health::Failed(reason),
             (None, LogHealth::Up) => Health::Up,
-            (None, other) => Health::Degraded(other.to_string()),
+            (None, LogHealth::Repairing { cause }) => Health::Degraded(cause.to_string()),
         }
     }
 

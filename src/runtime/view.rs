@@ -8,7 +8,7 @@ use millstream_state::{Direction, TaskId};
 
 use super::Shared;
 use super::watch::{Watch, Watched};
-use crate::codec::{self, Codec, Data};
+use crate::codec::{self, Data};
 use crate::record::{Offset, Partition};
 use crate::store::Store;
 use crate::task::context::split_table_row;

@@ -6,7 +6,7 @@
 
 use millstream_state::{StoreId, TaskState, Value};
 
-use crate::codec::{Codec, Data};
+use crate::codec::Data;
 use crate::error::ProcessError;
 use crate::record::{Offset, Timestamp};
 
