@@ -118,3 +118,20 @@ pub fn read(log: &dyn Log, topic: &TopicInfo, partition: u32) -> Vec<String> {
     let start = log.bounds(topic.id, Partition(partition)).expect("the partition exists").start;
     read_from(log, topic, partition, start.0, 1 << 20).expect("what is kept can be read")
 }
+
+/// Numbers that look random and depend on the seed alone (SplitMix64).
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % n
+    }
+}

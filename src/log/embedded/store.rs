@@ -7,7 +7,9 @@ use super::Options;
 use super::layout::{self, EndRow, KeptRow, Place};
 use crate::Offset;
 use crate::log::{Cleanup, Error, StoredBatch, TopicInfo};
-use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{
+    BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, ReadOptions, WriteBatch, WriteOptions,
+};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
@@ -76,6 +78,8 @@ impl Home {
                 family.set_enable_blob_files(true);
                 family.set_min_blob_size(MIN_BLOB_BYTES);
                 family.set_enable_blob_gc(true);
+                // Measured: it costs no CPU time that can be seen, for less is copied and checksummed.
+                family.set_blob_compression_type(DBCompressionType::Lz4);
             } else {
                 family.set_write_buffer_size(options.write_buffer_bytes / 4);
             }

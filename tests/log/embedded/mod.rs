@@ -1,5 +1,11 @@
 //! The embedded log: the contract, and what only it has.
 
+mod child;
+mod crash;
+mod disk;
+mod forgetting;
+mod grouping;
+mod model;
 mod opening;
 mod requests;
 
