@@ -82,6 +82,9 @@ fn repair(shared: &Shared, mut cause: Arc<str>, tails: &mut TailBudget) {
     for job in shared.queue.stop_accepting(&cause) {
         let _ = job.answer.send(Err(Error::Unavailable { cause: Arc::clone(&cause) }));
     }
+    if let Ok(store) = shared.store() {
+        store.stop_background_work();
+    }
     *shared.store.write() = None;
     tails.clear(&shared.topics.read());
     let mut pause = FIRST_PAUSE;
