@@ -2,7 +2,7 @@
 //! Linux only: CPU time comes from `/proc`.
 
 use millstream::log::embedded::{EmbeddedLog, Options};
-use millstream::log::{Append, Cleanup, Log, RecordBatch, TopicInfo, TopicSpec, Transaction, partition};
+use millstream::log::{Append, Cleanup, Log, RecordBatch, Request, TopicInfo, TopicSpec, Transaction, partition};
 use millstream::{Headers, Offset, Partition, Timestamp};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -18,8 +18,8 @@ fn main() -> Outcome {
         bulk(&dir.path().join("bulk"))?;
     }
     if what != "bulk" {
-        for producers in [1, 64, 256] {
-            commits(&dir.path().join(producers.to_string()), producers)?;
+        for (producers, with_requests) in [(1, false), (64, false), (64, true), (256, false)] {
+            commits(&dir.path().join(format!("{producers}-{with_requests}")), producers, with_requests)?;
         }
     }
     Ok(())
@@ -87,8 +87,9 @@ fn bulk(dir: &Path) -> Outcome {
     Ok(())
 }
 
-/// So many threads, each committing one record of 120 bytes after the other for some seconds.
-fn commits(dir: &Path, producers: u64) -> Outcome {
+/// So many threads, each committing one record of 120 bytes after the other for some seconds, as HTTP handlers do; also with the
+/// row that makes a request idempotent.
+fn commits(dir: &Path, producers: u64, with_requests: bool) -> Outcome {
     let log = open(dir)?;
     let events = topic(&log, "events", 3, Cleanup::KEEP)?;
     let begun = Measure::begin();
@@ -104,7 +105,13 @@ fn commits(dir: &Path, producers: u64) -> Outcome {
                         let key = format!("{producer}-{commits}");
                         batch.push(Timestamp(1_760_000_000_000), Some(key.as_bytes()), Some(&[b'x'; 100]), &Headers::EMPTY);
                         let append = Append { topic: events.id, partition: partition(Some(key.as_bytes()), 3, 0), batch };
-                        log.commit(Transaction { appends: vec![append], ..Transaction::default() }).wait()?;
+                        let request = with_requests.then(|| Request {
+                            key: format!("somebody:{key}").into_bytes(),
+                            fingerprint: [7; 32],
+                            answer: vec![b'x'; 100],
+                            expires_at: Timestamp(1_760_086_400_000),
+                        });
+                        log.commit(Transaction { appends: vec![append], request, ..Transaction::default() }).wait()?;
                         commits += 1;
                     }
                     Ok::<u64, millstream::log::Error>(commits)
@@ -117,7 +124,8 @@ fn commits(dir: &Path, producers: u64) -> Outcome {
         }
         Ok(commits)
     })?;
-    begun.report(&format!("{producers} producers, commits"), commits);
+    let requests = if with_requests { " with requests" } else { "" };
+    begun.report(&format!("{producers} producers, commits{requests}"), commits);
     println!("  {:.0} syncs/s", log.stats().writes as f64 / 5.0);
     Ok(())
 }

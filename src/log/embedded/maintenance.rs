@@ -1,10 +1,10 @@
 //! What a log forgets: batches past their retention or below a trim, requests past their expiry, and the space of all that.
 //! A thread of its own does it in slices, so that nothing waits long for the maintenance lock; nothing here ever appends.
 
-use super::Shared;
 use super::compaction::Pass;
 use super::layout::{self, Place};
 use super::partition::{Topic, places};
+use super::shared::Shared;
 use crate::Offset;
 use crate::log::{Cleanup, Error};
 use rocksdb::WriteBatch;

@@ -3,8 +3,8 @@
 //! One process has a directory: the file `LOG-FORMAT` is locked while it is open. It is written when the database was made, so an
 //! empty one means that making it was interrupted, and a missing database beside a written one means damage, never a new log.
 
-use super::Options;
 use super::layout::{self, EndRow, KeptRow, Place};
+use super::options::Options;
 use crate::Offset;
 use crate::log::{Cleanup, Error, StoredBatch, TopicInfo};
 use rocksdb::{

@@ -12,9 +12,10 @@
 //! who waited hear just that, the database is opened anew, and what is found there is what happened.
 
 use super::group::{self, Group};
+use super::options::Durability;
 use super::partition::TailBudget;
 use super::queue::{Job, Work};
-use super::{Durability, Shared, fault};
+use super::shared::Shared;
 use crate::log::Error;
 use rocksdb::WriteBatch;
 use std::sync::Arc;
@@ -56,19 +57,21 @@ fn commit(shared: &Shared, jobs: Vec<Job>, tails: &mut TailBudget) -> Result<(),
     let publication = group.finish(&topics, &store, now, &mut write);
     shared.counters.transactions.fetch_add(group.len() as u64, Relaxed);
     if !write.is_empty() {
-        fault("log-before-write");
-        if let Err(e) = store.write(write, shared.options.durability == Durability::Synced) {
-            let cause: Arc<str> = e.to_string().into();
+        let synced = shared.options.durability == Durability::Synced;
+        let written = fault("log:commit:before-write")
+            .and_then(|()| store.write(write, synced).map_err(|e| Arc::from(e.to_string())))
+            .and_then(|()| fault("log:commit:after-write"));
+        if let Err(cause) = written {
             group.answer(Some(&Error::OutcomeUnknown { cause: Arc::clone(&cause) }));
             return Err(cause);
         }
-        fault("log-after-write");
         shared.counters.writes.fetch_add(1, Relaxed);
         shared.counters.records.fetch_add(publication.iter().map(|(.., batch)| batch.len() as u64).sum(), Relaxed);
         shared.counters.bytes.fetch_add(publication.iter().map(|(.., batch)| batch.stored_bytes() as u64).sum(), Relaxed);
         group::publish(publication, &topics, tails);
         shared.progress.advance();
-        fault("log-after-publish");
+        // Too late to fail: whoever follows the log may have read it. A crash can still come.
+        fault("log:commit:after-publish")?;
     }
     drop((topics, store));
     let unread = group.unread.take();
@@ -104,4 +107,9 @@ fn repair(shared: &Shared, mut cause: Arc<str>, tails: &mut TailBudget) {
             }
         }
     }
+}
+
+/// A point at which crash tests stop the process or let the commit fail.
+fn fault(_point: &'static str) -> Result<(), Arc<str>> {
+    Ok(())
 }
