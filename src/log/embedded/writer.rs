@@ -17,6 +17,7 @@ use super::partition::TailBudget;
 use super::queue::{Job, Work};
 use super::shared::Shared;
 use crate::log::Error;
+use millstream_state::fault;
 use rocksdb::WriteBatch;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -58,10 +59,13 @@ fn commit(shared: &Shared, jobs: Vec<Job>, tails: &mut TailBudget) -> Result<(),
     shared.counters.transactions.fetch_add(group.len() as u64, Relaxed);
     if !write.is_empty() {
         let synced = shared.options.durability == Durability::Synced;
-        let written = fault("log:commit:before-write")
-            .and_then(|()| store.write(write, synced).map_err(|e| Arc::from(e.to_string())))
-            .and_then(|()| fault("log:commit:after-write"));
-        if let Err(cause) = written {
+        let written = fault::point("log:commit:before-write")
+            .map_err(|e| e.to_string())
+            .and_then(|()| store.write(write, synced).map_err(|e| e.to_string()))
+            .and_then(|()| fault::point("log:commit:after-write").map_err(|e| e.to_string()));
+        if let Err(cause) = written.map_err(Arc::<str>::from) {
+            // First of all: whoever hears of the failure finds the log refusing, or repaired.
+            refuse(shared, &cause);
             group.answer(Some(&Error::OutcomeUnknown { cause: Arc::clone(&cause) }));
             return Err(cause);
         }
@@ -70,8 +74,7 @@ fn commit(shared: &Shared, jobs: Vec<Job>, tails: &mut TailBudget) -> Result<(),
         shared.counters.bytes.fetch_add(publication.iter().map(|(.., batch)| batch.stored_bytes() as u64).sum(), Relaxed);
         group::publish(publication, &topics, tails);
         shared.progress.advance();
-        // Too late to fail: whoever follows the log may have read it. A crash can still come.
-        fault("log:commit:after-publish")?;
+        fault::crash_point("log:commit:after-publish");
     }
     drop((topics, store));
     let unread = group.unread.take();
@@ -82,9 +85,7 @@ fn commit(shared: &Shared, jobs: Vec<Job>, tails: &mut TailBudget) -> Result<(),
 /// Closes the database and opens it again, as often as it takes.
 fn repair(shared: &Shared, mut cause: Arc<str>, tails: &mut TailBudget) {
     tracing::error!(dir = %shared.dir.display(), %cause, "the log failed and is read back");
-    for job in shared.queue.stop_accepting(&cause) {
-        let _ = job.answer.send(Err(Error::Unavailable { cause: Arc::clone(&cause) }));
-    }
+    refuse(shared, &cause);
     if let Ok(store) = shared.store() {
         store.stop_background_work();
     }
@@ -102,14 +103,16 @@ fn repair(shared: &Shared, mut cause: Arc<str>, tails: &mut TailBudget) {
             Err(error) => {
                 tracing::warn!(%error, "the log can't be read back yet");
                 cause = error.to_string().into();
-                shared.queue.stop_accepting(&cause);
+                refuse(shared, &cause);
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
     }
 }
 
-/// A point at which crash tests stop the process or let the commit fail.
-fn fault(_point: &'static str) -> Result<(), Arc<str>> {
-    Ok(())
+/// Accepts nothing from now on, and tells those who wait that nothing of theirs was tried.
+fn refuse(shared: &Shared, cause: &Arc<str>) {
+    for job in shared.queue.stop_accepting(cause) {
+        let _ = job.answer.send(Err(Error::Unavailable { cause: Arc::clone(cause) }));
+    }
 }

@@ -12,11 +12,12 @@ pub fn dir() -> Option<std::ffi::OsString> {
     std::env::var_os(DIR)
 }
 
-/// Starts the ignored test of this name.
-pub fn start(test: &str, dir: impl AsRef<OsStr>) -> (Child, Lines<BufReader<ChildStdout>>) {
+/// Starts the ignored test of this name, with faults armed as `MILLSTREAM_FAULT` says.
+pub fn start(test: &str, dir: impl AsRef<OsStr>, faults: &str) -> (Child, Lines<BufReader<ChildStdout>>) {
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--ignored", "--nocapture", "--test-threads=1"])
         .env(DIR, dir)
+        .envs((!faults.is_empty()).then_some(("MILLSTREAM_FAULT", faults)))
         .stdout(Stdio::piped())
         .spawn()
         .expect("the test binary starts");

@@ -10,9 +10,14 @@ use millstream::log::{Error, Log, TopicInfo, Transaction};
 use millstream::{Offset, Partition};
 use std::collections::{HashMap, HashSet};
 use std::io::Write;
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 
 const WRITERS: u64 = 4;
 const ROUNDS: u64 = 12;
+
+/// Offset in partition 0 of what the child said is in the log.
+type Acknowledged = HashMap<u64, String>;
 
 #[test]
 fn what_was_acknowledged_survives_a_kill() {
@@ -20,31 +25,47 @@ fn what_was_acknowledged_survives_a_kill() {
     let seed = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| u64::from(std::process::id()));
     println!("SEED={seed}");
     let mut random = Random::new(seed);
-    // What the child said is in the log, by offset in partition 0.
-    let mut acknowledged: HashMap<u64, String> = HashMap::new();
+    let mut acknowledged = Acknowledged::new();
     for _ in 0..ROUNDS {
-        let (mut process, lines) = child::start("log::embedded::crash::child_that_is_killed", dir.path());
-        let enough = random.below(150);
-        let mut seen = 0;
-        for line in lines {
-            let Ok(line) = line else { break };
-            let Some(ack) = line.strip_prefix("ack ") else { continue };
-            let Some((offset, transaction)) = ack.strip_suffix(" .").and_then(|ack| ack.split_once(' ')) else { continue };
-            let before = acknowledged.insert(offset.parse().unwrap(), transaction.to_owned());
-            assert!(before.is_none_or(|before| before == transaction), "offset {offset} was given twice");
-            seen += 1;
-            if seen == enough {
-                process.kill().unwrap();
-            }
-        }
-        process.wait().unwrap();
+        run_child(dir.path(), "", Some(1 + random.below(150)), &mut acknowledged);
     }
     check(&open(dir.path()), &acknowledged);
     println!("{} acknowledged", acknowledged.len());
 }
 
+#[test]
+fn what_was_acknowledged_survives_a_crash_at_each_step_of_a_commit() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut acknowledged = Acknowledged::new();
+    for point in ["before-write", "after-write", "after-publish"] {
+        for visit in [1, 2, 40] {
+            run_child(dir.path(), &format!("log:commit:{point}:{visit}:abort"), None, &mut acknowledged);
+            check(&open(dir.path()), &acknowledged);
+        }
+    }
+}
+
+/// Lets a child append until it was heard to so often, or until it dies by itself.
+fn run_child(dir: &Path, faults: &str, kill_after: Option<u64>, acknowledged: &mut Acknowledged) {
+    let (mut process, lines) = child::start("log::embedded::crash::child_that_is_killed", dir, faults);
+    let mut heard = 0;
+    for line in lines {
+        let Ok(line) = line else { break };
+        let Some(ack) = line.strip_prefix("ack ") else { continue };
+        let Some((offset, transaction)) = ack.strip_suffix(" .").and_then(|ack| ack.split_once(' ')) else { continue };
+        let before = acknowledged.insert(offset.parse().unwrap(), transaction.to_owned());
+        assert!(before.is_none_or(|before| before == transaction), "offset {offset} was given twice");
+        heard += 1;
+        if Some(heard) == kill_after {
+            process.kill().unwrap();
+        }
+    }
+    let status = process.wait().unwrap();
+    assert!(status.signal().is_some(), "the child was to be killed, and ended with {status}");
+}
+
 /// What must hold of a log after crashes.
-fn check(log: &dyn Log, acknowledged: &HashMap<u64, String>) {
+fn check(log: &dyn Log, acknowledged: &Acknowledged) {
     let events = topic(log, "events", 2);
     let first = transactions(log, &events, 0);
     for (offset, transaction) in acknowledged {

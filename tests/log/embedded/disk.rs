@@ -3,17 +3,16 @@
 //! disk is really full.
 
 use super::child;
-use crate::log::support::{ManualClock, SOON, put, read, topic};
+use crate::log::support::{ManualClock, put, read, topic, wait_until_up};
 use millstream::log::embedded::{EmbeddedLog, Health, Options};
 use millstream::log::{Append, Error, Log, RecordBatch, TopicInfo, Transaction};
 use millstream::{Headers, Offset, Partition, Timestamp};
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 #[test]
 fn a_disk_that_takes_no_more_is_survived() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut process, lines) = child::start("log::embedded::disk::child_with_little_disk", dir.path());
+    let (mut process, lines) = child::start("log::embedded::disk::child_with_little_disk", dir.path(), "");
     let lines: Vec<_> = lines.map_while(Result::ok).collect();
     assert!(process.wait().unwrap().success(), "{}", lines.join("\n"));
     assert!(lines.iter().any(|line| line.contains("survived")), "{}", lines.join("\n"));
@@ -93,16 +92,6 @@ fn check_kept(log: &dyn Log, events: &TopicInfo, acknowledged: &[u64], unknown: 
     let beyond = records.len() - acknowledged.len();
     let found = unknown.iter().filter(|n| records.iter().any(|record| number(record) == n.to_string())).count();
     assert_eq!(beyond, found, "nothing is there but what was acknowledged or of unknown outcome");
-}
-
-/// Waits until the log has repaired itself.
-fn wait_until_up(log: &EmbeddedLog) {
-    let deadline = Instant::now() + SOON;
-    let mut seen = log.version();
-    while log.health() != Health::Up {
-        assert!(Instant::now() < deadline, "still {:?}", log.health());
-        seen = log.wait(seen, Duration::from_millis(50));
-    }
 }
 
 /// Lets no file of this process grow beyond so many bytes.

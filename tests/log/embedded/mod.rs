@@ -3,6 +3,7 @@
 mod child;
 mod crash;
 mod disk;
+mod faults;
 mod forgetting;
 mod grouping;
 mod model;
