@@ -210,7 +210,7 @@ fn check_compacted(expected: &[&Expected], found: &[String], now: u64) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
 
     #[test]
     fn says_what_the_model_says(steps in proptest::collection::vec(step(), 1..50), tail in prop_oneof![Just(0), Just(300), Just(1 << 20)]) {
