@@ -355,6 +355,15 @@ impl World {
             Step::CleanRestart => {
                 self.tasks.iter_mut().for_each(|task| task.state = None);
                 self.db.take().unwrap().close().unwrap();
+                let db = Db::open((self.options)()).unwrap();
+                for (task, id) in self.tasks.iter_mut().zip(TASKS) {
+                    let state = db.task(id, &STORES).unwrap();
+                    for store in STORES {
+                        let log_end = task.log.entry(store).or_default().len();
+                        assert_eq!(state.position(store).map_or(0, |p| p.offset as usize), log_end, "a clean close leaves nothing to replay");
+                    }
+                }
+                drop(db);
                 self.open();
             }
             Step::Crash(writes, lost, ahead) => {
