@@ -1,22 +1,26 @@
 //! What a connection is doing, and since when: what its deadlines are measured from.
 //!
 //! ```text
-//!            first byte           head complete          body complete          answer is a stream
-//!   Waiting ───────────▶ Reading ──────────────▶ Asking ──────────────▶ Answering ─────────────▶ Streaming
-//!      ▲                                          │ ▲ │                      │                       │
-//!      │                   none of the body there ▼ │ more came              │                       │
-//!      │                                      Receiving                     │                       │
-//!      └──────────────────────────── answer given ────┴──────────────────────┴───────────────────────┘
+//!            first byte           head complete          body complete
+//!   Waiting ───────────▶ Reading ──────────────▶ Asking ──────────────▶ Answering
+//!      ▲                                          │ ▲ │                      │
+//!      │                   none of the body there ▼ │ more came              │
+//!      │                                      Receiving                     │
+//!      └──────────────────────────── answer given ────┴──────────────────────┘
 //! ```
+//! An answer that is a stream is left here, for the connection to go on with.
+//!
 //! The connection's timer is never moved when this changes: it fires now and then, looks here, and sleeps until the deadline that holds by
 //! then. A request costs two readings of the clock and no timer. All of it is used by one task; the atomics are for the compiler.
 
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::config::Config;
+use super::stream::Detached;
 
 /// See the module.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -27,12 +31,11 @@ pub(super) enum Phase {
     Asking,
     Receiving,
     Answering,
-    Streaming,
 }
 
-use Phase::{Answering, Asking, Reading, Receiving, Streaming, Waiting};
+use Phase::{Answering, Asking, Reading, Receiving, Waiting};
 
-const PHASES: [Phase; 6] = [Waiting, Reading, Asking, Receiving, Answering, Streaming];
+const PHASES: [Phase; 5] = [Waiting, Reading, Asking, Receiving, Answering];
 
 /// What the timer finds when it fires.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -54,6 +57,7 @@ pub(super) struct Activity {
     stalled: AtomicU64,
     /// The status with which hyper refused what it could not read; 0 without.
     refused: AtomicU16,
+    detached: Mutex<Option<Detached>>,
 }
 
 impl Activity {
@@ -64,6 +68,7 @@ impl Activity {
             since: AtomicU64::new(0),
             stalled: AtomicU64::new(0),
             refused: AtomicU16::new(0),
+            detached: Mutex::new(None),
         }
     }
 
@@ -107,6 +112,19 @@ impl Activity {
         Some(self.refused.load(Relaxed)).filter(|status| *status != 0)
     }
 
+    /// Leaves an answer that is a stream.
+    pub(super) fn detach(&self, stream: Detached) {
+        *self.detached.lock() = Some(stream);
+    }
+
+    /// The answer that is a stream, once all answers before it were written.
+    pub(super) fn detached(&self) -> Option<Detached> {
+        if self.stalled.load(Relaxed) != 0 {
+            return None;
+        }
+        self.detached.lock().take()
+    }
+
     /// What is due now. Looks at least as often as the shortest deadline, since a later phase may have a sooner one.
     pub(super) fn due(&self, config: &Config) -> Due {
         self.due_at(config, self.now_ms())
@@ -124,7 +142,7 @@ impl Activity {
             Reading if now >= since + config.head_timeout => return Due::SlowHead,
             Waiting => since + config.idle_timeout,
             Reading => since + config.head_timeout,
-            Asking | Receiving | Answering | Streaming => Duration::MAX,
+            Asking | Receiving | Answering => Duration::MAX,
         };
         let shortest = config.head_timeout.min(config.idle_timeout).min(config.stall_timeout);
         Due::LookAt(self.start + deadline.min(now + shortest).max(now + Duration::from_millis(1)))
@@ -155,7 +173,7 @@ mod tests {
         assert_eq!(due(69), look(70));
         assert_eq!(due(70), Due::SlowHead);
 
-        for busy in [Asking, Receiving, Answering, Streaming] {
+        for busy in [Asking, Receiving, Answering] {
             activity.enter_at(busy, || 70_000);
             assert_eq!(due(5_000), look(5_010), "{busy:?} has no deadline here");
         }

@@ -1,12 +1,15 @@
 //! One connection, from accept to close: requests one after the other through hyper, the deadlines, and an orderly end.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::StatusCode;
 use hyper::body::Incoming;
+use hyper::header::{CONNECTION, CONTENT_LENGTH, HeaderValue};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -18,8 +21,10 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::activity::{Activity, Due};
 use super::error::ApiError;
 use super::request::RequestId;
+use super::response::{Content, Response, write_head};
 use super::service::Service;
 use super::socket::Socket;
+use super::stream::{self, Detached};
 
 /// How long a client may go on sending after its refusal, so that it reads the refusal in place of a reset.
 const LINGER: Duration = Duration::from_secs(1);
@@ -34,10 +39,16 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, service: Arc<Serv
     let mut connection = builder(service.config.max_head_bytes).serve_connection(socket, answer);
     let mut timer = pin!(sleep_until(Instant::now()));
     let mut told = false;
-    let mut refusal = loop {
+    let end = loop {
         tokio::select! {
             biased;
-            _ = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)) => break None,
+            end = poll_fn(|cx| {
+                let done = connection.poll_without_shutdown(cx);
+                match activity.detached() {
+                    Some(stream) => Poll::Ready(End::Stream(stream)),
+                    None => done.map(|_| activity.refused().map_or(End::Close, |status| End::Refuse(unreadable(status)))),
+                }
+            }) => break end,
             // The server's side is never dropped before it said so; an error would mean that it stops as well.
             _ = stopping.wait_for(|stop| *stop), if !told => {
                 told = true;
@@ -45,18 +56,28 @@ pub(super) async fn serve(stream: TcpStream, peer: SocketAddr, service: Arc<Serv
             }
             () = &mut timer => match activity.due(&service.config) {
                 Due::LookAt(at) => timer.as_mut().reset(at),
-                Due::SlowHead => break Some(ApiError::new(StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT", "the request's head took too long")),
-                Due::Close => break None,
+                Due::SlowHead => break End::Refuse(too_slow()),
+                Due::Close => break End::Close,
             },
         }
     };
-    refusal = refusal.or_else(|| activity.refused().map(unreadable));
-    let stream = connection.into_parts().io.into_inner().into_inner();
-    if let Some(error) = refusal {
-        refuse(stream, &error, service.next_id()).await;
-    } else {
-        close(stream).await;
+    let socket = connection.into_parts().io.into_inner().into_inner();
+    match end {
+        End::Close => close(socket).await,
+        End::Refuse(error) => refuse(socket, error, service.next_id()).await,
+        End::Stream(stream) => {
+            if stream::run(&socket, stream, service.config.stall_timeout, &mut stopping).await {
+                close(socket).await;
+            }
+        }
     }
+}
+
+/// What is left to do when hyper is done with a connection.
+enum End {
+    Close,
+    Refuse(ApiError),
+    Stream(Detached),
 }
 
 fn builder(max_head_bytes: usize) -> http1::Builder {
@@ -79,35 +100,36 @@ fn unreadable(status: u16) -> ApiError {
     }
 }
 
+fn too_slow() -> ApiError {
+    ApiError::new(StatusCode::REQUEST_TIMEOUT, "REQUEST_TIMEOUT", "the request's head took too long")
+}
+
 /// Answers with the error, outside of hyper, and closes.
-pub(super) async fn refuse(mut stream: TcpStream, error: &ApiError, id: RequestId) {
-    let body = error.body(id);
-    let status = error.status();
-    let mut answer = format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or_default()).into_bytes();
-    if let Some((name, value)) = error.header() {
-        answer.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
-    }
-    let length = body.len();
-    let rest =
-        format!("content-type: application/json\r\nx-request-id: {id}\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n");
-    answer.extend_from_slice(rest.as_bytes());
+pub(super) async fn refuse(mut socket: TcpStream, error: ApiError, id: RequestId) {
+    let Response(response) = error.into_response(id);
+    let (mut head, content) = response.into_parts();
+    let Content::Whole(body) = content else { return };
+    head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    let mut answer = Vec::new();
+    write_head(head.status, &head.headers, &mut answer);
     answer.extend_from_slice(&body);
     // A client that does not take these few bytes is not owed more.
-    let _ = timeout(LINGER, stream.write_all(&answer)).await;
-    close(stream).await;
+    let _ = timeout(LINGER, socket.write_all(&answer)).await;
+    close(socket).await;
 }
 
 /// Ends our side, then waits a moment for the client's: closing with bytes unread would reset the connection, and the client could lose
 /// the answer that it has not read yet.
-async fn close(mut stream: TcpStream) {
-    if stream.shutdown().await.is_err() {
+async fn close(mut socket: TcpStream) {
+    if socket.shutdown().await.is_err() {
         return; // gone already
     }
     let drain = async {
         let mut left = LINGER_BYTES;
-        while left > 0 && stream.readable().await.is_ok() {
+        while left > 0 && socket.readable().await.is_ok() {
             let mut buffer = [0; 4096];
-            match stream.try_read(&mut buffer) {
+            match socket.try_read(&mut buffer) {
                 Ok(0) => break,
                 Ok(read) => left = left.saturating_sub(read),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}

@@ -9,7 +9,8 @@ use hyper::StatusCode;
 use hyper::header::{HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use serde::Serialize;
 
-use super::request::RequestId;
+use super::request::{REQUEST_ID, RequestId};
+use super::response::Response;
 
 /// An answer that is an error. Handlers return it by `?`.
 ///
@@ -96,17 +97,18 @@ impl ApiError {
         self.code
     }
 
-    /// What is logged and not told.
-    pub(super) fn cause(&self) -> Option<&str> {
-        self.cause.as_deref()
+    /// The answer. Logs what is not told.
+    pub(super) fn into_response(self, id: RequestId) -> Response {
+        if let Some(cause) = &self.cause {
+            tracing::error!(request = %id, %cause, "a request failed");
+        }
+        let mut response = Response::bytes(self.status, "application/json", self.body(id));
+        response.0.headers_mut().insert(REQUEST_ID, id.header());
+        response.0.headers_mut().extend(self.header);
+        response
     }
 
-    pub(super) fn header(&self) -> Option<&(HeaderName, HeaderValue)> {
-        self.header.as_ref()
-    }
-
-    /// The body of the answer.
-    pub(super) fn body(&self, request: RequestId) -> Bytes {
+    fn body(&self, request: RequestId) -> Bytes {
         #[derive(Serialize)]
         struct Body<'a> {
             error: Inner<'a>,

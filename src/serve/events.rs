@@ -1,13 +1,12 @@
-//! Server-sent events: how they are written, and the body that streams them.
+//! Server-sent events: how they are written, and what makes a stream of them.
 //!
-//! A client costs no task and no queue here: its producer is a future inside the response's body, which runs when the connection has room,
-//! and what it sends lies in one small buffer until the connection takes it. So a client that does not read stops its own producer only;
+//! A client costs no task and no queue here: its producer is a future that its connection runs when it has room, and what it sends lies in
+//! one small buffer until the connection takes it. So a client that does not read stops its own producer only;
 //! what feeds the producer (a watch) is bounded itself and cuts it off.
 
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -102,7 +101,6 @@ struct Open {
     timer: Pin<Box<Sleep>>,
     heartbeat: Duration,
     until: Option<Instant>,
-    stopping: Arc<AtomicBool>,
     stream: OpenStream,
 }
 
@@ -113,18 +111,22 @@ impl EventBody {
         EventBody { producer: Some(Box::pin(producer)), shared, open: None }
     }
 
-    /// Lets the stream run: with a heartbeat, until then, or until the server stops.
-    pub(super) fn open(&mut self, heartbeat: Duration, until: Option<Instant>, stopping: Arc<AtomicBool>, stream: OpenStream) {
+    /// Lets the stream run: with a heartbeat, and until then.
+    pub(super) fn open(&mut self, heartbeat: Duration, until: Option<Instant>, stream: OpenStream) {
         let first = Instant::now() + heartbeat;
         let timer = Box::pin(sleep_until(until.map_or(first, |until| until.min(first))));
-        self.open = Some(Open { timer, heartbeat, until, stopping, stream });
+        self.open = Some(Open { timer, heartbeat, until, stream });
+    }
+
+    /// The client took nothing for too long.
+    pub(super) fn count_too_slow(&self) {
+        if let Some(open) = &self.open {
+            open.stream.too_slow();
+        }
     }
 
     /// The next bytes; `None` at the end.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Bytes>> {
-        if self.open.as_ref().is_some_and(|open| open.stopping.load(Ordering::Acquire)) {
-            return Poll::Ready(None);
-        }
         if self.producer.as_mut().is_some_and(|producer| producer.as_mut().poll(cx).is_ready()) {
             self.producer = None;
         }
@@ -134,7 +136,7 @@ impl EventBody {
         }
         let Some(open) = &mut self.open else { return Poll::Ready(None) };
         if self.producer.is_none() {
-            if std::mem::take(&mut shared.too_slow) {
+            if shared.too_slow {
                 open.stream.too_slow();
             }
             return Poll::Ready(None);
@@ -170,17 +172,16 @@ mod tests {
         check(Event::new("a", b""), "event: a\ndata: \n\n");
     }
 
-    fn opened(producer: impl Future<Output = ()> + Send + 'static, until: Duration, stopping: &Arc<AtomicBool>) -> EventBody {
+    fn opened(producer: impl Future<Output = ()> + Send + 'static, until: Duration) -> EventBody {
         let mut body = EventBody::new(|_events| producer);
-        body.open(Duration::from_millis(20), Some(Instant::now() + until), Arc::clone(stopping), Metrics::default().stream());
+        body.open(Duration::from_millis(20), Some(Instant::now() + until), Metrics::default().stream());
         body
     }
 
     #[tokio::test]
     async fn a_stream_beats_and_ends_when_the_authorization_does() {
-        let stopping = Arc::new(AtomicBool::new(false));
         let start = Instant::now();
-        let mut body = opened(std::future::pending(), Duration::from_millis(90), &stopping);
+        let mut body = opened(std::future::pending(), Duration::from_millis(90));
         let mut seen = Vec::new();
         while let Some(bytes) = poll_fn(|cx| body.poll(cx)).await {
             seen.push(bytes);
@@ -189,10 +190,6 @@ mod tests {
         assert_eq!(seen[0], BEGINNING);
         assert!((2..=5).contains(&seen.len()) || start.elapsed() > Duration::from_millis(110), "{seen:?}");
         assert!(seen[1..].iter().all(|beat| beat == HEARTBEAT), "{seen:?}");
-
-        let mut body = opened(std::future::pending(), Duration::from_secs(60), &stopping);
-        stopping.store(true, Ordering::Release);
-        assert_eq!(poll_fn(|cx| body.poll(cx)).await, None, "the server stops");
     }
 
     #[tokio::test]

@@ -11,6 +11,7 @@
 //! server ─▶ connection ─▶ service ─▶ routes ─▶ handlers (application/, the program's own)
 //!            socket        cors        request, response, error
 //!            activity      rate        events, feed
+//!            stream
 //! ```
 
 mod activity;
@@ -30,6 +31,7 @@ mod routes;
 mod server;
 mod service;
 mod socket;
+mod stream;
 
 pub use hyper::{HeaderMap, Method, StatusCode, header};
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use hyper::body::{Body as _, Frame, Incoming};
-use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderName, HeaderValue};
 use hyper::http::request::Parts;
 use hyper::{HeaderMap, Method, StatusCode};
 use serde::de::DeserializeOwned;
@@ -29,6 +29,15 @@ const ID_END: u64 = 1 << 53;
 /// Names one request in answers and logs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RequestId(pub(super) u64);
+
+/// The header that every answer carries.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+impl RequestId {
+    pub(super) fn header(self) -> HeaderValue {
+        HeaderValue::from_maybe_shared(Bytes::from(self.to_string())).expect("hexadecimal digits")
+    }
+}
 
 impl fmt::Display for RequestId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,10 +1,11 @@
-//! An answer: JSON, bytes or a stream of events, and the body that carries it to hyper.
+//! An answer: JSON, bytes or a stream of events, and how it goes out.
 
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::{Duration, UNIX_EPOCH};
 
 use bytes::Bytes;
 use hyper::body::{Frame, SizeHint};
@@ -15,12 +16,13 @@ use serde::Serialize;
 use super::activity::{Activity, Phase};
 use super::error::ApiError;
 use super::events::{EventBody, Events};
+use crate::clock::Clock;
 
 /// A long body goes out in pieces of this many bytes, so that a slow client's connection does not buffer all of it.
 const PIECE: usize = 32 << 10;
 
 /// The answer to one request.
-pub struct Response(pub(super) hyper::Response<Body>);
+pub struct Response(pub(super) hyper::Response<Content>);
 
 impl Response {
     /// A value as JSON.
@@ -36,7 +38,7 @@ impl Response {
     #[must_use]
     pub fn bytes(status: StatusCode, content_type: &'static str, body: impl Into<Bytes>) -> Response {
         let mut response = Response::empty(status);
-        response.0.body_mut().content = Content::Whole(body.into());
+        *response.0.body_mut() = Content::Whole(body.into());
         response.0.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
         response
     }
@@ -44,7 +46,7 @@ impl Response {
     /// A status and no body.
     #[must_use]
     pub fn empty(status: StatusCode) -> Response {
-        let mut response = hyper::Response::new(Body { content: Content::Whole(Bytes::new()), activity: None });
+        let mut response = hyper::Response::new(Content::Whole(Bytes::new()));
         *response.status_mut() = status;
         Response(response)
     }
@@ -68,7 +70,7 @@ impl Response {
         F: Future<Output = ()> + Send + 'static,
     {
         let mut response = Response::empty(StatusCode::OK);
-        response.0.body_mut().content = Content::Events(Box::new(EventBody::new(producer)));
+        *response.0.body_mut() = Content::Events(Box::new(EventBody::new(producer)));
         let headers = response.0.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -100,46 +102,53 @@ impl Response {
     }
 }
 
-/// A response's body on its way to hyper. When hyper drops it, the answer is given.
-pub(super) struct Body {
-    pub(super) content: Content,
-    pub(super) activity: Option<Arc<Activity>>,
-}
-
+/// What an answer carries.
 pub(super) enum Content {
     Whole(Bytes),
     Events(Box<EventBody>),
+}
+
+/// Appends the head of an answer that goes out without hyper.
+pub(super) fn write_head(status: StatusCode, headers: &HeaderMap, out: &mut Vec<u8>) {
+    out.extend_from_slice(
+        format!("HTTP/1.1 {} {}\r\n", status.as_u16(), status.canonical_reason().unwrap_or_default()).as_bytes(),
+    );
+    for (name, value) in headers {
+        out.extend_from_slice(&[name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    let now = Duration::from_millis(Clock::System.now().0.try_into().unwrap_or(0));
+    out.extend_from_slice(format!("date: {}\r\n\r\n", httpdate::fmt_http_date(UNIX_EPOCH + now)).as_bytes());
+}
+
+/// A whole body on its way to hyper. When hyper drops it, the answer is given.
+pub(super) struct Body {
+    pub(super) bytes: Bytes,
+    pub(super) activity: Arc<Activity>,
 }
 
 impl hyper::body::Body for Body {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let data = match &mut self.content {
-            Content::Whole(bytes) if bytes.is_empty() => Poll::Ready(None),
-            Content::Whole(bytes) => Poll::Ready(Some(bytes.split_to(bytes.len().min(PIECE)))),
-            Content::Events(events) => events.poll(cx),
-        };
-        data.map(|data| data.map(|data| Ok(Frame::data(data))))
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.bytes.is_empty() {
+            return Poll::Ready(None);
+        }
+        let piece = self.bytes.len().min(PIECE);
+        Poll::Ready(Some(Ok(Frame::data(self.bytes.split_to(piece)))))
     }
 
     fn is_end_stream(&self) -> bool {
-        matches!(&self.content, Content::Whole(bytes) if bytes.is_empty())
+        self.bytes.is_empty()
     }
 
     fn size_hint(&self) -> SizeHint {
-        match &self.content {
-            Content::Whole(bytes) => SizeHint::with_exact(bytes.len() as u64),
-            Content::Events(_) => SizeHint::default(),
-        }
+        SizeHint::with_exact(self.bytes.len() as u64)
     }
 }
 
 impl Drop for Body {
     fn drop(&mut self) {
-        if let Some(activity) = &self.activity {
-            activity.enter(Phase::Waiting);
-        }
+        self.activity.enter(Phase::Waiting);
     }
 }

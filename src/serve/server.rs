@@ -4,7 +4,6 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
@@ -132,11 +131,10 @@ impl Server {
             if refusals.len() < MAX_REFUSALS {
                 let id = service.next_id();
                 let full = ApiError::unavailable("TOO_MANY_CONNECTIONS", "too many connections are open");
-                refusals.spawn(async move { connection::refuse(stream, &full, id).await });
+                refusals.spawn(async move { connection::refuse(stream, full, id).await });
             }
         }
         drop(listener);
-        service.stopping.store(true, Ordering::Release);
         stop.send_replace(true);
         let done = async { while connections.join_next().await.is_some() {} };
         if timeout(service.config.shutdown_grace, done).await.is_err() {

@@ -8,12 +8,12 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{ALLOW, CACHE_CONTROL, HOST, HeaderName, HeaderValue};
+use hyper::header::{ALLOW, CACHE_CONTROL, CONNECTION, HOST, HeaderValue, TRANSFER_ENCODING};
 use hyper::{Method, StatusCode, Version};
 use tokio::time::Instant;
 
@@ -23,19 +23,17 @@ use super::cors::Cors;
 use super::error::ApiError;
 use super::metrics::Metrics;
 use super::rate::{Buckets, Who};
-use super::request::{Caller, Request, RequestId};
-use super::response::{Body, Content, Response};
+use super::request::{Caller, REQUEST_ID, Request, RequestId};
+use super::response::{Body, Content, Response, write_head};
 use super::routes::{Answer, Route, Table};
+use super::stream::Detached;
 
 /// Tells who asks, or refuses: 401, 403.
 pub(super) type Authorize = Box<dyn Fn(&Request) -> Result<Caller, ApiError> + Send + Sync>;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
 pub(super) struct Service {
     pub(super) config: Config,
     pub(super) metrics: Metrics,
-    pub(super) stopping: Arc<AtomicBool>,
     table: Table,
     authorize: Option<Authorize>,
     buckets: Option<Buckets>,
@@ -48,7 +46,6 @@ impl Service {
         Service {
             buckets: config.rate_limit.map(Buckets::new),
             cors: Cors::new(&config.allowed_origins),
-            stopping: Arc::new(AtomicBool::new(false)),
             next_id: AtomicU64::new(RandomState::new().hash_one("request ids")),
             config,
             metrics,
@@ -78,6 +75,7 @@ impl Service {
             started: Instant::now(),
             id: self.next_id(),
             method: request.method().clone(),
+            version: request.version(),
             origin: self.cors.allowed(request.headers()),
             route: None,
             until: None,
@@ -98,6 +96,7 @@ pub(super) struct Exchange {
     started: Instant,
     id: RequestId,
     method: Method,
+    version: Version,
     origin: Option<HeaderValue>,
     route: Option<Arc<Route>>,
     /// When the caller's authorization ends.
@@ -147,27 +146,35 @@ impl Exchange {
         Ok(Outcome::Running(handler(request)))
     }
 
-    /// Makes a response of the outcome, with what every response carries.
-    fn finish(&mut self, outcome: Result<Response, ApiError>, cx: &mut Context<'_>) -> hyper::Response<Body> {
-        let mut response = outcome.unwrap_or_else(|error| render(error, self.id)).0;
-        let headers = response.headers_mut();
-        let id = HeaderValue::from_maybe_shared(Bytes::from(self.id.to_string())).expect("hexadecimal digits");
-        headers.insert(REQUEST_ID, id);
-        if matches!(self.method, Method::GET | Method::HEAD) && !headers.contains_key(CACHE_CONTROL) {
-            headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    /// Makes a response of the outcome, with what every response carries. A stream is left with the connection instead.
+    fn finish(&mut self, outcome: Result<Response, ApiError>) -> Option<hyper::Response<Body>> {
+        let response = outcome.unwrap_or_else(|error| error.into_response(self.id)).0;
+        let (mut head, content) = response.into_parts();
+        head.headers.insert(REQUEST_ID, self.id.header());
+        if matches!(self.method, Method::GET | Method::HEAD) && !head.headers.contains_key(CACHE_CONTROL) {
+            head.headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
-        self.service.cors.mark(self.origin.take(), headers);
-        let status = response.status().as_u16();
         let service = &self.service;
-        if let Content::Events(events) = &mut response.body_mut().content {
-            events.open(service.config.heartbeat, self.until, Arc::clone(&service.stopping), service.metrics.stream());
-            self.activity.enter(Phase::Streaming);
-            cx.waker().wake_by_ref();
-        }
-        response.body_mut().activity = Some(Arc::clone(&self.activity));
+        service.cors.mark(self.origin.take(), &mut head.headers);
         let pattern = self.route.as_ref().map_or("(none)", |route| &route.pattern);
-        service.metrics.answered(pattern, known_method(&self.method), status, self.started.elapsed());
-        response
+        service.metrics.answered(pattern, known_method(&self.method), head.status.as_u16(), self.started.elapsed());
+        let bytes = match content {
+            Content::Whole(bytes) => bytes,
+            Content::Events(_) if self.method == Method::HEAD => Bytes::new(),
+            Content::Events(mut events) => {
+                events.open(service.config.heartbeat, self.until, service.metrics.stream());
+                let chunked = self.version == Version::HTTP_11;
+                if chunked {
+                    head.headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                }
+                head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+                let mut bytes = Vec::new();
+                write_head(head.status, &head.headers, &mut bytes);
+                self.activity.detach(Detached { head: bytes, events, chunked });
+                return None;
+            }
+        };
+        Some(hyper::Response::from_parts(head, Body { bytes, activity: Arc::clone(&self.activity) }))
     }
 }
 
@@ -189,7 +196,8 @@ impl Future for Exchange {
             }
         };
         self.outcome = Outcome::Known(None);
-        Poll::Ready(Ok(self.finish(outcome, cx)))
+        // The connection sees a stream after this, and drops hyper together with this future.
+        self.finish(outcome).map_or(Poll::Pending, |response| Poll::Ready(Ok(response)))
     }
 }
 
@@ -198,17 +206,6 @@ fn options(route: &Route, may_permit: bool) -> Response {
     response.0.headers_mut().insert(ALLOW, route.allow.clone());
     if may_permit {
         Cors::permit(route.allow.clone(), response.0.headers_mut());
-    }
-    response
-}
-
-fn render(error: ApiError, id: RequestId) -> Response {
-    if let Some(cause) = error.cause() {
-        tracing::error!(request = %id, cause, "a request failed");
-    }
-    let mut response = Response::bytes(error.status(), "application/json", error.body(id));
-    if let Some((name, value)) = error.header() {
-        response.0.headers_mut().insert(name, value.clone());
     }
     response
 }

@@ -3,8 +3,7 @@
 //! - What hyper cannot read as HTTP it refuses with a head of its own, without a body. That head is held back here, and its status noted:
 //!   the connection then answers in the shape of every other error.
 //! - A client may close its sending side and still wait for the answer, but hyper takes that for a disconnection. The end is held back while
-//!   an answer is made; it is let through where a body lacks bytes, and where a stream's client is gone. Whoever enters such a phase wakes
-//!   the connection, to read again.
+//!   an answer is made, and let through where a body lacks bytes: whoever misses them wakes the connection, to read again.
 
 use std::io;
 use std::pin::Pin;

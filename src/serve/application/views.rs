@@ -5,15 +5,14 @@ use std::ops::Bound;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::StatusCode;
-use millstream_state::Direction;
+use millstream_state::{Direction, Range};
 use serde_json::json;
 
 use super::super::error::ApiError;
 use super::super::request::Request;
 use super::super::response::Response;
 use super::{blocking, watches};
-use crate::codec;
-use crate::runtime::{Handle, QueryError, Row, View};
+use crate::runtime::{Handle, View};
 
 /// The most rows of one answer. One row more is read, to know whether there is one.
 const MAX_LIMIT: u64 = 500;
@@ -66,13 +65,9 @@ pub(super) async fn rows(application: Handle, request: Request) -> Result<Respon
         }
         return watches::prefix(view, prefix.unwrap_or_default());
     }
-    let range = range(prefix, from, to, after);
-    let (view, page) = blocking(move || {
-        let page = page(&view, &range, limit + 1);
-        (view, page)
-    })
-    .await?;
-    let page = page?;
+    let range = range(prefix.as_deref(), from.as_deref(), to.as_deref(), after.as_deref());
+    let read = view.clone();
+    let page = blocking(move || read.page(&range, Direction::Forward, limit + 1)).await??;
     let mut body = br#"{"entries":["#.to_vec();
     for (n, (key, value)) in page.iter().take(limit).enumerate() {
         if n > 0 {
@@ -100,30 +95,23 @@ fn key(view: &View, field: &str, text: &str) -> Result<Vec<u8>, ApiError> {
         .map_err(|error| ApiError::invalid_field(field, format_args!("is no key of {}: it {error}", view.name())))
 }
 
-pub(super) type Range = (Bound<Vec<u8>>, Bound<Vec<u8>>);
-
-fn range(prefix: Option<Vec<u8>>, from: Option<Vec<u8>>, to: Option<Vec<u8>>, after: Option<Vec<u8>>) -> Range {
-    let prefix = prefix.unwrap_or_default();
-    let end = match (codec::after_prefix(&prefix), to) {
-        (Bound::Excluded(end), Some(to)) => Bound::Excluded(end.min(to)),
-        (_, Some(to)) => Bound::Excluded(to),
-        (end, None) => end,
+/// What all of these allow.
+fn range(prefix: Option<&[u8]>, from: Option<&[u8]>, to: Option<&[u8]>, after: Option<&[u8]>) -> Range {
+    let prefix = Range::prefix(prefix.unwrap_or_default());
+    let (start, end) = prefix.bounds();
+    let start = match (start, from) {
+        (Bound::Included(start), Some(from)) => Bound::Included(start.max(from)),
+        (start, _) => start,
     };
-    let start = from.map_or(prefix.clone(), |from| from.max(prefix));
-    match after {
-        Some(after) if after >= start => (Bound::Excluded(after), end),
-        _ => (Bound::Included(start), end),
-    }
-}
-
-/// A page of a range, which is empty where it ends before it starts.
-pub(super) fn page(view: &View, (from, to): &Range, limit: usize) -> Result<Vec<Row>, QueryError> {
-    if let (Bound::Included(start) | Bound::Excluded(start), Bound::Excluded(end)) = (from, to)
-        && start >= end
-    {
-        return Ok(Vec::new());
-    }
-    view.page((from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice)), Direction::Forward, limit)
+    let start = match (start, after) {
+        (Bound::Included(start), Some(after)) if after >= start => Bound::Excluded(after),
+        (start, _) => start,
+    };
+    let end = match (end, to) {
+        (Bound::Excluded(end), Some(to)) => Bound::Excluded(end.min(to)),
+        (end, to) => to.map_or(end, Bound::Excluded),
+    };
+    Range::new(start, end)
 }
 
 /// Appends `{"key":…,"value":…}`.
@@ -142,11 +130,12 @@ mod tests {
 
     #[test]
     fn a_range_is_what_all_of_its_bounds_allow() {
-        let bytes = |text: &str| Some(text.as_bytes().to_vec()).filter(|_| text != "-");
+        fn bytes(text: &str) -> Option<&[u8]> {
+            (text != "-").then_some(text.as_bytes())
+        }
         let check = |[prefix, from, to, after]: [&str; 4], start: Bound<&str>, end: Bound<&str>| {
             let found = range(bytes(prefix), bytes(from), bytes(to), bytes(after));
-            let owned = |bound: Bound<&str>| bound.map(|text| text.as_bytes().to_vec());
-            assert_eq!(found, (owned(start), owned(end)), "{prefix} {from} {to} {after}");
+            assert_eq!(found.bounds(), (start.map(str::as_bytes), end.map(str::as_bytes)), "{prefix} {from} {to} {after}");
         };
         use Bound::{Excluded, Included, Unbounded};
         check(["-", "-", "-", "-"], Included(""), Unbounded);

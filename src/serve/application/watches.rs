@@ -7,11 +7,11 @@
 use std::fmt::Write as _;
 use std::ops::Bound;
 
+use millstream_state::{Direction, Range};
+
 use super::super::error::ApiError;
 use super::super::events::{Event, Events};
 use super::super::response::Response;
-use super::views::page;
-use crate::codec;
 use crate::record::{Offset, Partition};
 use crate::runtime::{QueryError, View, Watch, Watched};
 
@@ -61,15 +61,15 @@ pub(super) fn prefix(view: View, prefix: Vec<u8>) -> Result<Response, ApiError> 
 }
 
 async fn rows(view: &View, prefix: Vec<u8>, positions: &Positions, events: &mut Events) -> Result<(), QueryError> {
-    let end = codec::after_prefix(&prefix);
-    let mut range = (Bound::Included(prefix), end);
+    let all = Range::prefix(&prefix);
+    let mut range = all.clone();
     loop {
-        let rows = page(view, &range, PAGE)?;
+        let rows = view.page(&range, Direction::Forward, PAGE)?;
         for (key, value) in &rows {
             events.send(&Event::new("change", &show(view, key, Some(value), positions)?)).await;
         }
         match rows.last() {
-            Some((last, _)) if rows.len() == PAGE => range.0 = Bound::Excluded(last.to_vec()),
+            Some((last, _)) if rows.len() == PAGE => range = Range::new(Bound::Excluded(last), all.bounds().1),
             _ => return Ok(()),
         }
     }
