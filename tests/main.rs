@@ -4,4 +4,6 @@ mod conformance;
 mod crash;
 mod engine;
 mod log;
+#[cfg(feature = "http")]
+mod serve;
 mod tidy;
