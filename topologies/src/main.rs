@@ -2,8 +2,12 @@
 
 mod cli;
 mod client;
+mod coupons;
 mod dlq;
 mod load;
+mod notifications;
+mod time;
+mod topology;
 
 use std::process::ExitCode;
 
@@ -14,7 +18,7 @@ fn main() -> ExitCode {
     let done = match cli::parse() {
         Command::Load(load) => runtime.block_on(load::run(&load)).map_err(|error| error.to_string()),
         Command::Dlq(dlq) => runtime.block_on(dlq::run(&dlq)).map_err(|error| error.to_string()),
-        other => Err(format!("not here yet: {other:?}")),
+        other => Err(format!("not here yet: {other:?} {}", topology::all().unwrap().to_text(""))),
     };
     done.map_or_else(
         |error| {
