@@ -29,6 +29,7 @@ mod record;
 mod runtime;
 mod store;
 mod task;
+pub mod testing;
 mod topic;
 mod topology;
 

@@ -1,4 +1,6 @@
 //! The tests of the library, in one binary: each module is one subject.
 
+mod conformance;
+mod engine;
 mod log;
 mod tidy;

@@ -6,7 +6,7 @@ use super::{Stream, declare_store};
 use crate::codec::Data;
 use crate::error::ProcessError;
 use crate::operators::Outlet;
-use crate::operators::process::{Processor, RecordCall, Scope, StoreTable, TimeCall, TimerCall};
+use crate::operators::process::{Processor, PunctuatorDraft, RecordCall, Scope, StoreTable, TimerCall};
 use crate::record::{Record, Timestamp};
 use crate::store::Store;
 use crate::task::TimeDomain;
@@ -49,7 +49,7 @@ pub struct Process<K, V, L: 'static, W: 'static> {
     name: String,
     on_record: RecordCall<K, V, L, W>,
     on_timer: Option<TimerCall<L, W>>,
-    punctuators: Vec<(String, TimeDomain, i64, TimeCall<L, W>)>,
+    punctuators: Vec<PunctuatorDraft<L, W>>,
     stores: Vec<DeclareStore>,
 }
 
@@ -96,14 +96,31 @@ impl<K: Data, V: Clone + Send + Sync + 'static, L: Data, W: Clone + Send + Sync 
     /// If the interval is not positive.
     #[must_use]
     pub fn punctuate(
-        mut self,
+        self,
         name: &str,
         domain: TimeDomain,
         interval_ms: i64,
         function: impl Fn(&mut Scope<'_, L, W>, Timestamp) -> Result<(), ProcessError> + Send + Sync + 'static,
     ) -> Self {
+        self.punctuate_from(name, domain, interval_ms, None, function)
+    }
+
+    /// As [`Process::punctuate`], with the time of the first call given: its grid goes on from there (KIP-1146).
+    ///
+    /// # Panics
+    /// If the interval is not positive.
+    #[must_use]
+    pub fn punctuate_from(
+        mut self,
+        name: &str,
+        domain: TimeDomain,
+        interval_ms: i64,
+        anchor: Option<Timestamp>,
+        function: impl Fn(&mut Scope<'_, L, W>, Timestamp) -> Result<(), ProcessError> + Send + Sync + 'static,
+    ) -> Self {
         assert!(interval_ms > 0, "the interval of punctuator {name:?} is not positive");
-        self.punctuators.push((name.to_owned(), domain, interval_ms, Box::new(function)));
+        let (name, function) = (name.to_owned(), Box::new(function));
+        self.punctuators.push(PunctuatorDraft { name, domain, interval_ms, anchor, function });
         self
     }
 

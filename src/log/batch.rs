@@ -209,7 +209,7 @@ impl Header {
 
 impl StoredBatch {
     /// One stored batch of these batches in this order.
-    pub(super) fn concat(base: Offset, span: u32, appended_at: Timestamp, parts: &[RecordBatch]) -> StoredBatch {
+    pub(crate) fn concat(base: Offset, span: u32, appended_at: Timestamp, parts: &[RecordBatch]) -> StoredBatch {
         let records = parts.iter().map(|part| part.records).sum();
         let header = Header { span, records, appended_at };
         let mut value = Vec::with_capacity(Header::LEN + parts.iter().map(|part| part.bytes.len()).sum::<usize>());

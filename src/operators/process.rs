@@ -20,6 +20,15 @@ pub(crate) type RecordCall<K, V, L, W> =
 pub(crate) type TimeCall<L, W> = Box<dyn Fn(&mut Scope<'_, L, W>, Timestamp) -> Result<(), ProcessError> + Send + Sync>;
 pub(crate) type TimerCall<L, W> = Box<dyn Fn(&mut Scope<'_, L, W>, &[u8], Timestamp) -> Result<(), ProcessError> + Send + Sync>;
 
+/// A punctuator as it is declared.
+pub(crate) struct PunctuatorDraft<L: 'static, W: 'static> {
+    pub(crate) name: String,
+    pub(crate) domain: TimeDomain,
+    pub(crate) interval_ms: i64,
+    pub(crate) anchor: Option<Timestamp>,
+    pub(crate) function: TimeCall<L, W>,
+}
+
 pub(crate) struct Processor<K, V, L: 'static, W: 'static> {
     pub(crate) id: NodeId,
     pub(crate) name: String,
@@ -37,12 +46,12 @@ where
     W: Clone + Send + Sync + 'static,
 {
     /// Tells the topology what time is to call.
-    pub(crate) fn register(self: &Arc<Self>, punctuators: Vec<(String, TimeDomain, i64, TimeCall<L, W>)>, draft: &mut Draft) {
-        for (name, domain, interval_ms, function) in punctuators {
+    pub(crate) fn register(self: &Arc<Self>, punctuators: Vec<PunctuatorDraft<L, W>>, draft: &mut Draft) {
+        for PunctuatorDraft { name, domain, interval_ms, anchor, function } in punctuators {
             let this = Arc::clone(self);
             let call = Arc::new(move |ctx: &mut Context, now| function(&mut this.scope(ctx), now));
             let name = format!("{}.{name}", self.name);
-            draft.punctuators.push(Punctuator { node: self.id, name, domain, interval_ms, call });
+            draft.punctuators.push(Punctuator { node: self.id, name, domain, interval_ms, anchor, call });
         }
         if self.on_timer.is_some() {
             let this = Arc::clone(self);
@@ -243,6 +252,17 @@ impl<K: Data, V: Data> StoreScope<'_, K, V> {
         encode(K::CODEC, "a store's key", from, &mut first)?;
         encode(K::CODEC, "a store's key", to, &mut end)?;
         self.scan(Bound::Included(first), Bound::Excluded(end), direction)
+    }
+
+    /// All rows, in the order of keys.
+    ///
+    /// # Errors
+    /// As [`StoreScope::prefix`].
+    pub fn all(
+        &mut self,
+        direction: Direction,
+    ) -> Result<impl Iterator<Item = Result<(K, V), ProcessError>> + '_, ProcessError> {
+        self.scan(Bound::Unbounded, Bound::Unbounded, direction)
     }
 
     fn scan(

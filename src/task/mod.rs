@@ -12,5 +12,5 @@ mod outbox;
 mod task;
 
 pub(crate) use self::dead_letter::DeadLetter;
-pub(crate) use self::task::{Counts, Step, Task};
+pub(crate) use self::task::{Counts, Effects, Step, Task};
 pub use self::meta::TimeDomain;

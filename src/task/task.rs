@@ -130,7 +130,8 @@ impl Task {
         }
         let mut due = Vec::new();
         for punctuator in &sub.punctuators {
-            due.push(match (meta::punctuator_due(state, store, &punctuator.name)?, punctuator.domain) {
+            let stored = meta::punctuator_due(state, store, &punctuator.name)?.or(punctuator.anchor);
+            due.push(match (stored, punctuator.domain) {
                 (Some(due), _) => due,
                 (None, TimeDomain::Stream) => Timestamp::MIN.plus_ms(1),
                 (None, TimeDomain::WallClock) => self.ctx.wall_clock.plus_ms(punctuator.interval_ms),

@@ -135,6 +135,8 @@ pub(crate) struct Punctuator {
     pub name: String,
     pub domain: TimeDomain,
     pub interval_ms: i64,
+    /// When it runs first, if that was said.
+    pub anchor: Option<Timestamp>,
     pub call: PunctuatorCall,
 }
 

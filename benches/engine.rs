@@ -1,0 +1,205 @@
+//! The engine alone (W1): 2,000,000 claims of 1,000,000 coupons counted through the embedded log, synced at every commit, every update
+//! emitted. Beside it, in the same run and in turn: the same gets and puts straight on RocksDB, and the log alone.
+//!
+//! `cargo bench -p millstream-benches --bench engine`; `N=200000 RUNS=1` for a short run.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use millstream::log::{Append, EmbeddedLog, Log, RecordBatch, Transaction, embedded, partition};
+use millstream::{App, Clock, Config, Headers, Offset, Partition, StreamBuilder, Timestamp, Topic, Topology};
+use millstream_benches::{claims, cpu_seconds, peak_memory_mib, run_variant, spread};
+
+const CLAIMS: Topic<String, Vec<u8>> = Topic::new("bench-count-in").partitions(4).keep_forever();
+const COUNTS: Topic<String, String> = Topic::new("bench-count-out").partitions(4).keep_forever();
+
+/// What the state of a million keys takes in memory, roughly; the small budget is a tenth of it.
+const LARGE_BYTES: usize = 256 << 20;
+const SMALL_BYTES: usize = 12 << 20;
+const COMMIT_RECORDS: usize = 20_000;
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
+}
+
+fn main() {
+    let records = number("N", 2_000_000);
+    match std::env::var("BENCH_VARIANT").as_deref() {
+        Ok("engine-large") => engine(records, LARGE_BYTES),
+        Ok("engine-small") => engine(records, SMALL_BYTES),
+        Ok("rocksdb") => bare_rocksdb(records),
+        Ok("log") => log_alone(records),
+        Ok(other) => panic!("no variant {other:?}"),
+        Err(_) => compare(records),
+    }
+}
+
+fn compare(records: u64) {
+    let variants = ["engine-large", "engine-small", "rocksdb", "log"];
+    let mut runs: Vec<Vec<Vec<(String, f64)>>> = vec![Vec::new(); variants.len()];
+    for _ in 0..number("RUNS", 3) {
+        for (i, variant) in variants.iter().enumerate() {
+            runs[i].push(run_variant(variant));
+        }
+    }
+    println!("W1, {records} records, {} keys; median (minimum-maximum) of {} runs in turn", records / 2, runs[0].len());
+    println!("{:14} {:>34} {:>22} {:>22}", "variant", "records/s", "CPU s per million", "peak memory MiB");
+    for (variant, runs) in variants.iter().zip(&runs) {
+        let column = |name: &str| -> Vec<f64> {
+            runs.iter().filter_map(|run| run.iter().find(|(n, _)| n == name).map(|(_, value)| *value)).collect()
+        };
+        println!(
+            "{variant:14} {:>34} {:>22} {:>22}",
+            spread(&column("records_per_s"), 0),
+            spread(&column("cpu_s_per_million"), 2),
+            spread(&column("peak_mib"), 0)
+        );
+    }
+}
+
+fn print(records: u64, wall: Duration, cpu: f64) {
+    println!("records_per_s {}", records as f64 / wall.as_secs_f64());
+    println!("cpu_s_per_million {}", cpu * 1e6 / records as f64);
+    println!("peak_mib {}", peak_memory_mib());
+}
+
+fn topology() -> Topology {
+    let mut builder = StreamBuilder::new("bench");
+    let counts = builder.stream(&CLAIMS).group_by_key().count("counts");
+    counts.to_stream().map_values(|count| count.map(|n| n.to_string())).to(&COUNTS);
+    builder.build().expect("the topology is valid")
+}
+
+fn open_log(dir: &Path) -> EmbeddedLog {
+    EmbeddedLog::open(dir, embedded::Options::new(|| Clock::System.now())).expect("the log opens")
+}
+
+/// Writes the input, before the clock runs.
+fn fill(dir: &Path, records: u64) {
+    let log = open_log(dir);
+    let topic = log.create_topic(&CLAIMS.spec()).expect("the topic is created");
+    let mut batches: Vec<RecordBatch> = (0..topic.partitions).map(|_| RecordBatch::new()).collect();
+    let write = |batches: &mut Vec<RecordBatch>| {
+        let appends = batches.iter_mut().enumerate().map(|(p, batch)| {
+            let batch = std::mem::take(batch);
+            Append { topic: topic.id, partition: Partition(p as u32), batch }
+        });
+        let transaction = Transaction { appends: appends.collect(), ..Transaction::default() };
+        log.commit(transaction).wait().expect("the log takes the input");
+    };
+    for (i, (key, value, at)) in claims(records).enumerate() {
+        let partition = partition(Some(key.as_bytes()), topic.partitions, 0);
+        batches[partition.0 as usize].push(Timestamp(at), Some(key.as_bytes()), Some(value.as_bytes()), &Headers::EMPTY);
+        if i % 1000 == 999 {
+            write(&mut batches);
+        }
+    }
+    write(&mut batches);
+}
+
+fn engine(records: u64, state_memory_bytes: usize) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    fill(&dir.path().join("log"), records);
+    let config = Config { threads: 1, state_memory_bytes, ..Config::embedded(dir.path()) };
+    let (begun, cpu) = (Instant::now(), cpu_seconds());
+    let app = App::start(topology(), config).expect("the application starts");
+    let handle = app.handle();
+    let (sender, done) = std::sync::mpsc::channel::<()>();
+    while !handle.ready() {
+        // Nothing is ever sent: this is a pause that costs no processor time.
+        let _ = done.recv_timeout(Duration::from_millis(5));
+    }
+    let (wall, used) = (begun.elapsed(), cpu_seconds() - cpu);
+    drop(sender);
+    print(records, wall, used);
+    assert_eq!(app.stop(), None);
+    println!("cpu_s_per_million_with_stop {}", (cpu_seconds() - cpu) * 1e6 / records as f64);
+    check_counts(dir.path(), records);
+}
+
+/// Each key's counts are 1, 2, 3, … in this order, and the last ones add up to the number of records.
+fn check_counts(dir: &Path, records: u64) {
+    let log = open_log(&dir.join("log"));
+    let topic = log.topic(COUNTS.name()).expect("the log answers").expect("the topic exists");
+    let mut last = std::collections::HashMap::<Vec<u8>, u64>::new();
+    for partition in (0..topic.partitions).map(Partition) {
+        let mut next = Offset(0);
+        loop {
+            let fetched = log.fetch(topic.id, partition, next, 8 << 20).expect("the output can be read");
+            for record in fetched.batches.iter().flat_map(|batch| batch.records_from(next)) {
+                let count = last.entry(record.key.expect("a key").to_vec()).or_default();
+                *count += 1;
+                let value = std::str::from_utf8(record.value.expect("a count")).expect("decimal text");
+                assert_eq!(value, count.to_string(), "counts of a key are in order");
+            }
+            next = fetched.next;
+            if next >= fetched.end {
+                break;
+            }
+        }
+    }
+    assert_eq!(last.values().sum::<u64>(), records);
+}
+
+/// The floor: one get and one put a record straight on RocksDB, written in batches of a commit, without a write-ahead log.
+fn bare_rocksdb(records: u64) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let mut options = rocksdb::Options::default();
+    options.create_if_missing(true);
+    options.set_write_buffer_size(64 << 20);
+    let mut table = rocksdb::BlockBasedOptions::default();
+    table.set_bloom_filter(10.0, false);
+    table.set_block_cache(&rocksdb::Cache::new_lru_cache(LARGE_BYTES / 2));
+    options.set_block_based_table_factory(&table);
+    let db = rocksdb::DB::open(&options, dir.path()).expect("RocksDB opens");
+    let keys: Vec<String> = claims(records).map(|(key, ..)| key).collect();
+    let mut unsynced = rocksdb::WriteOptions::default();
+    unsynced.disable_wal(true);
+    let (begun, cpu) = (Instant::now(), cpu_seconds());
+    for commit in keys.chunks(COMMIT_RECORDS) {
+        let mut batch = rocksdb::WriteBatchWithIndex::new(0, true);
+        for key in commit {
+            let read = batch.get_from_batch_and_db(&db, key, &rocksdb::ReadOptions::default()).expect("RocksDB reads");
+            let count = read.map_or(0, |bytes| u64::from_be_bytes(bytes[..].try_into().expect("eight bytes")));
+            batch.put(key, (count + 1).to_be_bytes());
+        }
+        db.write_wbwi_opt(&batch, &unsynced).expect("RocksDB writes");
+    }
+    print(records, begun.elapsed(), cpu_seconds() - cpu);
+    drop(db);
+}
+
+/// The log alone: the same input read, the same outputs and changelog records appended, synced, and nothing else.
+fn log_alone(records: u64) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    fill(dir.path(), records);
+    let log = open_log(dir.path());
+    let input = log.topic(CLAIMS.name()).expect("the log answers").expect("the input is there");
+    let output = log.create_topic(&COUNTS.spec()).expect("the output is created");
+    let changelog: Topic<String, Vec<u8>> = Topic::new("bench-changelog").partitions(4).compacted();
+    let changelog = log.create_topic(&changelog.spec()).expect("the changelog is created");
+    let (begun, cpu) = (Instant::now(), cpu_seconds());
+    for partition in (0..input.partitions).map(Partition) {
+        let mut next = Offset(0);
+        let (mut outputs, mut changes) = (RecordBatch::new(), RecordBatch::new());
+        loop {
+            let fetched = log.fetch(input.id, partition, next, 1 << 20).expect("the input can be read");
+            for record in fetched.batches.iter().flat_map(|batch| batch.records_from(next)) {
+                outputs.push(record.timestamp, record.key, Some(b"1"), &Headers::EMPTY);
+                changes.push(record.timestamp, record.key, Some(&[0; 16]), &Headers::EMPTY);
+            }
+            next = fetched.next;
+            if outputs.len() >= COMMIT_RECORDS || next >= fetched.end {
+                let appends = vec![
+                    Append { topic: output.id, partition, batch: std::mem::take(&mut outputs) },
+                    Append { topic: changelog.id, partition, batch: std::mem::take(&mut changes) },
+                ];
+                log.commit(Transaction { appends, ..Transaction::default() }).wait().expect("the log commits");
+            }
+            if next >= fetched.end {
+                break;
+            }
+        }
+    }
+    print(records, begun.elapsed(), cpu_seconds() - cpu);
+}

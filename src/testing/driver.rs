@@ -1,0 +1,273 @@
+//! A synchronous driver of a topology: what is piped in is processed to its end, through all sub-topologies, before the call returns.
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use millstream_state::{Db, Direction, Home, Options, Position, StoreSpec, TaskId};
+
+use crate::clock::Clock;
+use crate::codec::{Data, Presence};
+use crate::log::{Limits, RecordBatch, StoredBatch, TopicId, TopicInfo, partition};
+use crate::record::{Headers, Offset, Partition, Record, Timestamp};
+use crate::store::Store;
+use crate::task::context::split_table_row;
+use crate::task::{Effects, Step, Task};
+use crate::topic::Topic;
+use crate::topology::{StoreIndex, StoreKind, TopicIndex, Topology};
+
+/// Runs a topology in memory, one step and one commit at a time.
+///
+/// ```
+/// use millstream::testing::TestDriver;
+/// use millstream::{Record, StreamBuilder, Timestamp, Topic};
+///
+/// const IN: Topic<String, i64> = Topic::new("in");
+/// const OUT: Topic<String, i64> = Topic::new("out");
+///
+/// let mut builder = StreamBuilder::new("example");
+/// builder.stream(&IN).group_by_key().reduce("sums", |a, b| a + b).to_stream().to(&OUT);
+/// let mut driver = TestDriver::new(builder.build().unwrap());
+/// driver.pipe(&IN, &Record::new("a".to_owned(), 2, Timestamp(0)));
+/// driver.pipe(&IN, &Record::new("a".to_owned(), 3, Timestamp(1)));
+/// let sums: Vec<i64> = driver.read(&OUT).into_iter().map(|record| record.value).collect();
+/// assert_eq!(sums, [2, 5]);
+/// ```
+pub struct TestDriver {
+    topology: Arc<Topology>,
+    topics: Arc<[TopicInfo]>,
+    clock: Clock,
+    tasks: Vec<Task>,
+    log: Vec<Vec<PartitionLog>>,
+    /// How far `read` is, by topic and partition.
+    read: Vec<Vec<usize>>,
+}
+
+/// One record a batch, so that the test can look at each where it lies.
+#[derive(Default)]
+struct PartitionLog {
+    batches: Vec<StoredBatch>,
+}
+
+impl PartitionLog {
+    fn append(&mut self, batch: &RecordBatch, now: Timestamp) {
+        for record in batch.records(Offset(0)) {
+            let mut one = RecordBatch::new();
+            one.push(record.timestamp, record.key, record.value, &record.headers.to_headers());
+            let base = Offset(self.batches.len() as u64);
+            self.batches.push(StoredBatch::concat(base, 1, now, &[one]));
+        }
+    }
+}
+
+const CANNOT_FAIL: &str = "state in memory does not fail";
+
+impl TestDriver {
+    /// A driver for the topology, with the clock at 0 and the partitions that the topics declare.
+    ///
+    /// # Panics
+    /// If the topology cannot run.
+    #[must_use]
+    pub fn new(topology: Topology) -> TestDriver {
+        let counts = topology.partitions(|_| None).expect("a topology that was built has fitting partitions");
+        let topic = |(i, (topic, partitions)): (usize, (&crate::topology::TopicDef, u32))| TopicInfo {
+            name: topic.name.as_str().into(),
+            id: TopicId(i as u32),
+            uuid: (i as u128).to_be_bytes(),
+            partitions,
+            cleanup: topic.cleanup,
+        };
+        let topics: Arc<[TopicInfo]> = topology.topics.iter().zip(counts.iter().copied()).enumerate().map(topic).collect();
+        let log = counts.iter().map(|n| (0..*n).map(|_| PartitionLog::default()).collect()).collect();
+        let read = counts.iter().map(|n| vec![0; *n as usize]).collect();
+        let clock = Clock::manual(Timestamp(0));
+        let mut driver = TestDriver { topology: Arc::new(topology), topics, clock, tasks: Vec::new(), log, read };
+        driver.restart();
+        driver
+    }
+
+    /// Loses all state, as a crash on a machine that is gone does, and restores it from the changelogs.
+    ///
+    /// # Panics
+    /// If the state cannot be restored.
+    pub fn restart(&mut self) {
+        self.tasks.clear();
+        let spec = |store: &crate::topology::StoreDef| StoreSpec { name: store.name.clone(), access: store.access, ttl_ms: store.ttl_ms };
+        let stores = self.topology.stores.iter().map(spec).collect();
+        let db = Db::open(Options { stores, ..Options::new(Home::Memory) }).expect(CANNOT_FAIL);
+        let counts: Vec<u32> = self.topics.iter().map(|topic| topic.partitions).collect();
+        for (index, sub) in self.topology.subs.iter().enumerate() {
+            let stores: Vec<_> = sub.stores.iter().map(|store| store.id()).collect();
+            for p in 0..self.topology.tasks(index, &counts) {
+                let mut state = db.task(TaskId { sub_topology: index as u32, partition: p }, &stores).expect(CANNOT_FAIL);
+                for store in &sub.stores {
+                    let changelog = self.topology.stores[store.0].changelog;
+                    let batches = &self.log[changelog.0][p as usize].batches;
+                    let rows = batches.iter().flat_map(StoredBatch::records).filter_map(|r| Some((r.key?, r.value)));
+                    let position = self.position(*store, batches.len() as u64);
+                    state.restore(store.id(), rows, position).expect(CANNOT_FAIL);
+                }
+                let (topology, topics) = (Arc::clone(&self.topology), Arc::clone(&self.topics));
+                let task = Task::new(topology, index, Partition(p), state, topics, Limits::default(), self.clock.now());
+                self.tasks.push(task.expect(CANNOT_FAIL));
+            }
+        }
+    }
+
+    fn position(&self, store: StoreIndex, offset: u64) -> Position {
+        let topic = self.topology.stores[store.0].changelog;
+        Position { topic_id: self.topics[topic.0].uuid, offset, wall_ms: self.clock.now().0 }
+    }
+
+    fn topic(&self, name: &str) -> TopicIndex {
+        let index = self.topology.topics.iter().position(|topic| topic.name == name);
+        TopicIndex(index.unwrap_or_else(|| panic!("the topology has no topic {name:?}")))
+    }
+
+    /// Appends a record to a topic and processes everything that follows from it.
+    ///
+    /// # Panics
+    /// If the topology has no such topic, or the record does not encode.
+    pub fn pipe<K: 'static, V: 'static>(&mut self, topic: &Topic<K, V>, record: &Record<K, V>) {
+        let (mut key, mut value) = (Vec::new(), Vec::new());
+        let has_key = topic.key_codec().encode(&record.key, &mut key).expect("the key encodes") == Presence::Present;
+        let has_value = topic.value_codec().encode(&record.value, &mut value).expect("the value encodes") == Presence::Present;
+        let (key, value) = (has_key.then_some(&key[..]), has_value.then_some(&value[..]));
+        self.pipe_bytes(topic.name(), key, value, record.timestamp, &record.headers);
+    }
+
+    /// The same with bytes, which need not be what the topic's codecs read.
+    ///
+    /// # Panics
+    /// If the topology has no such topic.
+    pub fn pipe_bytes(&mut self, topic: &str, key: Option<&[u8]>, value: Option<&[u8]>, timestamp: Timestamp, headers: &Headers) {
+        let topic = self.topic(topic);
+        let mut batch = RecordBatch::new();
+        batch.push(timestamp, key, value, headers);
+        let partition = partition(key, self.topics[topic.0].partitions, 0);
+        self.log[topic.0][partition.0 as usize].append(&batch, self.clock.now());
+        self.run();
+    }
+
+    /// Moves the wall clock on and lets what is due run.
+    pub fn advance_wall_clock(&mut self, delta_ms: i64) {
+        self.clock.advance_ms(delta_ms);
+        self.run();
+    }
+
+    /// Processes until nothing is left to do, with a commit after every step. A failing record is tried again at once.
+    fn run(&mut self) {
+        let mut tasks = std::mem::take(&mut self.tasks);
+        loop {
+            let mut worked = false;
+            for task in &mut tasks {
+                let mut now = self.clock.now();
+                loop {
+                    self.feed(task);
+                    match task.step(now).expect(CANNOT_FAIL) {
+                        Step::Done | Step::Parked => worked = true,
+                        Step::Paused(at) => now = at,
+                        Step::Idle => break,
+                    }
+                    self.commit(task);
+                }
+            }
+            if !worked {
+                break;
+            }
+        }
+        self.tasks = tasks;
+    }
+
+    fn feed(&self, task: &mut Task) {
+        for input in 0..task.inputs_len() {
+            let Some((topic, from)) = task.wants(input, false) else { continue };
+            let batches = &self.log[topic.0][task.partition().0 as usize].batches;
+            if let Some(new) = batches.get(from.0 as usize..).filter(|new| !new.is_empty()) {
+                task.enqueue(input, new.to_vec(), Offset(batches.len() as u64));
+            }
+        }
+    }
+
+    fn commit(&mut self, task: &mut Task) {
+        let now = self.clock.now();
+        let Some(Effects { outputs, changelogs, .. }) = task.effects(now).expect(CANNOT_FAIL) else { return };
+        for outgoing in outputs {
+            self.log[outgoing.topic.0][outgoing.partition.0 as usize].append(&outgoing.batch, now);
+        }
+        let mut positions = Vec::new();
+        for (store, batch) in changelogs {
+            let topic = self.topology.stores[store.0].changelog;
+            let log = &mut self.log[topic.0][task.partition().0 as usize];
+            log.append(&batch, now);
+            let end = log.batches.len() as u64;
+            positions.push((store.id(), self.position(store, end)));
+        }
+        task.committed(&positions);
+    }
+
+    /// The records of a topic since it was last read, by partition and in order there.
+    ///
+    /// # Panics
+    /// If the topology has no such topic, or a record does not decode.
+    pub fn read<K: 'static, V: 'static>(&mut self, topic: &Topic<K, V>) -> Vec<Record<K, V>> {
+        let index = self.topic(topic.name());
+        let mut records = Vec::new();
+        for (log, read) in self.log[index.0].iter().zip(&mut self.read[index.0]) {
+            for record in log.batches[*read..].iter().flat_map(StoredBatch::records) {
+                let key = topic.key_codec().decode(record.key).expect("the key decodes");
+                let value = topic.value_codec().decode(record.value).expect("the value decodes");
+                records.push(Record { key, value, timestamp: record.timestamp, headers: record.headers.to_headers() });
+            }
+            *read = log.batches.len();
+        }
+        records
+    }
+
+    /// The value of a key in a store of a processor.
+    ///
+    /// # Panics
+    /// If there is no such store, or its rows do not decode.
+    pub fn get<K: Data, V: Data>(&self, store: &Store<K, V>, key: &K) -> Option<V> {
+        let mut bytes = Vec::new();
+        K::CODEC.encode(key, &mut bytes).expect("the key encodes");
+        let index = self.topology.store(store.name()).unwrap_or_else(|| panic!("there is no store {:?}", store.name())).0;
+        let found = self.tasks_of(index).find_map(|task| task.state().get(index.id(), &bytes).expect(CANNOT_FAIL));
+        found.map(|value| V::CODEC.decode(Some(&value)).expect("the value decodes"))
+    }
+
+    /// All rows of a processor's store, by partition and key.
+    ///
+    /// # Panics
+    /// As [`TestDriver::get`].
+    pub fn rows<K: Data, V: Data>(&self, store: &Store<K, V>) -> Vec<(K, V)> {
+        self.rows_of(store.name()).into_iter().map(|(key, value, _)| (key, value)).collect()
+    }
+
+    /// All rows of a table's store, by partition and key, with the timestamps of their last updates.
+    ///
+    /// # Panics
+    /// As [`TestDriver::get`].
+    pub fn table<K: Data, V: Data>(&self, store: &str) -> Vec<(K, V, Timestamp)> {
+        self.rows_of(store)
+    }
+
+    fn tasks_of(&self, store: StoreIndex) -> impl Iterator<Item = &Task> {
+        self.tasks.iter().filter(move |task| self.topology.subs[task.sub_index()].stores.contains(&store))
+    }
+
+    fn rows_of<K: Data, V: Data>(&self, store: &str) -> Vec<(K, V, Timestamp)> {
+        let index = self.topology.store(store).unwrap_or_else(|| panic!("there is no store {store:?}")).0;
+        let is_table = self.topology.stores[index.0].kind == StoreKind::Table;
+        let mut rows = Vec::new();
+        for task in self.tasks_of(index) {
+            let all = (Bound::Unbounded, Bound::Unbounded);
+            for row in task.state().scan(index.id(), all, Direction::Forward).expect(CANNOT_FAIL) {
+                let (key, row) = row.expect(CANNOT_FAIL);
+                let (timestamp, value) = if is_table { split_table_row(&row).expect("a table's row") } else { (Timestamp(0), &row[..]) };
+                let key = K::CODEC.decode(Some(&key)).expect("the key decodes");
+                rows.push((key, V::CODEC.decode(Some(value)).expect("the value decodes"), timestamp));
+            }
+        }
+        rows
+    }
+}

@@ -1,0 +1,197 @@
+//! Rows at rest in RocksDB. A flush comes in key order, so it is written as one table file per store, which the database takes in whole:
+//! no write-ahead log, no memtable, no second sorting, and what is taken in is durable. Only what is removed by range goes through a memtable.
+//! This is the only file that names RocksDB.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use rocksdb::{
+    BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice, DBRawIterator,
+    DataBlockIndexType, ErrorKind, IngestExternalFileOptions, ReadOptions, SstFileWriter, WriteOptions,
+};
+
+use super::{Disk, DiskScan, Family, PARTITION, place, places, with_place};
+use crate::entry::Entry;
+use crate::error::{Error, OpenError};
+use crate::scan::{Direction, Range};
+
+/// A RocksDB directory with a column family per store.
+pub(crate) struct Rocks {
+    db: DB,
+    /// Names of the families, by [`Family`].
+    names: Vec<String>,
+    options: rocksdb::Options,
+    cache: Cache,
+    /// Where table files are made, on the same file system as the database.
+    incoming: PathBuf,
+    next_file: AtomicU64,
+}
+
+impl Rocks {
+    /// Opens or makes the database `db` within `directory`, with a block cache of so many bytes.
+    pub(crate) fn open(directory: &Path, stores: impl Iterator<Item = String>, cache_bytes: usize) -> Result<Rocks, OpenError> {
+        let failed = |cause| OpenError::Io { directory: directory.to_owned(), cause };
+        let incoming = directory.join("incoming");
+        if incoming.exists() {
+            std::fs::remove_dir_all(&incoming).map_err(failed)?; // left by a crash: never taken in, so nothing depends on it
+        }
+        std::fs::create_dir_all(&incoming).map_err(failed)?;
+
+        let cache = Cache::new_lru_cache(cache_bytes);
+        let options = table_options(&cache);
+        let path = directory.join("db");
+        let names: Vec<String> = std::iter::once("default".to_owned()).chain(stores).collect();
+        let mut families = names.clone();
+        if path.join("CURRENT").exists() {
+            // RocksDB opens all families or none: also those of a store that was made just before a crash and is not declared now.
+            let there = DB::list_cf(&options, &path).map_err(|error| open_error(directory, error))?;
+            families.extend(there.into_iter().filter(|name| !names.contains(name)));
+        }
+        let families = families.into_iter().map(|name| ColumnFamilyDescriptor::new(name, options.clone()));
+        let db = DB::open_cf_descriptors(&database_options(), &path, families).map_err(|error| open_error(directory, error))?;
+        Ok(Rocks { db, names, options, cache, incoming, next_file: AtomicU64::new(0) })
+    }
+
+    fn family(&self, family: Family) -> &rocksdb::ColumnFamily {
+        self.db.cf_handle(&self.names[family.0]).expect("every family is opened with the database")
+    }
+}
+
+fn database_options() -> rocksdb::Options {
+    let mut options = rocksdb::Options::default();
+    options.create_if_missing(true);
+    options.create_missing_column_families(true);
+    options.set_max_background_jobs(2);
+    options.set_max_open_files(256);
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(1 << 20);
+    options.set_compaction_readahead_size(256 << 10);
+    options
+}
+
+fn table_options(cache: &Cache) -> rocksdb::Options {
+    let mut blocks = BlockBasedOptions::default();
+    blocks.set_block_cache(cache);
+    blocks.set_format_version(6);
+    blocks.set_bloom_filter(10.0, false);
+    // Index and filter count against the cache, in parts, so that a small cache holds those that are used.
+    blocks.set_cache_index_and_filter_blocks(true);
+    blocks.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    blocks.set_partition_filters(true);
+    blocks.set_pin_top_level_index_and_filter(true);
+    blocks.set_data_block_index_type(DataBlockIndexType::BinaryAndHash);
+    let mut options = rocksdb::Options::default();
+    options.set_block_based_table_factory(&blocks);
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_write_buffer_size(256 << 10); // holds range deletions only
+    options.set_target_file_size_base(32 << 20);
+    options
+}
+
+impl Disk for Rocks {
+    fn get(&self, family: Family, partition: u32, key: &[u8]) -> Result<Option<Entry>, Error> {
+        let found: Option<DBPinnableSlice<'_>> =
+            with_place(partition, key, |place| self.db.get_pinned_cf(self.family(family), place))
+                .map_err(|e| failed("read", e))?;
+        Ok(found.map(|value| Entry::new(key, Some([&value, &[]]))))
+    }
+
+    fn scan<'a>(&'a self, family: Family, partition: u32, range: &Range, direction: Direction) -> Box<dyn DiskScan + 'a> {
+        let (from, to) = places(partition, range);
+        let mut options = ReadOptions::default();
+        options.set_iterate_lower_bound(from);
+        if let Some(to) = to {
+            options.set_iterate_upper_bound(to);
+        }
+        let rows = self.db.raw_iterator_cf_opt(self.family(family), options);
+        Box::new(RocksScan { rows, direction, started: false })
+    }
+
+    fn write(&self, family: Family, rows: &mut dyn Iterator<Item = (u32, Entry)>) -> Result<usize, Error> {
+        let failed = |error| failed("written", error);
+        let mut rows = rows.peekable();
+        if rows.peek().is_none() {
+            return Ok(0); // RocksDB refuses an empty file
+        }
+        let file = self.incoming.join(format!("{}.sst", self.next_file.fetch_add(1, Ordering::Relaxed)));
+        let mut writer = SstFileWriter::create(&self.options);
+        writer.open(&file).map_err(failed)?;
+        let mut written = 0;
+        let mut place = Vec::new();
+        for (partition, entry) in rows {
+            place.clear();
+            place.extend_from_slice(&partition.to_be_bytes());
+            place.extend_from_slice(entry.key());
+            match entry.value() {
+                Some(value) => writer.put(&place, value),
+                None => writer.delete(&place),
+            }
+            .map_err(failed)?;
+            written += 1;
+        }
+        writer.finish().map_err(failed)?;
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        self.db.ingest_external_file_cf_opts(self.family(family), &options, vec![file]).map_err(failed)?;
+        Ok(written)
+    }
+
+    fn clear(&self, family: Family, partition: u32) -> Result<(), Error> {
+        let mut unlogged = WriteOptions::default();
+        unlogged.disable_wal(true);
+        let (from, to) = (place(partition, &[]), place(partition + 1, &[]));
+        self.db.delete_range_cf_opt(self.family(family), from, to, &unlogged).map_err(|e| failed("cleared", e))
+    }
+
+    fn sync(&self, family: Family) -> Result<(), Error> {
+        self.db.flush_cf(self.family(family)).map_err(|e| failed("flushed", e))
+    }
+
+    fn bytes_on_disk(&self) -> u64 {
+        let size = |name: &String| {
+            let family = self.db.cf_handle(name)?;
+            self.db.property_int_value_cf(family, rocksdb::properties::TOTAL_SST_FILES_SIZE).ok().flatten()
+        };
+        self.names.iter().filter_map(size).sum()
+    }
+
+    fn bytes_in_memory(&self) -> usize {
+        self.cache.get_usage()
+    }
+}
+
+struct RocksScan<'a> {
+    rows: DBRawIterator<'a>,
+    direction: Direction,
+    started: bool,
+}
+
+impl DiskScan for RocksScan<'_> {
+    fn next(&mut self) -> Result<Option<Entry>, Error> {
+        match (std::mem::replace(&mut self.started, true), self.direction) {
+            (false, Direction::Forward) => self.rows.seek_to_first(),
+            (false, Direction::Reverse) => self.rows.seek_to_last(),
+            (true, Direction::Forward) => self.rows.next(),
+            (true, Direction::Reverse) => self.rows.prev(),
+        }
+        match self.rows.item() {
+            Some((place, value)) => Ok(Some(Entry::new(&place[PARTITION..], Some([value, &[]])))),
+            None => self.rows.status().map(|()| None).map_err(|e| failed("read", e)),
+        }
+    }
+}
+
+fn failed(doing: &'static str, error: rocksdb::Error) -> Error {
+    match error.kind() {
+        ErrorKind::Corruption => Error::Damaged(error.into_string().into()),
+        _ => Error::io(doing, &error),
+    }
+}
+
+fn open_error(directory: &Path, error: rocksdb::Error) -> OpenError {
+    let directory = directory.to_owned();
+    match error.kind() {
+        ErrorKind::IOError => OpenError::Io { directory, cause: std::io::Error::other(error.into_string()) },
+        _ => OpenError::Damaged { directory, detail: error.into_string().into() },
+    }
+}

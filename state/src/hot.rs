@@ -1,0 +1,202 @@
+//! The hot layer of a task: its committed rows in memory, dirty ones (not yet on disk) and clean ones (also on disk). One lock guards all
+//! stores of a task, and a commit changes them under one hold of it: whoever reads under it sees whole commits. Here is no disk and no
+//! uncommitted write.
+//!
+//! Dirtiness is a number. Rows committed between two freezes carry the same generation; a flush freezes one, writes every row above the last
+//! flushed generation, and turns them clean by raising that number. A row that changes while the flush writes belongs to the next generation
+//! already and stays dirty.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::RwLock;
+
+use crate::budget::Budget;
+use crate::entry::Entry;
+use crate::options::{Access, Position, StoreId, TaskId};
+use crate::table::{Cursor, Slot, Table};
+
+/// Shards of a hash map of the hot layer: at a million rows, about a millisecond's work each.
+const SHARDS: usize = 64;
+
+/// What a task's owner, readers and the flush share.
+pub(crate) struct HotTask {
+    pub(crate) id: TaskId,
+    /// The task's stores; a store's place in this list is its place everywhere in the task.
+    pub(crate) stores: Vec<StoreId>,
+    pub(crate) owned: AtomicBool,
+    pub(crate) hot: RwLock<Hot>,
+}
+
+/// What the lock guards.
+pub(crate) struct Hot {
+    pub(crate) stores: Vec<HotStore>,
+    /// Stream time of the last commit, by which readers tell whether a row has expired.
+    pub(crate) stream_time_ms: i64,
+    /// What the budget was told.
+    counted: Bytes,
+}
+
+/// The hot layer of one store of a task.
+pub(crate) struct HotStore {
+    pub(crate) table: Table,
+    /// What the rows stand at, together with those on disk.
+    pub(crate) position: Option<Position>,
+    /// What the rows on disk stand at.
+    pub(crate) durable: Option<Position>,
+    /// Whether every row of the store is here, so that a key that is missing needs no look at the disk.
+    pub(crate) complete: bool,
+    /// The mark of rows that are committed now.
+    generation: u32,
+    /// The newest generation that the running flush writes; equal to `flushed` when none runs.
+    frozen: u32,
+    /// The newest generation on disk.
+    flushed: u32,
+    /// Bytes of rows younger than `frozen`.
+    active_bytes: usize,
+    /// Bytes of rows that the running flush writes.
+    frozen_bytes: usize,
+    /// Where forgetting goes on.
+    hand: Cursor,
+}
+
+/// Bytes in memory, and those of them that are dirty.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Bytes {
+    pub(crate) all: usize,
+    pub(crate) dirty: usize,
+}
+
+impl HotTask {
+    pub(crate) fn new(id: TaskId, stores: Vec<StoreId>, hot: Vec<HotStore>) -> HotTask {
+        let hot = Hot { stores: hot, stream_time_ms: i64::MIN, counted: Bytes::default() };
+        HotTask { id, stores, owned: AtomicBool::new(false), hot: RwLock::new(hot) }
+    }
+
+    /// The place of a store in this task.
+    ///
+    /// Panics if the task does not have it, which is a mistake of the program.
+    pub(crate) fn place(&self, store: StoreId) -> usize {
+        let place = self.stores.iter().position(|s| *s == store);
+        place.unwrap_or_else(|| panic!("task {} has no store {}", self.id, store.0))
+    }
+
+    pub(crate) fn release(&self) {
+        self.owned.store(false, Ordering::Release);
+    }
+}
+
+impl Hot {
+    /// Tells the budget how much this task's rows take now.
+    pub(crate) fn count(&mut self, budget: &Budget) {
+        let now = Bytes {
+            all: self.stores.iter().map(|s| s.table.memory()).sum(),
+            dirty: self.stores.iter().map(|s| s.active_bytes + s.frozen_bytes).sum(),
+        };
+        budget.recount(self.counted, now);
+        self.counted = now;
+    }
+
+    /// Adds one clean row that was read from disk.
+    pub(crate) fn keep(&mut self, place: usize, slot: Slot, budget: &Budget) {
+        let now = Bytes { all: self.counted.all + slot.entry.memory(), ..self.counted };
+        let old = self.stores[place].table.replace(slot);
+        debug_assert!(old.is_none(), "a row is read from disk only where memory has none");
+        budget.recount(self.counted, now);
+        self.counted = now;
+    }
+}
+
+impl HotStore {
+    pub(crate) fn new(access: Access, durable: Option<Position>, complete: bool) -> HotStore {
+        HotStore {
+            table: Table::new(access, SHARDS),
+            position: durable,
+            durable,
+            complete,
+            generation: 1,
+            frozen: 0,
+            flushed: 0,
+            active_bytes: 0,
+            frozen_bytes: 0,
+            hand: Cursor::default(),
+        }
+    }
+
+    /// Takes in one committed row.
+    pub(crate) fn apply(&mut self, entry: Entry, hash: u32) {
+        self.active_bytes += entry.memory();
+        if let Some(old) = self.table.replace(Slot { entry, mark: self.generation, hash }) {
+            if old.mark > self.frozen {
+                self.active_bytes -= old.entry.memory();
+            } else if old.mark > self.flushed {
+                self.frozen_bytes -= old.entry.memory();
+            }
+        }
+    }
+
+    /// The mark of a row that is on disk as it is here.
+    pub(crate) const CLEAN: u32 = 0;
+
+    /// Forgets everything, for the rows on disk are gone.
+    pub(crate) fn clear(&mut self) {
+        self.table.drain(drop);
+        (self.active_bytes, self.frozen_bytes) = (0, 0);
+        (self.position, self.durable) = (None, None);
+        self.complete = true;
+    }
+
+    /// Begins a flush and gives the position that it will make durable; `None` if the disk has all already.
+    pub(crate) fn freeze(&mut self) -> Option<Position> {
+        debug_assert!(self.frozen == self.flushed, "one flush at a time");
+        let position = self.position.filter(|_| self.active_bytes > 0 || self.position != self.durable)?;
+        self.frozen = self.generation;
+        self.generation += 1;
+        self.frozen_bytes = std::mem::take(&mut self.active_bytes);
+        Some(position)
+    }
+
+    /// Collects the next part of the rows that the running flush has to write; false when that was the last.
+    pub(crate) fn collect(&self, cursor: &mut Cursor, into: &mut Vec<Entry>) -> bool {
+        self.table.step(cursor, |slot| {
+            if slot.mark > self.flushed {
+                into.push(slot.entry.clone());
+            }
+        })
+    }
+
+    /// Ends a flush that reached the disk.
+    pub(crate) fn settle(&mut self, durable: Position) {
+        self.flushed = self.frozen;
+        self.frozen_bytes = 0;
+        self.durable = Some(durable);
+    }
+
+    /// Ends a flush that did not: all it froze is still dirty.
+    pub(crate) fn thaw(&mut self) {
+        self.frozen = self.flushed;
+        self.active_bytes += std::mem::take(&mut self.frozen_bytes);
+    }
+
+    /// Removes a tombstone that has reached the disk, if nothing younger took its place: there is no row of that key any more, here or there.
+    pub(crate) fn bury(&mut self, tombstone: &Entry, hash: u32) {
+        let key = tombstone.key();
+        if self.table.get(hash, key).is_some_and(|s| s.mark <= self.flushed && s.entry.same(tombstone)) {
+            self.table.remove(hash, key);
+        }
+    }
+
+    /// Forgets the clean rows of the next part of the store; false at its end.
+    pub(crate) fn forget_step(&mut self) -> bool {
+        let (flushed, mut forgot) = (self.flushed, false);
+        let more = self.table.retain_step(&mut self.hand, |slot| {
+            let dirty = slot.mark > flushed;
+            forgot |= !dirty && !slot.entry.is_tombstone();
+            dirty
+        });
+        self.complete &= !forgot;
+        if !more {
+            self.hand = Cursor::default();
+        }
+        more
+    }
+}

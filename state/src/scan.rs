@@ -1,0 +1,199 @@
+//! Reading rows in order: the range, and the merge of the three layers, of which the youngest that has a key decides. A scan sees one
+//! committed point in time and, for the owner, its own uncommitted writes.
+
+use std::cmp::Ordering;
+use std::collections::VecDeque;
+use std::ops::Bound;
+
+use crate::db::Shared;
+use crate::disk::{DiskScan, Family};
+use crate::entry::Entry;
+use crate::error::Error;
+use crate::hot::HotStore;
+use crate::options::StoreId;
+use crate::row::{Row, View};
+use crate::table::Table;
+
+/// The order in which a scan gives its rows.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Direction {
+    /// From the smallest key on.
+    Forward,
+    /// From the largest key on.
+    Reverse,
+}
+
+impl Direction {
+    pub(crate) fn order(self, a: &[u8], b: &[u8]) -> Ordering {
+        match self {
+            Direction::Forward => a.cmp(b),
+            Direction::Reverse => b.cmp(a),
+        }
+    }
+}
+
+/// A range of keys, by their bytes.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Range {
+    from: Bound<Vec<u8>>,
+    to: Bound<Vec<u8>>,
+}
+
+/// The two ends of a range, as a B-tree wants them.
+pub type Bounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
+impl Range {
+    /// Every key.
+    #[must_use]
+    pub fn all() -> Range {
+        Range { from: Bound::Unbounded, to: Bound::Unbounded }
+    }
+
+    /// The keys between two bounds; none if they are the wrong way round.
+    #[must_use]
+    pub fn new(from: Bound<&[u8]>, to: Bound<&[u8]>) -> Range {
+        Range { from: from.map(<[u8]>::to_vec), to: to.map(<[u8]>::to_vec) }
+    }
+
+    /// The keys that begin with `prefix`.
+    #[must_use]
+    pub fn prefix(prefix: &[u8]) -> Range {
+        let mut end = prefix.to_vec();
+        while end.pop_if(|last| *last == u8::MAX).is_some() {}
+        let to = match end.last_mut() {
+            None => Bound::Unbounded,
+            Some(last) => {
+                *last += 1;
+                Bound::Excluded(end)
+            }
+        };
+        Range { from: Bound::Included(prefix.to_vec()), to }
+    }
+
+    /// The first and the last bound.
+    #[must_use]
+    pub fn bounds(&self) -> Bounds<'_> {
+        (self.from.as_ref().map(Vec::as_slice), self.to.as_ref().map(Vec::as_slice))
+    }
+
+    /// What remains of the range after the row of this key was given.
+    pub(crate) fn rest(&mut self, direction: Direction, given: &[u8]) {
+        let end = match direction {
+            Direction::Forward => &mut self.from,
+            Direction::Reverse => &mut self.to,
+        };
+        *end = Bound::Excluded(given.to_vec());
+    }
+
+    /// What remains of the range after `key` was given, in a form that a B-tree accepts, or `None` if that is nothing.
+    pub(crate) fn after<'a>(&'a self, direction: Direction, key: Option<&'a [u8]>) -> Option<Bounds<'a>> {
+        let (mut from, mut to) = self.bounds();
+        match (direction, key) {
+            (_, None) => {}
+            (Direction::Forward, Some(key)) => from = Bound::Excluded(key),
+            (Direction::Reverse, Some(key)) => to = Bound::Excluded(key),
+        }
+        let possible = match (from, to) {
+            (Bound::Included(a), Bound::Included(b)) => a <= b,
+            (Bound::Included(a) | Bound::Excluded(a), Bound::Included(b) | Bound::Excluded(b)) => a < b,
+            _ => true,
+        };
+        possible.then_some((from, to))
+    }
+}
+
+/// The rows of a range over overlay (for the owner), hot layer and disk.
+pub(crate) struct Scan<'a> {
+    hot: &'a Table,
+    overlay: Option<&'a Table>,
+    overlay_rows: Ahead,
+    hot_rows: Ahead,
+    /// `None` when everything is in memory.
+    disk: Option<Box<dyn DiskScan + 'a>>,
+    disk_row: Option<Entry>,
+    range: Range,
+    direction: Direction,
+    view: View,
+    failed: bool,
+}
+
+/// Rows of one layer in memory, fetched some at a time.
+#[derive(Default)]
+struct Ahead {
+    rows: VecDeque<Entry>,
+    last: Option<Entry>,
+    limit: usize,
+    done: bool,
+}
+
+impl Ahead {
+    fn fill(&mut self, table: &Table, range: &Range, direction: Direction) {
+        if self.rows.is_empty() && !self.done {
+            self.limit = (self.limit * 2).clamp(8, 256);
+            self.done = table.range(range, direction, self.last.as_ref(), self.limit, &mut self.rows);
+            self.last = self.rows.back().cloned();
+        }
+    }
+}
+
+impl<'a> Scan<'a> {
+    /// A scan of what `hot` and the disk hold while the caller's lock keeps them still.
+    pub(crate) fn new(
+        shared: &'a Shared,
+        (partition, store): (u32, StoreId),
+        overlay: Option<&'a Table>,
+        hot: &'a HotStore,
+        (range, direction): (Range, Direction),
+        view: View,
+    ) -> Self {
+        let disk = (!hot.complete).then(|| shared.disk.scan(Family::of(store), partition, &range, direction));
+        let (overlay_rows, hot_rows) = Default::default();
+        Scan { hot: &hot.table, overlay, overlay_rows, hot_rows, disk, disk_row: None, range, direction, view, failed: false }
+    }
+
+    /// The next entry that any layer has, tombstones included.
+    fn next_entry(&mut self) -> Result<Option<Entry>, Error> {
+        if let Some(overlay) = self.overlay {
+            self.overlay_rows.fill(overlay, &self.range, self.direction);
+        }
+        self.hot_rows.fill(self.hot, &self.range, self.direction);
+        if let (None, Some(disk)) = (&self.disk_row, &mut self.disk) {
+            self.disk_row = disk.next()?;
+            if self.disk_row.is_none() {
+                self.disk = None;
+            }
+        }
+        let layers = [self.overlay_rows.rows.front(), self.hot_rows.rows.front(), self.disk_row.as_ref()];
+        // `min_by` keeps the first of equals, which is the youngest layer.
+        let Some(next) = layers.into_iter().flatten().min_by(|a, b| self.direction.order(a.key(), b.key())).cloned() else {
+            return Ok(None);
+        };
+        for rows in [&mut self.overlay_rows.rows, &mut self.hot_rows.rows] {
+            rows.pop_front_if(|e| e.key() == next.key());
+        }
+        self.disk_row.take_if(|e| e.key() == next.key());
+        Ok(Some(next))
+    }
+}
+
+impl Iterator for Scan<'_> {
+    type Item = Result<Row, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        while !self.failed {
+            match self.next_entry() {
+                Ok(None) => return None,
+                Ok(Some(entry)) => {
+                    if let Some(row) = self.view.row(entry) {
+                        return Some(Ok(row));
+                    }
+                }
+                Err(error) => {
+                    self.failed = true;
+                    return Some(Err(error));
+                }
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,6 @@
+//! What `millstream-state` promises, tested through its public interface.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod contract;
+mod support;

@@ -1,0 +1,133 @@
+//! Conformance: the inputs, outputs and stores that Apache Kafka Streams 4.3.1's own test driver recorded (`cases/*.json`, one file an
+//! operator, some hand-written and some random scenarios in each) must come out of the same topologies here.
+//!
+//! Where a Rust type says what Kafka Streams finds out at run time, the topology says it too: a null value that Kafka Streams' joins and
+//! aggregates drop is filtered out, for here an `Option` is a value like any other.
+
+mod functions;
+mod operators;
+
+use std::collections::BTreeMap;
+
+use millstream::testing::TestDriver;
+use millstream::{Record, Timestamp, Topic};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+/// Keys and values of the scenarios: text or null.
+type Text = Option<String>;
+
+fn topic(name: &str) -> Topic<Text, Text> {
+    // Each scenario names a handful of topics; they live as long as the test.
+    Topic::new(Box::leak(name.to_owned().into_boxed_str()))
+}
+
+#[derive(Deserialize)]
+struct Case {
+    operator: String,
+    scenarios: Vec<Scenario>,
+}
+
+#[derive(Deserialize)]
+struct Scenario {
+    name: String,
+    seed: Option<u64>,
+    params: Value,
+    inputs: Vec<Input>,
+    outputs: BTreeMap<String, Vec<Value>>,
+    stores: BTreeMap<String, Vec<Value>>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Input {
+    #[serde(rename_all = "camelCase")]
+    Clock { advance_wall_clock_ms: i64 },
+    Record { topic: String, key: Text, value: Text, ts: i64 },
+}
+
+/// What one run gave, in the form of the recorded cases.
+fn run(operator: &str, scenario: &Scenario) -> (BTreeMap<String, Vec<Value>>, BTreeMap<String, Vec<Value>>) {
+    let built = operators::build(operator, &scenario.params);
+    let mut driver = TestDriver::new(built.topology);
+    let mut outputs: BTreeMap<String, Vec<Value>> = scenario.outputs.keys().map(|name| (name.clone(), Vec::new())).collect();
+    for (at, input) in scenario.inputs.iter().enumerate() {
+        match input {
+            Input::Clock { advance_wall_clock_ms } => driver.advance_wall_clock(*advance_wall_clock_ms),
+            Input::Record { topic: name, key, value, ts } => {
+                driver.pipe(&topic(name), &Record::new(key.clone(), value.clone(), Timestamp(*ts)));
+            }
+        }
+        for (name, records) in &mut outputs {
+            for record in driver.read(&topic(name)) {
+                records.push(json!({"key": record.key, "value": record.value, "ts": record.timestamp.0, "at": at}));
+            }
+        }
+    }
+    let rows = |driver: &TestDriver| scenario.stores.keys().map(|name| (name.clone(), (built.rows)(driver, name))).collect();
+    let stores = rows(&driver);
+    driver.restart();
+    assert_eq!(stores, rows(&driver), "the stores differ once they are restored from their changelogs");
+    (outputs, stores)
+}
+
+fn check(file: &str, text: &str) {
+    let case: Case = serde_json::from_str(text).expect("the case file is valid");
+    for scenario in &case.scenarios {
+        let (outputs, stores) = run(&case.operator, scenario);
+        let what = format!("{file}: scenario {:?}, seed {:?}, params {}", scenario.name, scenario.seed, scenario.params);
+        for (topic, expected) in &scenario.outputs {
+            let found = &outputs[topic];
+            if let Some(i) = (0..expected.len().max(found.len())).find(|i| expected.get(*i) != found.get(*i)) {
+                panic!("{what}: topic {topic:?}, record {i}: expected {:?}, found {:?}", expected.get(i), found.get(i));
+            }
+        }
+        assert_eq!(stores, scenario.stores, "{what}: stores");
+    }
+}
+
+macro_rules! cases {
+    ($($test:ident = $file:literal;)*) => {$(
+        #[test]
+        fn $test() {
+            check($file, include_str!(concat!("cases/", $file, ".json")));
+        }
+    )*};
+}
+
+cases! {
+    branch = "branch";
+    chain = "chain";
+    dedup_by_stream_time = "dedup-stream-time";
+    dedup_by_wall_clock = "dedup-wall-clock";
+    filter = "filter";
+    filter_not = "filter-not";
+    flat_map = "flat-map";
+    flat_map_values = "flat-map-values";
+    group_by = "group-by";
+    group_by_key_aggregate = "group-by-key-aggregate";
+    group_by_key_count = "group-by-key-count";
+    group_by_key_reduce = "group-by-key-reduce";
+    map = "map";
+    map_values = "map-values";
+    merge = "merge";
+    process_clocks = "process-clocks";
+    repartition = "repartition";
+    select_key = "select-key";
+    stream_table_inner_join = "stream-table-inner-join";
+    stream_table_left_join = "stream-table-left-join";
+    table = "table";
+    to_table = "to-table";
+}
+
+/// Every recorded file is run: one that is added to the folder and not to the list above fails here.
+#[test]
+fn no_case_is_left_out() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/conformance/cases");
+    let this = include_str!("mod.rs");
+    for entry in std::fs::read_dir(folder).expect("the folder of cases is there") {
+        let name = entry.expect("the folder can be read").file_name();
+        let name = name.to_string_lossy().replace(".json", "");
+        assert!(this.contains(&format!("= {name:?};")), "cases/{name}.json is not run");
+    }
+}

@@ -1,0 +1,108 @@
+//! Timers of keys and punctuators: on both clocks, once, undone with their record, and kept across a restart.
+
+use millstream::testing::TestDriver;
+use millstream::{Process, ProcessError, Record, Scope, Store, StreamBuilder, TimeDomain, Timestamp, Topic};
+
+const IN: Topic<String, i64> = Topic::new("in").partitions(2);
+const OUT: Topic<String, String> = Topic::new("out");
+const OPEN: Store<String, i64> = Store::keyed("open");
+
+/// Sets a timer `value` ms after each record, and says when it fires. A value of 0 takes the key's timer back, -1 fails.
+fn timers(domain: TimeDomain) -> TestDriver {
+    let mut builder = StreamBuilder::new("app");
+    let process = Process::new("timer", move |ctx: &mut Scope<'_, String, String>, record: Record<String, i64>| {
+        let now = if domain == TimeDomain::Stream { record.timestamp } else { ctx.wall_clock() };
+        let at = now.plus_ms(record.value);
+        match record.value {
+            0 => {
+                let at = ctx.store(&OPEN).take(&record.key)?.unwrap_or(0);
+                ctx.unschedule(domain, Timestamp(at), &record.key)
+            }
+            -1 => {
+                ctx.schedule(domain, now, &record.key)?;
+                Err(ProcessError::failed("after the timer was set"))
+            }
+            _ => {
+                ctx.store(&OPEN).put(&record.key, &at.0)?;
+                ctx.schedule(domain, at, &record.key)
+            }
+        }
+    });
+    let process = process.store(&OPEN).on_timer(|ctx, key: String, at| ctx.forward(Record::new(key, format!("fired {at}"), at)));
+    builder.stream(&IN).process(process).to(&OUT);
+    TestDriver::new(builder.build().expect("the topology is valid"))
+}
+
+fn set(driver: &mut TestDriver, key: &str, delay_ms: i64, at: i64) {
+    driver.pipe(&IN, &Record::new(key.to_owned(), delay_ms, Timestamp(at)));
+}
+
+fn fired(driver: &mut TestDriver) -> Vec<(String, String)> {
+    driver.read(&OUT).into_iter().map(|record| (record.key, record.value)).collect()
+}
+
+fn pair(key: &str, at: i64) -> (String, String) {
+    (key.to_owned(), format!("fired {at}"))
+}
+
+#[test]
+fn wall_clock_timers_fire_once_in_order_and_survive_a_restart() {
+    let mut driver = timers(TimeDomain::WallClock);
+    set(&mut driver, "a", 100, 0);
+    set(&mut driver, "a", 50, 0);
+    set(&mut driver, "a", 500, 0);
+    driver.advance_wall_clock(49);
+    assert_eq!(fired(&mut driver), []);
+    driver.restart();
+    driver.advance_wall_clock(60);
+    assert_eq!(fired(&mut driver), [pair("a", 50), pair("a", 100)]);
+    driver.restart();
+    driver.advance_wall_clock(390);
+    assert_eq!(fired(&mut driver), []);
+    driver.advance_wall_clock(10_000);
+    assert_eq!(fired(&mut driver), [pair("a", 500)]);
+}
+
+#[test]
+fn stream_time_timers_follow_the_records_of_their_partition() {
+    let mut driver = timers(TimeDomain::Stream);
+    set(&mut driver, "a", 100, 1_000);
+    set(&mut driver, "a", 5_000, 1_050);
+    driver.advance_wall_clock(1_000_000);
+    assert_eq!(fired(&mut driver), []);
+    set(&mut driver, "a", 9_000, 1_100);
+    assert_eq!(fired(&mut driver), [pair("a", 1_100)]);
+}
+
+#[test]
+fn a_timer_can_be_taken_back_and_goes_with_a_failed_record() {
+    let mut driver = timers(TimeDomain::WallClock);
+    set(&mut driver, "a", 100, 0);
+    set(&mut driver, "a", 0, 0);
+    set(&mut driver, "b", -1, 0);
+    driver.advance_wall_clock(1_000);
+    assert_eq!(fired(&mut driver), []);
+}
+
+#[test]
+fn punctuators_keep_their_grid_across_a_restart() {
+    let mut builder = StreamBuilder::new("app");
+    let process = Process::new("tick", |_: &mut Scope<'_, String, String>, _: Record<String, i64>| Ok(()));
+    let process = process.punctuate("every", TimeDomain::WallClock, 100, |ctx, now| {
+        let tick = if ctx.partition().0 == 0 { "tick" } else { "other" };
+        ctx.forward(Record::new(tick.to_owned(), now.to_string(), now))
+    });
+    builder.stream(&IN).process(process).to(&OUT);
+    let mut driver = TestDriver::new(builder.build().expect("the topology is valid"));
+    let mut ticks = |delta_ms: i64| {
+        driver.advance_wall_clock(delta_ms);
+        let ticks = driver.read(&OUT).into_iter().filter(|record| record.key == "tick").map(|record| record.value).collect::<Vec<_>>();
+        driver.restart();
+        ticks
+    };
+    assert_eq!(ticks(120), ["120"]);
+    assert_eq!(ticks(70), Vec::<String>::new());
+    assert_eq!(ticks(10), ["200"]);
+    assert_eq!(ticks(1_000), ["1200"], "once, however many were missed");
+    assert_eq!(ticks(100), ["1300"]);
+}
