@@ -37,7 +37,7 @@ pub use clock::Clock;
 pub use dsl::{Grouped, Process, Stream, StreamBuilder, Table};
 pub use error::ProcessError;
 pub use log::embedded::Durability;
-pub use millstream_state::Direction;
+pub use millstream_state::{Direction, Range};
 pub use operators::process::{Scope, StoreScope};
 pub use operators::sink::SinkValue;
 pub use record::{Headers, Offset, Partition, Record, Timestamp};

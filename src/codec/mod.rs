@@ -14,7 +14,7 @@ pub use self::bincode::Bincode;
 pub use self::json::Json;
 pub use self::optional::Optional;
 pub use self::text::{Decimal, RawBytes, Utf8};
-pub use self::tuple::{after_prefix, prefix};
+pub use self::tuple::prefix;
 
 /// Why bytes could not be read, or a value not be written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -4,7 +4,6 @@
 //! No part's bytes then begin another's, and the order of the whole is the order of the parts (as in FoundationDB's tuple layer).
 
 use std::marker::PhantomData;
-use std::ops::Bound;
 
 use super::{Codec, Data, Error, Format, Presence};
 
@@ -77,16 +76,6 @@ pub fn prefix<A: Data>(first: &A) -> Result<Vec<u8>, Error> {
     let mut out = Vec::new();
     push_part(first, &mut out)?;
     Ok(out)
-}
-
-/// The end of the keys that begin with `prefix`: the least byte string that is greater than all of them.
-pub fn after_prefix(prefix: &[u8]) -> Bound<Vec<u8>> {
-    let kept = prefix.iter().rposition(|byte| *byte < 0xff);
-    kept.map_or(Bound::Unbounded, |last| {
-        let mut end = prefix[..=last].to_vec();
-        end[last] += 1;
-        Bound::Excluded(end)
-    })
 }
 
 /// The codec of pairs and triples. As text, parts are separated by commas; only the last may hold one.

@@ -12,7 +12,7 @@ use crate::store::Store;
 use crate::task::TimeDomain;
 use crate::task::context::Context;
 use crate::topology::{Draft, NodeId, Punctuator, StoreIndex, Timer};
-use millstream_state::Direction;
+use millstream_state::{Direction, Range};
 
 pub(crate) type StoreTable = Box<[(&'static str, StoreIndex)]>;
 pub(crate) type RecordCall<K, V, L, W> =
@@ -234,8 +234,7 @@ impl<K: Data, V: Data> StoreScope<'_, K, V> {
         direction: Direction,
     ) -> Result<impl Iterator<Item = Result<(K, V), ProcessError>> + '_, ProcessError> {
         let prefix = codec::prefix(first).map_err(|e| ProcessError::unwritable("a prefix", &e))?;
-        let end = codec::after_prefix(&prefix);
-        self.scan(Bound::Included(prefix), end, direction)
+        Ok(self.scan(Range::prefix(&prefix), direction))
     }
 
     /// The rows from `from` (included) to `to` (excluded), in the order of keys.
@@ -251,33 +250,20 @@ impl<K: Data, V: Data> StoreScope<'_, K, V> {
         let (mut first, mut end) = (Vec::new(), Vec::new());
         encode(K::CODEC, "a store's key", from, &mut first)?;
         encode(K::CODEC, "a store's key", to, &mut end)?;
-        self.scan(Bound::Included(first), Bound::Excluded(end), direction)
+        Ok(self.scan(Range::new(Bound::Included(&first), Bound::Excluded(&end)), direction))
     }
 
     /// All rows, in the order of keys.
-    ///
-    /// # Errors
-    /// As [`StoreScope::prefix`].
-    pub fn all(
-        &mut self,
-        direction: Direction,
-    ) -> Result<impl Iterator<Item = Result<(K, V), ProcessError>> + '_, ProcessError> {
-        self.scan(Bound::Unbounded, Bound::Unbounded, direction)
+    pub fn all(&mut self, direction: Direction) -> impl Iterator<Item = Result<(K, V), ProcessError>> + '_ {
+        self.scan(Range::all(), direction)
     }
 
-    fn scan(
-        &mut self,
-        from: Bound<Vec<u8>>,
-        to: Bound<Vec<u8>>,
-        direction: Direction,
-    ) -> Result<impl Iterator<Item = Result<(K, V), ProcessError>> + '_, ProcessError> {
-        let range = (from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice));
-        let rows = self.ctx.state().scan(self.store.id(), range, direction)?;
-        Ok(rows.map(|row| {
-            let (key, value) = row?;
-            let key = K::CODEC.decode(Some(&key)).map_err(|e| ProcessError::failed(format_args!("a stored key {e}")))?;
-            Ok((key, decode::<V>(&value)?))
-        }))
+    fn scan(&mut self, range: Range, direction: Direction) -> impl Iterator<Item = Result<(K, V), ProcessError>> + '_ {
+        self.ctx.state().scan(self.store.id(), range, direction).map(|row| {
+            let row = row?;
+            let key = K::CODEC.decode(Some(row.key())).map_err(|e| ProcessError::failed(format_args!("a stored key {e}")))?;
+            Ok((key, decode::<V>(row.value())?))
+        })
     }
 }
 

@@ -6,12 +6,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
-use millstream_state::{Db, Home, OpenError, StoreSpec, TaskId};
+use millstream_state::{Db, FlushReport, Home, OpenError, StoreSpec, TaskId};
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 
 use super::config::Config;
 use super::handle::{Handle, Health};
+use super::housekeeping::Flushed;
 use super::metrics::{Metrics, Readings};
 use super::progress::Progress;
 use super::requests::Requests;
@@ -89,12 +90,12 @@ impl App {
     pub fn start(topology: Topology, config: Config) -> Result<App, StartError> {
         let clock = config.clock.clone();
         let options = embedded::Options { durability: config.durability, ..embedded::Options::new(move || clock.now()) };
-        let log = EmbeddedLog::open(config.data.join("log"), options)?;
+        let log = Arc::new(EmbeddedLog::open(config.data.join("log"), options)?);
         let topics = create_topics(&topology, &log)?;
         let counts: Vec<u32> = topics.iter().map(|topic| topic.partitions).collect();
         let tasks: Vec<u32> = (0..topology.subs.len()).map(|sub| topology.tasks(sub, &counts)).collect();
         let (durable, flushed) = mpsc::channel();
-        let db = open_state(&topology, &config, durable)?;
+        let db = open_state(&topology, &config, &log, durable)?;
 
         let mut registry = Registry::default();
         let metrics = Metrics::register(&topology, &mut registry);
@@ -125,7 +126,7 @@ impl App {
         Ok(app)
     }
 
-    fn spawn(&mut self, tasks: Vec<Task>, flushed: mpsc::Receiver<millstream_state::Flushed>) -> Result<(), StartError> {
+    fn spawn(&mut self, tasks: Vec<Task>, flushed: mpsc::Receiver<Flushed>) -> Result<(), StartError> {
         let threads = self.shared.config.threads.clamp(1, tasks.len().max(1));
         let mut shares: Vec<Vec<Task>> = (0..threads).map(|_| Vec::new()).collect();
         for (i, task) in tasks.into_iter().enumerate() {
@@ -165,7 +166,7 @@ impl App {
                 tracing::error!("a thread of the application panicked");
             }
         }
-        if let Err(error) = self.shared.db.close() {
+        if let Err(error) = self.shared.db.clone().close() {
             tracing::warn!(%error, "the state was not flushed; the next start replays more of the log");
         }
     }
@@ -189,14 +190,24 @@ fn create_topics(topology: &Topology, log: &EmbeddedLog) -> Result<Arc<[TopicInf
     topology.topics.iter().zip(counts).map(create).collect()
 }
 
-fn open_state(topology: &Topology, config: &Config, durable: mpsc::Sender<millstream_state::Flushed>) -> Result<Db, StartError> {
+fn open_state(topology: &Topology, config: &Config, log: &Arc<EmbeddedLog>, durable: mpsc::Sender<Flushed>) -> Result<Db, StartError> {
     let spec = |store: &crate::topology::StoreDef| StoreSpec { name: store.name.clone(), access: store.access, ttl_ms: store.ttl_ms };
+    let after_flush = move |outcome: Result<&FlushReport, &millstream_state::Error>| match outcome {
+        // Nobody listens any more while the application stops: the changelogs then keep a little more than they need to.
+        Ok(report) => drop(durable.send(report.positions.clone())),
+        Err(error) => tracing::error!(%error, "the state could not be flushed; it stays in memory and is tried again"),
+    };
+    let log = Arc::clone(log);
+    let before_flush = move || log.sync().map_err(std::io::Error::other);
     let options = millstream_state::Options {
-        stores: topology.stores.iter().map(spec).collect(),
         fingerprint: topology.fingerprint(),
         memory_budget_bytes: config.state_memory_bytes,
-        flushed: Some(durable),
-        ..millstream_state::Options::new(Home::Directory(config.data.join("state")))
+        before_flush: Some(Arc::new(before_flush)),
+        after_flush: Some(Arc::new(after_flush)),
+        ..millstream_state::Options::new(
+            Home::Directory(config.data.join("state")),
+            topology.stores.iter().map(spec).collect(),
+        )
     };
     Ok(Db::open(options)?)
 }

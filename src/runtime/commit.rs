@@ -59,10 +59,10 @@ pub(super) fn commit(shared: &Shared, tasks: &mut [Task]) -> Result<bool, Commit
         return Ok(false);
     }
     let group = Arc::clone(&shared.group);
-    fault::point("commit:before-log");
+    fault::crash_point("commit:before-log");
     let transaction = Transaction { appends, offsets: Some(GroupOffsets { group, offsets }), request: None };
     let committed = shared.log.commit(transaction).wait()?;
-    fault::point("commit:after-log");
+    fault::crash_point("commit:after-log");
     for part in parts {
         let task = &mut tasks[part.task];
         let partition = task.partition();
@@ -73,7 +73,7 @@ pub(super) fn commit(shared: &Shared, tasks: &mut [Task]) -> Result<bool, Commit
         let positions: Vec<(StoreId, Position)> = part.changelogs.iter().map(position).collect();
         let changes = watched_changes(shared, task, partition, &positions);
         task.committed(&positions);
-        fault::point("commit:after-state");
+        fault::crash_point("commit:after-state");
         for (topic, next) in part.offsets {
             shared.progress.set(topic, partition, next);
         }
@@ -96,11 +96,11 @@ fn watched_changes(
         return Vec::new();
     }
     let mut changes = Vec::new();
-    for (id, key, value) in task.state().dirty() {
-        let store = StoreIndex::of(id);
-        if shared.watchers.wants(store, key) {
-            let end = positions.iter().find(|(of, _)| *of == id).map_or(0, |(_, position)| position.offset);
-            let (key, value) = (Bytes::copy_from_slice(key), value.map(Bytes::copy_from_slice));
+    for row in task.state().dirty() {
+        let store = StoreIndex::of(row.store);
+        if shared.watchers.wants(store, row.key()) {
+            let end = positions.iter().find(|(of, _)| *of == row.store).map_or(0, |(_, position)| position.offset);
+            let (key, value) = (Bytes::copy_from_slice(row.key()), row.value().map(Bytes::copy_from_slice));
             changes.push((store, Arc::new(Change { key, value, partition, position: Offset(end) })));
         }
     }

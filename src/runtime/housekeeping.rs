@@ -6,12 +6,15 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
-use millstream_state::Flushed;
+use millstream_state::{Position, StoreId, TaskId};
 
 use super::Shared;
 use crate::log::{self, Log};
 use crate::record::{Offset, Partition};
 use crate::topology::{StoreIndex, TopicRole};
+
+/// Positions of the state that a flush has made durable.
+pub(super) type Flushed = Vec<(TaskId, StoreId, Position)>;
 
 const PURGE_EVERY: Duration = Duration::from_secs(5);
 
@@ -19,13 +22,12 @@ const PURGE_EVERY: Duration = Duration::from_secs(5);
 pub(super) fn run(shared: &Arc<Shared>, flushed: &Receiver<Flushed>) {
     while !shared.stopping.load(Ordering::Acquire) {
         match flushed.recv_timeout(PURGE_EVERY) {
-            Ok(Flushed::Durable(positions)) => {
+            Ok(positions) => {
                 for (task, store, position) in positions {
                     let changelog = shared.changelog(StoreIndex::of(store));
                     report(shared.log.trim(changelog.id, Partition(task.partition), Offset(position.offset)));
                 }
             }
-            Ok(Flushed::Failed(error)) => tracing::error!(%error, "the state could not be flushed; it stays in memory and is tried again"),
             Err(RecvTimeoutError::Timeout) => purge(shared),
             Err(RecvTimeoutError::Disconnected) => return,
         }

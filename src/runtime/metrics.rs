@@ -113,8 +113,9 @@ impl Collector for Readings {
             let encoder = encoder.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Gauge)?;
             gauge.encode(encoder)
         };
-        let state = shared.db.usage();
-        gauge("millstream_state_memory_bytes", "Memory that state takes", state.memory_bytes)?;
-        gauge("millstream_state_disk_bytes", "Disk that state takes", state.disk_bytes)
+        let memory = shared.db.memory();
+        gauge("millstream_state_memory_bytes", "Memory that state takes", (memory.rows + memory.cache) as u64)?;
+        gauge("millstream_state_dirty_bytes", "Committed rows that are not on disk yet", memory.dirty as u64)?;
+        gauge("millstream_state_disk_bytes", "Disk that state takes", shared.db.bytes_on_disk())
     }
 }

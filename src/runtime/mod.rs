@@ -45,7 +45,7 @@ use crate::topology::{StoreIndex, TopicIndex, Topology};
 pub(crate) struct Shared {
     pub topology: Arc<Topology>,
     pub config: Config,
-    pub log: EmbeddedLog,
+    pub log: Arc<EmbeddedLog>,
     pub db: Db,
     pub reader: Reader,
     /// The topology's topics as they are in the log, by index.

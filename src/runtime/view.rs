@@ -1,10 +1,9 @@
 //! Reading a store from outside: what was committed, over all partitions, and never half of a commit.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_state::{Direction, TaskId};
+use millstream_state::{Direction, Range, TaskId};
 
 use super::Shared;
 use super::watch::{Watch, Watched};
@@ -13,6 +12,9 @@ use crate::record::{Offset, Partition};
 use crate::store::Store;
 use crate::task::context::split_table_row;
 use crate::topology::{StoreDef, StoreIndex, StoreKind};
+
+/// A changed row begins with its time where a table or a time-to-live keeps one.
+const TIME_BYTES: usize = 8;
 
 /// The most rows that one page gives.
 pub const MAX_PAGE: usize = 1_000;
@@ -73,13 +75,14 @@ impl View {
     }
 
     pub(super) fn entries(&self) -> u64 {
-        self.tasks().map(|task| self.shared.reader.entries(task, self.store.id())).sum()
+        let all = |task| self.shared.reader.read(task, |rows| rows.scan(self.store.id(), Range::all(), Direction::Forward).count());
+        self.tasks().map(|task| all(task).unwrap_or(0) as u64).sum()
     }
 
     pub(super) fn positions(&self) -> Vec<(Partition, Offset)> {
         let position = |task: TaskId| {
-            let at = self.shared.reader.position(task, self.store.id());
-            (Partition(task.partition), Offset(at.map_or(0, |at| at.offset)))
+            let at = self.shared.reader.read(task, |rows| rows.position(self.store.id()));
+            (Partition(task.partition), Offset(at.ok().flatten().map_or(0, |at| at.offset)))
         };
         self.tasks().map(position).collect()
     }
@@ -124,7 +127,7 @@ impl View {
     /// If the state cannot be read.
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, QueryError> {
         for task in self.tasks() {
-            if let Some(row) = self.shared.reader.get(task, self.store.id(), key)? {
+            if let Some(row) = self.shared.reader.read(task, |rows| rows.get(self.store.id(), key))?? {
                 return Ok(Some(self.value(&row)));
             }
         }
@@ -138,15 +141,18 @@ impl View {
     /// If the state cannot be read.
     pub fn page(
         &self,
-        (from, to): (Bound<&[u8]>, Bound<&[u8]>),
+        range: &Range,
         direction: Direction,
         limit: usize,
     ) -> Result<Vec<Row>, QueryError> {
         let limit = limit.min(MAX_PAGE);
         let mut rows = Vec::new();
         for task in self.tasks() {
-            let page = self.shared.reader.page(task, self.store.id(), (from, to), direction, limit)?;
-            rows.extend(page.into_iter().map(|(key, row)| (Bytes::copy_from_slice(&key), self.value(&row))));
+            let page = self.shared.reader.read(task, |task| {
+                let page = task.scan(self.store.id(), range.clone(), direction).take(limit);
+                page.map(|row| row.map(|row| (Bytes::copy_from_slice(row.key()), self.value(row.value())))).collect::<Result<Vec<_>, _>>()
+            })??;
+            rows.extend(page);
         }
         match direction {
             Direction::Forward => rows.sort_unstable_by(|a, b| a.0.cmp(&b.0)),
@@ -157,7 +163,7 @@ impl View {
     }
 
     /// Every committed change from now on. Rows that are read after this call and changes that it gives overlap; none is missing.
-    /// A table's values come with the timestamp in front: use [`View::changed_value`].
+    /// What a change holds is the row as it is stored: use [`View::changed_value`].
     #[must_use]
     pub fn watch(&self, watched: Watched) -> Watch {
         self.shared.watchers.watch(self.store, watched)
@@ -166,10 +172,8 @@ impl View {
     /// The value's bytes of a change that a watch of this view gave.
     #[must_use]
     pub fn changed_value(&self, change: &super::watch::Change) -> Option<Bytes> {
-        change.value.as_ref().map(|row| match self.def().kind {
-            StoreKind::Table => row.slice(row.len().min(8)..),
-            StoreKind::KeyValue | StoreKind::TaskMeta => row.clone(),
-        })
+        let has_time = self.def().kind == StoreKind::Table || self.def().ttl_ms.is_some();
+        change.value.as_ref().map(|row| if has_time { row.slice(row.len().min(TIME_BYTES)..) } else { row.clone() })
     }
 
     /// This view with the types of the store's declaration.
@@ -215,11 +219,11 @@ impl<K: Data, V: Data> TypedView<K, V> {
         row.map(|row| V::CODEC.decode(Some(&row)).map_err(|e| self.view.codec_error(e))).transpose()
     }
 
-    /// A page of rows by the bytes of the range's ends, decoded. See [`View::page`] and [`codec::prefix`].
+    /// A page of rows by the bytes of the range's ends, decoded. See [`View::page`]; [`codec::prefix`] makes the prefix of a tuple.
     ///
     /// # Errors
     /// As [`TypedView::get`].
-    pub fn page(&self, range: (Bound<&[u8]>, Bound<&[u8]>), direction: Direction, limit: usize) -> Result<Vec<(K, V)>, QueryError> {
+    pub fn page(&self, range: &Range, direction: Direction, limit: usize) -> Result<Vec<(K, V)>, QueryError> {
         let decode = |(key, value): Row| Ok((K::CODEC.decode(Some(&key))?, V::CODEC.decode(Some(&value))?));
         let rows = self.view.page(range, direction, limit)?;
         rows.into_iter().map(|row| decode(row).map_err(|e| self.view.codec_error(e))).collect()

@@ -86,6 +86,7 @@ impl Worker {
             self.shared.metrics.commit_took(self.last_commit_took);
         }
         self.shared.note_counts(&mut self.tasks);
+        self.shared.db.make_room().map_err(ProcessError::State)?;
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! What operators see of their task: stores, the outbox, time and the record's origin. All that one record changes goes through here, so
 //! that it can be undone.
 
-use millstream_state::{Savepoint, TaskState, Value};
+use millstream_state::{TaskState, Value};
 
 use super::meta::{self, TimeDomain, Timers};
 use super::outbox::Outbox;
@@ -35,7 +35,6 @@ pub(crate) struct Context {
 
 /// What to go back to when a record fails.
 pub(super) struct Mark {
-    state: Savepoint,
     timers: Timers,
     stream_time: Timestamp,
     dropped: u64,
@@ -59,8 +58,8 @@ impl Context {
 
     pub(super) fn mark(&mut self) -> Mark {
         self.outbox.mark();
+        self.state.savepoint();
         Mark {
-            state: self.state.savepoint(),
             timers: self.timers,
             stream_time: self.stream_time,
             dropped: self.dropped,
@@ -68,11 +67,19 @@ impl Context {
     }
 
     pub(super) fn undo_to(&mut self, mark: Mark) {
-        self.state.undo_to(mark.state);
+        self.state.undo();
         self.outbox.undo();
         self.timers = mark.timers;
-        self.stream_time = mark.stream_time;
+        self.set_stream_time(mark.stream_time);
         self.dropped = mark.dropped;
+    }
+
+    /// Moves stream time, by which the rows of stores with time-to-live are written and read.
+    pub(super) fn set_stream_time(&mut self, time: Timestamp) {
+        if self.stream_time != time {
+            self.stream_time = time;
+            self.state.set_stream_time_ms(time.0);
+        }
     }
 
     /// Notes whose user code runs from here on: it is named if the record fails.

@@ -4,7 +4,7 @@
 //! Rows, by their first byte: `1` topic name -> next offset; `2` -> stream time; `3` punctuator -> due;
 //! `4` time domain, time, node, key -> nothing, so that a domain's rows lie in the order in which they fire.
 
-use millstream_state::{StoreId, TaskState, Value};
+use millstream_state::{Direction, Range, StoreId, TaskState, Value};
 
 use crate::codec::Data;
 use crate::error::ProcessError;
@@ -84,8 +84,8 @@ pub(super) fn push_timer_prefix(row: &mut Vec<u8>, domain: TimeDomain, at: Times
 /// The first timer of a domain.
 pub(super) fn first_timer(state: &TaskState, store: StoreId, domain: TimeDomain) -> Result<Option<TimerRow>, ProcessError> {
     let prefix = [TIMER, domain.byte()];
-    let Some(entry) = state.scan_prefix(store, &prefix)?.next() else { return Ok(None) };
-    let row = entry?.0.to_vec();
+    let Some(entry) = state.scan(store, Range::prefix(&prefix), Direction::Forward).next() else { return Ok(None) };
+    let row = entry?.key().to_vec();
     let damaged = || ProcessError::failed("a timer's row is damaged");
     let (at, rest) = row[prefix.len()..].split_first_chunk::<8>().ok_or_else(damaged)?;
     let node_len = rest.iter().position(|byte| *byte == 0).ok_or_else(damaged)?;

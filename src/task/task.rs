@@ -139,7 +139,7 @@ impl Task {
         }
         self.committed_stream_time = meta::stream_time(state, store)?;
         self.punctuators_due = due;
-        self.ctx.stream_time = self.committed_stream_time;
+        self.ctx.set_stream_time(self.committed_stream_time);
         self.ctx.timers = Default::default();
         Ok(())
     }
@@ -245,7 +245,7 @@ impl Task {
         let source = if entry.replays { topology.replayed(self.sub, &record) } else { Some(entry) };
         let mark = ctx.mark();
         let outcome = guarded(|| {
-            ctx.stream_time = ctx.stream_time.max(record.timestamp);
+            ctx.set_stream_time(ctx.stream_time.max(record.timestamp));
             match source.and_then(|source| source.processor.as_ref()) {
                 Some(processor) => processor.process(ctx, &record),
                 None => Err(ProcessError::Unwritable("the topic that is to be replayed is not read here".into())),
@@ -369,16 +369,16 @@ impl Task {
             meta::set_stream_time(state, meta, self.ctx.stream_time);
         }
         for &store in sub.stores.iter().filter(|store| topology.stores[store.0].ttl_ms.is_some()) {
-            state.expire(store.id(), self.ctx.stream_time.0, EXPIRE_ROWS)?;
+            state.expire(store.id(), EXPIRE_ROWS)?;
         }
         let mut changelogs: Vec<(StoreIndex, RecordBatch)> = Vec::new();
-        for (store, key, value) in state.dirty() {
-            let store = StoreIndex::of(store);
+        for row in state.dirty() {
+            let store = StoreIndex::of(row.store);
             if changelogs.last().is_none_or(|(last, _)| *last != store) {
                 changelogs.push((store, RecordBatch::default()));
             }
             let (_, batch) = changelogs.last_mut().expect("one was just pushed");
-            batch.push(now, Some(key), value, &Headers::EMPTY);
+            batch.push(now, Some(row.key()), row.value(), &Headers::EMPTY);
         }
         let outputs = self.ctx.outbox.take();
         if changelogs.is_empty() && outputs.is_empty() {

@@ -1,9 +1,8 @@
 //! A synchronous driver of a topology: what is piped in is processed to its end, through all sub-topologies, before the call returns.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
-use millstream_state::{Db, Direction, Home, Options, Position, StoreSpec, TaskId};
+use millstream_state::{Db, Direction, Home, MemoryDisk, Options, Position, Range, StoreSpec, TaskId};
 
 use crate::clock::Clock;
 use crate::codec::{Data, Presence};
@@ -93,7 +92,8 @@ impl TestDriver {
         self.tasks.clear();
         let spec = |store: &crate::topology::StoreDef| StoreSpec { name: store.name.clone(), access: store.access, ttl_ms: store.ttl_ms };
         let stores = self.topology.stores.iter().map(spec).collect();
-        let db = Db::open(Options { stores, ..Options::new(Home::Memory) }).expect(CANNOT_FAIL);
+        let options = Options { background: false, ..Options::new(Home::Memory(MemoryDisk::new()), stores) };
+        let db = Db::open(options).expect(CANNOT_FAIL);
         let counts: Vec<u32> = self.topics.iter().map(|topic| topic.partitions).collect();
         for (index, sub) in self.topology.subs.iter().enumerate() {
             let stores: Vec<_> = sub.stores.iter().map(|store| store.id()).collect();
@@ -260,11 +260,11 @@ impl TestDriver {
         let is_table = self.topology.stores[index.0].kind == StoreKind::Table;
         let mut rows = Vec::new();
         for task in self.tasks_of(index) {
-            let all = (Bound::Unbounded, Bound::Unbounded);
-            for row in task.state().scan(index.id(), all, Direction::Forward).expect(CANNOT_FAIL) {
-                let (key, row) = row.expect(CANNOT_FAIL);
-                let (timestamp, value) = if is_table { split_table_row(&row).expect("a table's row") } else { (Timestamp(0), &row[..]) };
-                let key = K::CODEC.decode(Some(&key)).expect("the key decodes");
+            for row in task.state().scan(index.id(), Range::all(), Direction::Forward) {
+                let row = row.expect(CANNOT_FAIL);
+                let plain = (Timestamp(0), row.value());
+                let (timestamp, value) = if is_table { split_table_row(row.value()).expect("a table's row") } else { plain };
+                let key = K::CODEC.decode(Some(row.key())).expect("the key decodes");
                 rows.push((key, V::CODEC.decode(Some(value)).expect("the value decodes"), timestamp));
             }
         }

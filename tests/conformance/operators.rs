@@ -196,7 +196,7 @@ fn dedup(builder: &mut StreamBuilder, params: &Value, domain: TimeDomain) {
         ctx.forward(record)
     });
     let expire = move |ctx: &mut Scope<'_, Text, Text>, now: Timestamp| {
-        let all = ctx.store(&SEEN).all(Direction::Forward)?.collect::<Result<Vec<_>, _>>()?;
+        let all = ctx.store(&SEEN).all(Direction::Forward).collect::<Result<Vec<_>, _>>()?;
         for (key, _) in all.into_iter().filter(|(_, at)| int(at) + ttl_ms <= now.0) {
             ctx.store(&SEEN).delete(&key)?;
             ctx.forward(Record::new(key, Some("expired".to_owned()), now))?;
