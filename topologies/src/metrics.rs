@@ -4,7 +4,7 @@
 use std::ops::Bound;
 use std::sync::{Arc, Weak};
 
-use millstream::{Direction, MAX_PAGE, QueryError};
+use millstream::{Direction, MAX_PAGE, QueryError, Range};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -47,8 +47,8 @@ impl Collector for Readings {
 fn issued(api: &Api) -> Result<u64, QueryError> {
     let (mut issued, mut from) = (0, Bound::Unbounded);
     loop {
-        let range = (from.as_ref().map(|key: &[u8; 8]| &key[..]), Bound::Unbounded);
-        let rows = api.coupons().page(range, Direction::Forward, MAX_PAGE)?;
+        let range = Range::new(from.as_ref().map(|key: &[u8; 8]| &key[..]), Bound::Unbounded);
+        let rows = api.coupons().page(&range, Direction::Forward, MAX_PAGE)?;
         issued += rows.iter().map(|(_, coupon)| coupon.issued).sum::<u64>();
         match rows.last() {
             Some((last, _)) if rows.len() == MAX_PAGE => from = Bound::Excluded(last.to_be_bytes()),

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use millstream::serve::{ApiError, Request, Response, StatusCode, from_json};
 use millstream::{Events, Headers, Record, Timestamp};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use super::page::Page;
@@ -14,10 +13,6 @@ use super::{Api, auth, bounds};
 use crate::coupons::domain::{Coupon, Decision, Refusal, Terms, decide};
 use crate::coupons::topology::{CATALOGUE, COUPON_ISSUE, COUPONS, COUPONS_BY_AGE, CouponIssueRequest};
 use crate::time::Iso;
-
-/// Creations of one coupon go one after the other, so that of two with different terms the second is told.
-#[derive(Default)]
-pub struct Creations([Mutex<()>; 64]);
 
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -43,8 +38,7 @@ pub async fn create(api: Arc<Api>, mut request: Request) -> Result<Response, Api
         return Err(ApiError::invalid_field("closesAt", "must be later than opensAt"));
     }
     let terms = Terms { coupon_id, name, limit, opens_at, closes_at };
-    let Creations(locks) = &api.creations;
-    let _one_at_a_time = locks[coupon_id as usize % locks.len()].lock().await;
+    let _one_at_a_time = api.creations[coupon_id as usize % api.creations.len()].lock().await;
     carry_out(&api.app, &request, &body, || api.create(terms)).await
 }
 

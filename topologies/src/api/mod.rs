@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use millstream::serve::{ApiError, Feed, Request, Response, Routes, StatusCode, application_routes};
 use millstream::{Handle, Store, TypedView};
+use tokio::sync::Mutex;
 
 use crate::coupons::domain::Coupon;
 use crate::coupons::topology::{COUPON_CLAIMS, COUPONS, COUPONS_BY_AGE};
@@ -32,7 +33,8 @@ pub struct Api {
     coupon_claims: TypedView<(u64, u64), i64>,
     user_coupons: TypedView<(u64, u64), UserCoupon>,
     feed: Feed,
-    creations: coupons::Creations,
+    /// Creations of one coupon go one after the other, so that of two with different terms the second is told.
+    creations: [Mutex<()>; 32],
 }
 
 impl Api {
@@ -49,7 +51,7 @@ impl Api {
             coupon_claims: view(COUPON_CLAIMS.name()).typed(&COUPON_CLAIMS),
             user_coupons: view(USER_COUPONS.name()).typed(&USER_COUPONS),
             feed: Feed::new(view(HEARD.name()), view(NOTIFICATION_COUNTS.name()), move |value| shown(value, language)),
-            creations: coupons::Creations::default(),
+            creations: Default::default(),
             app: app.clone(),
         })
     }

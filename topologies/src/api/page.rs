@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use millstream::codec::{self, Data};
 use millstream::serve::{ApiError, Request};
-use millstream::{Direction, TypedView};
+use millstream::{Direction, Range, TypedView};
 
 const LIMIT: u64 = 50;
 const MAX_LIMIT: u64 = 200;
@@ -34,16 +34,15 @@ impl<A: Data, B: Data> Page<(A, B)> {
         of: Option<&A>,
     ) -> Result<(Vec<V>, Option<(A, B)>), ApiError> {
         let first = of.map(codec::prefix).transpose().map_err(ApiError::internal)?.unwrap_or_default();
-        let end = match &self.before {
+        let range = match &self.before {
+            None => Range::prefix(&first),
             Some(place) => {
                 let mut end = Vec::new();
                 <(A, B)>::CODEC.encode(place, &mut end).map_err(ApiError::internal)?;
-                Bound::Excluded(end)
+                Range::new(Bound::Included(&first), Bound::Excluded(&end))
             }
-            None => codec::after_prefix(&first),
         };
-        let range = (Bound::Included(&first[..]), end.as_ref().map(Vec::as_slice));
-        let mut rows = view.page(range, Direction::Reverse, self.limit + 1)?;
+        let mut rows = view.page(&range, Direction::Reverse, self.limit + 1)?;
         let more = rows.len() > self.limit;
         rows.truncate(self.limit);
         let next = rows.last().filter(|_| more).map(|(place, _)| place.clone());
