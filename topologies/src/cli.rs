@@ -200,7 +200,7 @@ pub struct Load {
     /// Users that claim
     #[arg(long, env = "SHOP_LOAD_USERS", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub users: u32,
-    /// Requests per second, or max: each connection sends its next request when it has the answer to the last
+    /// Requests per second at fixed times, to 1 ms; or max, where each connection sends on when it has its answer
     #[arg(long, env = "SHOP_LOAD_RATE", value_name = "R", default_value = "max")]
     pub rate: Rate,
     /// How long to send
