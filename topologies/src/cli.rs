@@ -170,12 +170,12 @@ pub enum Dlq {
 pub struct Replay {
     /// The dead-letter topic, such as coupon-issue.dlq
     pub topic: String,
-    /// Replay from this offset on, in each partition [default: from the first]
-    #[arg(long, env = "SHOP_DLQ_FROM", value_name = "OFFSET")]
-    pub from: Option<u64>,
-    /// Replay up to this offset, itself left out [default: to the last]
-    #[arg(long, env = "SHOP_DLQ_TO", value_name = "OFFSET")]
-    pub to: Option<u64>,
+    /// Replay what was parked at this time or later, such as 2026-01-31T12:00:00Z or milliseconds since 1970 [default: from the first]
+    #[arg(long, env = "SHOP_DLQ_FROM", value_name = "TIME", value_parser = time_ms)]
+    pub from: Option<i64>,
+    /// Replay what was parked before this time [default: to the last]
+    #[arg(long, env = "SHOP_DLQ_TO", value_name = "TIME", value_parser = time_ms)]
+    pub to: Option<i64>,
     /// Replay only the letters of this key
     #[arg(long, env = "SHOP_DLQ_KEY", value_name = "KEY")]
     pub key: Option<String>,
@@ -200,7 +200,7 @@ pub struct Load {
     /// Users that claim
     #[arg(long, env = "SHOP_LOAD_USERS", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub users: u32,
-    /// Requests per second, or max: each connection sends its next request when it has the answer to the last
+    /// Requests per second at fixed times, to 1 ms; or max, where each connection sends on when it has its answer
     #[arg(long, env = "SHOP_LOAD_RATE", value_name = "R", default_value = "max")]
     pub rate: Rate,
     /// How long to send
@@ -313,6 +313,12 @@ fn bytes(text: &str) -> Result<usize, String> {
     parsed.filter(|bytes| *bytes > 0).ok_or_else(|| "a size is a number and KiB, MiB or GiB, such as 256MiB".into())
 }
 
+/// Milliseconds since 1970.
+fn time_ms(text: &str) -> Result<i64, String> {
+    let iso = || text.parse::<jiff::Timestamp>().map(|time| time.as_millisecond());
+    text.parse().or_else(|_| iso()).map_err(|_| "a time is like 2026-01-31T12:00:00Z, or milliseconds since 1970".into())
+}
+
 fn token(text: &str) -> Result<String, String> {
     let good = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
     if good { Ok(text.to_owned()) } else { Err("a token is visible ASCII without spaces".into()) }
@@ -369,13 +375,23 @@ mod tests {
         check("shop dlq", &["command"]);
         check("shop dlq show", &["TOPIC"]);
         check("shop dlq list --url ftp://x", &["--url"]);
-        check("shop dlq replay t --from x", &["--from"]);
+        check("shop dlq replay t --from yesterday", &["--from", "1970"]);
         check("shop load", &["--coupons", "--idle-listeners"]);
         check("shop load --orders", &["--orders"]);
         check("shop load --coupons --rate 0", &["--rate", "max"]);
         check("shop load --coupons --users 0", &["--users"]);
         check("shop load --coupons --limit-percent 101", &["--limit-percent"]);
         check("shop load --coupons --seed x", &["--seed"]);
+    }
+
+    #[test]
+    fn dead_letters_are_chosen_by_time() {
+        for from in ["1970-01-01T00:00:01.5Z", "1970-01-01T09:00:01.500+09:00", "1500"] {
+            match read(["shop", "dlq", "replay", "coupon-issue.dlq", "--from", from]) {
+                Ok(Command::Dlq(Dlq::Replay(replay))) => assert_eq!((replay.from, replay.to), (Some(1500), None)),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 
     #[test]

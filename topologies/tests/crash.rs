@@ -6,7 +6,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::shop::{Shop, command, fresh_id, run};
+use crate::shop::{Shop, command, eventually, fresh_id, run};
 
 /// Sends claims on one connection, each of a user of its own, until the shop is gone; gives those that were accepted.
 fn claim_until_it_dies(shop: &Shop, coupon: u64, accepted: &Mutex<Vec<u64>>) {
@@ -31,9 +31,7 @@ fn what_was_acknowledged_survives_a_kill() {
         let accepted = Mutex::new(Vec::new());
         thread::scope(|scope| {
             let clients: Vec<_> = (0..CLIENTS).map(|_| scope.spawn(|| claim_until_it_dies(&shop, coupon, &accepted))).collect();
-            while accepted.lock().expect("no panic").len() < 100 * round {
-                thread::yield_now();
-            }
+            eventually(|| (accepted.lock().expect("no panic").len() >= 100 * round).then_some(()));
             shop.signal("KILL");
             clients.into_iter().for_each(|client| client.join().expect("a client"));
         });
@@ -70,9 +68,7 @@ fn a_load_finds_every_promise_kept_over_a_kill() {
         let page = shop.get("/api/coupons?limit=200").ok(200);
         page["coupons"].as_array().expect("a list").iter().filter_map(|c| c["issued"].as_u64()).sum()
     };
-    while issued(&shop) < 500 {
-        thread::yield_now();
-    }
+    eventually(|| (issued(&shop) > 500).then_some(()));
     let shop = shop.kill_and_restart();
     let output = load.wait_with_output().expect("a child");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

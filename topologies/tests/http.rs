@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-/// Longer than the shop lets any request wait.
-pub const TIMEOUT: Duration = Duration::from_secs(20);
+/// Longer than the shop lets any request wait, and than a stream may be silent.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// An answer.
 #[derive(Clone)]

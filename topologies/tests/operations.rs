@@ -1,10 +1,8 @@
 //! What an operator looks at: health, metrics, dead letters, the topology, limits and the demo.
 
-use std::time::{Duration, Instant};
-
 use serde_json::{Value, json};
 
-use crate::shop::{Shop, fresh_id, run, shared};
+use crate::shop::{Shop, eventually, fresh_id, run, shared};
 
 #[test]
 fn it_is_healthy_and_ready() {
@@ -29,11 +27,7 @@ fn metric(shop: &Shop, name: &str) -> Option<f64> {
 /// Waits until a metric has a value.
 #[track_caller]
 fn await_metric(shop: &Shop, name: &str, expected: f64) {
-    let began = Instant::now();
-    while metric(shop, name) != Some(expected) {
-        assert!(began.elapsed() < Duration::from_secs(10), "{name} is {:?}, not {expected}", metric(shop, name));
-        std::thread::yield_now();
-    }
+    eventually(|| (metric(shop, name) == Some(expected)).then_some(()));
 }
 
 #[test]
@@ -119,15 +113,11 @@ fn only_chosen_origins_may_call_from_a_page() {
 #[test]
 fn the_demo_has_coupons_and_claims() {
     let shop = Shop::start_with(&["--demo"]);
-    let began = Instant::now();
-    loop {
+    eventually(|| {
         let page = shop.get("/api/coupons").ok(200);
-        if page["coupons"].as_array().expect("a list").iter().any(|c| c["issued"].as_u64() > Some(1)) {
-            return;
-        }
-        assert!(began.elapsed() < Duration::from_secs(20), "{page}");
-        std::thread::yield_now();
-    }
+        let rows = page["coupons"].as_array().expect("a list");
+        rows.iter().any(|c| c["issued"].as_u64() > Some(1)).then_some(())
+    });
 }
 
 #[test]

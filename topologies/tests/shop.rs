@@ -6,7 +6,8 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, LazyLock, mpsc};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -51,7 +52,7 @@ pub fn run_command(command: &mut Command) -> Output {
     const LIMIT: Duration = Duration::from_secs(60);
     let process = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
     let (id, (ended, end)) = (process.id(), mpsc::channel());
-    std::thread::spawn(move || ended.send(process.wait_with_output()).ok());
+    thread::spawn(move || ended.send(process.wait_with_output()).ok());
     end.recv_timeout(LIMIT).map(|output| output.expect("a child")).unwrap_or_else(|_| {
         kill("KILL", id);
         panic!("{command:?} still runs after {LIMIT:?}")
@@ -91,6 +92,20 @@ pub fn shared() -> &'static Shop {
         Shop::spawn(supervisor.stdin(Stdio::piped()), Arc::new(data))
     });
     &SHARED
+}
+
+/// Waits for what can't be subscribed to, by looking again and again; gives the first `Some`.
+#[track_caller]
+pub fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
+    const LIMIT: Duration = Duration::from_secs(20);
+    let began = Instant::now();
+    loop {
+        match look() {
+            Some(found) => return found,
+            None => assert!(began.elapsed() < LIMIT, "it has not come about in {LIMIT:?}"),
+        }
+        thread::park_timeout(Duration::from_millis(5));
+    }
 }
 
 /// A number that no other test uses as an id.
@@ -149,7 +164,7 @@ impl Shop {
         // Its standard output closes when it ends, and that another thread can wait for.
         let (ended, end) = mpsc::channel();
         let stdout = self.stdout.take().expect("it is taken only here");
-        std::thread::spawn(move || {
+        thread::spawn(move || {
             let lines = stdout.lines().map_while(Result::ok).count();
             // The other end is gone where the limit has passed.
             ended.send(lines).ok();
