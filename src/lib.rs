@@ -27,6 +27,8 @@ pub mod log;
 mod operators;
 mod record;
 mod runtime;
+#[cfg(feature = "http")]
+pub mod serve;
 mod store;
 mod task;
 pub mod testing;

@@ -25,8 +25,8 @@ impl Offset {
 pub struct Timestamp(pub i64);
 
 impl Timestamp {
-    /// Earlier than every timestamp that a record can carry.
-    pub const MIN: Timestamp = Timestamp(i64::MIN);
+    /// What stream time is before the first record: earlier than every timestamp that a record can carry, as in Kafka.
+    pub const UNKNOWN: Timestamp = Timestamp(-1);
 
     /// This time moved by `delta_ms`, held at the ends of the range.
     #[must_use]

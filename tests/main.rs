@@ -3,4 +3,6 @@
 mod conformance;
 mod engine;
 mod log;
+#[cfg(feature = "http")]
+mod serve;
 mod tidy;

@@ -19,6 +19,7 @@ pub use self::table::Table;
 use crate::codec::{Codec, Data};
 use crate::operators::Outlet;
 use crate::operators::source::{StreamSource, TableSource};
+use crate::task::Source;
 use crate::topic::Topic;
 use crate::topology::{Draft, NodeDraft, NodeId, NodeKind, StoreIndex, StoreKind, TopicIndex, TopicRole, Topology, TopologyError};
 
@@ -108,14 +109,14 @@ fn declare_source<K: 'static, V: 'static, S>(
     source: impl FnOnce(NodeId) -> Arc<S>,
 ) -> (NodeId, TopicIndex)
 where
-    S: crate::operators::source::Source + 'static,
+    S: Source + 'static,
 {
     let mut draft = draft.borrow_mut();
     let spec = topic.spec();
     let index = draft.topic(&spec.name, TopicRole::External, spec.partitions, spec.cleanup);
     let id = draft.node(NodeDraft {
         kind: NodeKind::Source,
-        name: Ok(&spec.name),
+        name: Ok(&format!("from-{}", spec.name)),
         parents: Vec::new(),
         stores: Vec::new(),
         topic: Some(index),

@@ -8,7 +8,7 @@ use crate::codec::{Codec, Data};
 use crate::operators::branch::Branch;
 use crate::operators::flat_map::FlatMap;
 use crate::operators::map::{FilterMap, Pass};
-use crate::operators::sink::{Sink, SinkValue};
+use crate::operators::sink::{NullKeys, Sink, SinkValue};
 use crate::operators::source::StreamSource;
 use crate::operators::stream_table_join::StreamTableJoin;
 use crate::operators::table::Materialize;
@@ -200,10 +200,10 @@ impl<K: Data, V: Clone + Send + Sync + 'static> Stream<K, V> {
     {
         let spec = topic.spec();
         let index = self.draft.borrow_mut().topic(&spec.name, TopicRole::External, spec.partitions, spec.cleanup);
-        self.sink(index, topic.key_codec(), topic.value_codec());
+        self.sink(index, topic.key_codec(), topic.value_codec(), NullKeys::Keep);
     }
 
-    fn sink<T: 'static>(&self, topic: TopicIndex, key: &'static dyn Codec<K>, value: &'static dyn Codec<T>)
+    fn sink<T: 'static>(&self, topic: TopicIndex, key: &'static dyn Codec<K>, value: &'static dyn Codec<T>, null_keys: NullKeys)
     where
         V: SinkValue<T>,
     {
@@ -215,7 +215,7 @@ impl<K: Data, V: Clone + Send + Sync + 'static> Stream<K, V> {
             topic: Some(topic),
         };
         let id = self.draft.borrow_mut().node(node);
-        self.out.attach(Arc::new(Sink::<K, T> { id, topic, key, value }));
+        self.out.attach(Arc::new(Sink::<K, T> { id, topic, key, value, null_keys }));
     }
 
     /// Keeps the last value of each key in the store of this name.
@@ -233,9 +233,9 @@ impl<K: Data, V: Clone + Send + Sync + 'static> Stream<K, V> {
 }
 
 impl<K: Data, V: Data> Stream<K, V> {
-    /// Sends every record through a repartition topic, so that it goes on in the task of its key.
+    /// Sends every record through a repartition topic, so that it goes on in the task of its key; one without a key is dropped.
     pub fn repartition(&self, name: &str) -> Stream<K, V> {
-        self.through(name, K::CODEC, &self.upstream)
+        self.through(name, K::CODEC, &self.upstream, NullKeys::Drop)
     }
 
     /// This stream if its key has not changed, else through a repartition topic of this name.
@@ -243,11 +243,11 @@ impl<K: Data, V: Data> Stream<K, V> {
         if self.partitioning.is_some() { self.clone() } else { self.repartition(name) }
     }
 
-    fn through(&self, name: &str, key: &'static dyn Codec<K>, like: &[TopicIndex]) -> Stream<K, V> {
+    fn through(&self, name: &str, key: &'static dyn Codec<K>, like: &[TopicIndex], null_keys: NullKeys) -> Stream<K, V> {
         let topic = self.draft.borrow_mut().repartition_topic(name, like);
-        self.sink::<V>(topic, key, V::CODEC);
+        self.sink::<V>(topic, key, V::CODEC, null_keys);
         let out = Outlet::new();
-        let source_name = self.draft.borrow().topic_name(topic).to_owned();
+        let source_name = format!("from-{}", self.draft.borrow().topic_name(topic));
         let mut draft = self.draft.borrow_mut();
         let id = draft.node(NodeDraft {
             kind: NodeKind::Source,
@@ -280,28 +280,29 @@ impl<K: Data, V: Data> Stream<K, V> {
         table: &Table<K, T>,
         joiner: impl Fn(V, T) -> W + Send + Sync + 'static,
     ) -> Stream<K, W> {
-        self.join_table(name, table, move |value, row| row.map(|row| joiner(value, row)))
+        self.join_table(name, table, NullKeys::Drop, move |value, row| row.map(|row| joiner(value, row)))
     }
 
-    /// Joins each record with what the table has for its key, or with `None`.
+    /// Joins each record with what the table has for its key, or with `None`; a record without a key too (KIP-962).
     pub fn left_join<T: Data, W: Clone + Send + Sync + 'static>(
         &self,
         name: &str,
         table: &Table<K, T>,
         joiner: impl Fn(V, Option<T>) -> W + Send + Sync + 'static,
     ) -> Stream<K, W> {
-        self.join_table(name, table, move |value, row| Some(joiner(value, row)))
+        self.join_table(name, table, NullKeys::Keep, move |value, row| Some(joiner(value, row)))
     }
 
     fn join_table<T: Data, W: Clone + Send + Sync + 'static>(
         &self,
         name: &str,
         table: &Table<K, T>,
+        null_keys: NullKeys,
         function: impl Fn(V, Option<T>) -> Option<W> + Send + Sync + 'static,
     ) -> Stream<K, W> {
         let left = match &self.partitioning {
             Some(_) => self.clone(),
-            None => self.through(name, table.partitioning.key, &table.partitioning.topics),
+            None => self.through(name, table.partitioning.key, &table.partitioning.topics, null_keys),
         };
         let node = NodeDraft {
             kind: NodeKind::Processor,

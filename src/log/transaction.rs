@@ -95,10 +95,13 @@ impl Pending {
         (sender, Pending(State::Waiting(receiver)))
     }
 
-    /// Waits for the outcome, and blocks the thread: not for asynchronous tasks, which await it.
+    /// Waits for the outcome, and blocks the thread.
     ///
     /// # Errors
     /// What the log answers; nothing was appended, unless it is [`Error::OutcomeUnknown`].
+    ///
+    /// # Panics
+    /// In an asynchronous task, which awaits it instead.
     pub fn wait(self) -> Result<Committed, Error> {
         match self.0 {
             State::Decided(error) => Err(error.unwrap_or(Error::Closed)),

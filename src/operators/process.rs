@@ -6,11 +6,10 @@ use std::sync::Arc;
 use super::{Node, Outlet};
 use crate::codec::{self, Data};
 use crate::error::ProcessError;
-use crate::operators::sink::encode;
 use crate::record::{Offset, Partition, Record, Timestamp};
 use crate::store::Store;
 use crate::task::TimeDomain;
-use crate::task::context::Context;
+use crate::task::context::{Context, encode};
 use crate::topology::{Draft, NodeId, Punctuator, StoreIndex, Timer};
 use millstream_state::{Direction, Range};
 
@@ -127,7 +126,7 @@ impl<L: Data, W: Clone + Send + Sync + 'static> Scope<'_, L, W> {
     /// The partition that the task runs.
     #[must_use]
     pub fn partition(&self) -> Partition {
-        self.ctx.origin().partition
+        self.ctx.partition()
     }
 
     /// The offset of the record that is processed, or of the one before a timer or punctuation.

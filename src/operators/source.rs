@@ -5,15 +5,10 @@ use std::sync::Arc;
 use super::Outlet;
 use crate::codec::Codec;
 use crate::error::ProcessError;
-use crate::log::RecordRef;
 use crate::record::Record;
+use crate::task::{RecordRef, Source};
 use crate::task::context::Context;
 use crate::topology::NodeId;
-
-/// One source node with its types erased.
-pub(crate) trait Source: Send + Sync {
-    fn process(&self, ctx: &mut Context, record: &RecordRef<'_>) -> Result<(), ProcessError>;
-}
 
 pub(crate) struct StreamSource<K: 'static, V: 'static> {
     pub(crate) id: NodeId,

@@ -198,11 +198,11 @@ fn open_state(topology: &Topology, config: &Config, log: &Arc<EmbeddedLog>, dura
         Err(error) => tracing::error!(%error, "the state could not be flushed; it stays in memory and is tried again"),
     };
     let log = Arc::clone(log);
-    let before_flush = move || log.sync().map_err(std::io::Error::other);
+    let before_sync = move || log.sync().map_err(std::io::Error::other);
     let options = millstream_state::Options {
         fingerprint: topology.fingerprint(),
         memory_budget_bytes: config.state_memory_bytes,
-        before_flush: Some(Arc::new(before_flush)),
+        before_sync: Some(Arc::new(before_sync)),
         after_flush: Some(Arc::new(after_flush)),
         ..millstream_state::Options::new(
             Home::Directory(config.data.join("state")),

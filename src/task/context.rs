@@ -5,9 +5,8 @@ use millstream_state::{TaskState, Value};
 
 use super::meta::{self, TimeDomain, Timers};
 use super::outbox::Outbox;
-use crate::codec::{Data, Presence};
+use crate::codec::{Codec, Data, Presence};
 use crate::error::ProcessError;
-use crate::operators::sink::encode;
 use crate::record::{Headers, Offset, Partition, Timestamp};
 use crate::topology::{NodeId, StoreIndex, TopicIndex};
 
@@ -46,8 +45,8 @@ impl Context {
             state,
             outbox,
             timers: Timers::default(),
-            stream_time: Timestamp::MIN,
-            wall_clock: Timestamp::MIN,
+            stream_time: Timestamp::UNKNOWN,
+            wall_clock: Timestamp::UNKNOWN,
             origin: Origin::default(),
             dropped: 0,
             meta,
@@ -103,6 +102,15 @@ impl Context {
         self.origin
     }
 
+    pub(crate) fn partition(&self) -> Partition {
+        self.outbox.home()
+    }
+
+    /// Counts a record that goes no further because its key is null.
+    pub(crate) fn drop_record(&mut self) {
+        self.dropped += 1;
+    }
+
     /// Lends two empty buffers, which keep their capacity from record to record.
     pub(crate) fn with_buffers<R>(&mut self, f: impl FnOnce(&mut Context, &mut Vec<u8>, &mut Vec<u8>) -> R) -> R {
         let (mut a, mut b) = (self.buffers.pop().unwrap_or_default(), self.buffers.pop().unwrap_or_default());
@@ -124,7 +132,7 @@ impl Context {
             if encode(K::CODEC, "key", key, bytes)? {
                 f(ctx, bytes).map(Some)
             } else {
-                ctx.dropped += 1;
+                ctx.drop_record();
                 Ok(None)
             }
         })
@@ -240,6 +248,17 @@ impl Context {
             Ok(())
         })
     }
+}
+
+/// Appends the bytes of `value`, which is the `part` of a record; whether it is present.
+pub(crate) fn encode<T: 'static>(
+    codec: &'static dyn Codec<T>,
+    part: &str,
+    value: &T,
+    out: &mut Vec<u8>,
+) -> Result<bool, ProcessError> {
+    let presence = codec.encode(value, out).map_err(|e| ProcessError::unwritable(part, &e))?;
+    Ok(presence == Presence::Present)
 }
 
 /// The timestamp and the value's bytes of a table's row.

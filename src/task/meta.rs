@@ -41,7 +41,7 @@ pub(super) struct Timers([Timestamp; 2]);
 
 impl Default for Timers {
     fn default() -> Self {
-        Timers([Timestamp::MIN; 2])
+        Timers([Timestamp::UNKNOWN; 2])
     }
 }
 
@@ -120,7 +120,7 @@ pub(super) fn set_offset(state: &mut TaskState, store: StoreId, topic: &str, nex
 
 pub(super) fn stream_time(state: &TaskState, store: StoreId) -> Result<Timestamp, ProcessError> {
     let value = state.get(store, &[STREAM_TIME])?;
-    value.as_ref().map_or(Ok(Timestamp::MIN), |value| Ok(Timestamp(number(value)? as i64)))
+    value.as_ref().map_or(Ok(Timestamp::UNKNOWN), |value| Ok(Timestamp(number(value)? as i64)))
 }
 
 pub(super) fn set_stream_time(state: &mut TaskState, store: StoreId, time: Timestamp) {

@@ -14,3 +14,11 @@ mod task;
 pub(crate) use self::dead_letter::DeadLetter;
 pub(crate) use self::task::{Counts, Effects, Step, Task};
 pub use self::meta::TimeDomain;
+
+use crate::error::ProcessError;
+pub(crate) use crate::log::RecordRef;
+
+/// A source node as its task sees it: where a record's bytes go, with the types erased.
+pub(crate) trait Source: Send + Sync {
+    fn process(&self, ctx: &mut context::Context, record: &RecordRef<'_>) -> Result<(), ProcessError>;
+}

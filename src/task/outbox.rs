@@ -33,6 +33,10 @@ impl Outbox {
         Outbox { home, topics, limits, batches: Vec::new(), slots: FxHashMap::default(), touched: Vec::new() }
     }
 
+    pub(super) fn home(&self) -> Partition {
+        self.home
+    }
+
     /// From here on a record's outputs can be undone.
     pub(super) fn mark(&mut self) {
         self.touched.clear();

@@ -106,7 +106,7 @@ impl Task {
             ctx,
             inputs: Vec::new(),
             punctuators_due: Vec::new(),
-            committed_stream_time: Timestamp::MIN,
+            committed_stream_time: Timestamp::UNKNOWN,
             failing: None,
             counts: Counts::default(),
         };
@@ -133,7 +133,7 @@ impl Task {
             let stored = meta::punctuator_due(state, store, &punctuator.name)?.or(punctuator.anchor);
             due.push(match (stored, punctuator.domain) {
                 (Some(due), _) => due,
-                (None, TimeDomain::Stream) => Timestamp::MIN.plus_ms(1),
+                (None, TimeDomain::Stream) => Timestamp(0),
                 (None, TimeDomain::WallClock) => self.ctx.wall_clock.plus_ms(punctuator.interval_ms),
             });
         }
@@ -414,8 +414,7 @@ impl Task {
 /// When a punctuator that was due at `due` and runs at `now` is due again: at the next point of its grid, however many it missed. The
 /// grid of stream time begins at 0 (KIP-138).
 fn next_due(due: Timestamp, now: Timestamp, interval_ms: i64) -> Timestamp {
-    let origin = if due.0 < i64::MIN / 2 { 0 } else { due.0 };
-    Timestamp(origin + ((now.0 - origin).div_euclid(interval_ms) + 1) * interval_ms)
+    due.plus_ms(((now.0 - due.0).div_euclid(interval_ms) + 1).saturating_mul(interval_ms))
 }
 
 /// Runs user code; a panic is a failure like any other, for all that it changed is undone.

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::codec::{Format, RawBytes};
 use crate::log::Cleanup;
-use crate::operators::source::Source;
+use crate::task::Source;
 
 /// What is wrong with a topology: one sentence for each mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -183,6 +183,9 @@ impl Draft {
     pub(crate) fn build(mut self) -> Result<Topology, TopologyError> {
         if self.sources.is_empty() {
             self.mistakes.push("the topology reads no topic".to_owned());
+        }
+        if !self.mistakes.is_empty() {
+            return Err(TopologyError(self.mistakes));
         }
         let component = self.components();
         let mut by_component: BTreeMap<usize, Vec<usize>> = BTreeMap::new();

@@ -15,9 +15,8 @@ use millstream_state::{Access, StoreId};
 use crate::codec::Format;
 use crate::error::ProcessError;
 use crate::log::{Cleanup, RecordRef};
-use crate::operators::source::Source;
 use crate::record::Timestamp;
-use crate::task::TimeDomain;
+use crate::task::{Source, TimeDomain};
 use crate::task::context::Context;
 
 pub use self::draft::TopologyError;

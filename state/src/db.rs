@@ -41,7 +41,7 @@ pub(crate) struct Shared {
     pub(crate) pace: Pace,
     /// Held by whoever changes what is on disk.
     pub(crate) flushing: Mutex<()>,
-    pub(crate) before_flush: Option<Arc<dyn Fn() -> std::io::Result<()> + Send + Sync>>,
+    pub(crate) before_sync: Option<Arc<dyn Fn() -> std::io::Result<()> + Send + Sync>>,
     pub(crate) after_flush: Option<AfterFlush>,
     tasks: RwLock<BTreeMap<TaskId, Arc<HotTask>>>,
     background: bool,
@@ -97,7 +97,7 @@ impl Db {
             budget,
             pace,
             flushing: Mutex::new(()),
-            before_flush: options.before_flush,
+            before_sync: options.before_sync,
             after_flush: options.after_flush,
             tasks: RwLock::default(),
             background: options.background,

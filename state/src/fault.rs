@@ -1,7 +1,7 @@
 //! Named points at which a test stops the program: in a commit, a flush, a restore, and wherever else a crash must do no harm. They are in
 //! every build, so that what is tested is what runs, and cost one relaxed load until one is armed.
 //!
-//! `MILLSTREAM_FAULT=state:flush:stores-synced:2:abort` kills the process at the second time it comes by that point; `fail` in place of
+//! `MILLSTREAM_FAULT=state:flush:store-synced:2:abort` kills the process at the second time it comes by that point; `fail` in place of
 //! `abort` makes the point return an error, that time and every time after. Several are separated by commas.
 
 use std::io;

@@ -80,9 +80,6 @@ fn freeze(shared: &Shared) -> Vec<Part> {
 
 fn write(shared: &Shared, parts: &[Part]) -> Result<(usize, Vec<Tombstones>), Error> {
     let at = |name| fault::point(name).map_err(|e| Error::io("written", &e));
-    if let Some(before_flush) = &shared.before_flush {
-        before_flush().map_err(|e| Error::io("written, for the log could not be synced", &e))?;
-    }
     at("state:flush:frozen")?;
     let by_store = || parts.chunk_by(|a, b| store_of(a) == store_of(b));
     let mut rows = 0;
@@ -93,10 +90,13 @@ fn write(shared: &Shared, parts: &[Part]) -> Result<(usize, Vec<Tombstones>), Er
             .write(Family::of(store_of(&parts[0])), &mut parts.iter().flat_map(|part| collect(part, &mut tombstones)))?;
         at("state:flush:store-written")?;
     }
+    if let Some(before_sync) = &shared.before_sync {
+        before_sync().map_err(|e| Error::io("synced, for the log was not", &e))?;
+    }
     for parts in by_store() {
         shared.disk.sync(Family::of(store_of(&parts[0])))?;
+        at("state:flush:store-synced")?;
     }
-    at("state:flush:stores-synced")?;
     let positions: BTreeMap<_, _> = parts
         .iter()
         .map(|p| {

@@ -28,9 +28,9 @@ pub struct Options {
     pub flush_every: Duration,
     /// How long there must have been no commit for a flush to happen before that. Default 1 s.
     pub flush_when_idle_for: Duration,
-    /// Runs on the flushing thread right before a flush writes, for a log that is not synced by each commit: what reaches the disk here must
-    /// not be newer than the log. Its error stops the flush.
-    pub before_flush: Option<Arc<dyn Fn() -> io::Result<()> + Send + Sync>>,
+    /// Runs on the flushing thread right before rows become durable, all of which were committed before it is called. It is for a log that is
+    /// not synced by each commit, and syncs it: a state on disk that is newer than its log is wrong. Its error stops the flush.
+    pub before_sync: Option<Arc<dyn Fn() -> io::Result<()> + Send + Sync>>,
     /// Hears how every flush ended, on the flushing thread. After an error nothing is lost: the rows stay in memory, and the database's own
     /// thread tries again after a second.
     pub after_flush: Option<AfterFlush>,
@@ -51,7 +51,7 @@ impl Options {
             background: true,
             flush_every: Duration::from_secs(30),
             flush_when_idle_for: Duration::from_secs(1),
-            before_flush: None,
+            before_sync: None,
             after_flush: None,
         }
     }

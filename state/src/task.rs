@@ -27,6 +27,8 @@ pub struct TaskState {
     undo: Vec<Undo>,
     savepoint: u32,
     stream_time_ms: i64,
+    /// As it was at the savepoint.
+    saved_stream_time_ms: i64,
     pub(crate) sweeps: Vec<Sweep>,
 }
 
@@ -43,9 +45,9 @@ struct Undo {
 }
 
 enum UndoStep {
-    /// The transaction had written the row before.
+    /// The transaction had written the row before the savepoint.
     Restore(Slot),
-    /// It had not. The entry is the one to remove, and not its table's hash but its own key finds it.
+    /// It had not; the entry is for its key, with the hash.
     Remove(Entry, u32),
 }
 
@@ -80,7 +82,8 @@ impl TaskState {
         let overlay = task.stores.iter().map(overlay).collect();
         let sweeps = task.stores.iter().map(|_| Sweep::default()).collect();
         let stream_time_ms = task.hot.read().stream_time_ms;
-        TaskState { db, task, overlay, undo: Vec::new(), savepoint: 0, stream_time_ms, sweeps }
+        let (undo, savepoint, saved_stream_time_ms) = (Vec::new(), 0, stream_time_ms);
+        TaskState { db, task, overlay, undo, savepoint, stream_time_ms, saved_stream_time_ms, sweeps }
     }
 
     /// Which task this is.
@@ -102,14 +105,10 @@ impl TaskState {
         self.stream_time_ms
     }
 
-    /// Sets stream time. Readers see it with the next commit, or at once if no transaction is running.
+    /// Sets stream time. It belongs to the transaction: `undo` and `abort` set it back, and readers see it with the commit. A task that was
+    /// taken after a restart is told its stream time once, followed by a commit of nothing, before anyone reads it.
     pub fn set_stream_time_ms(&mut self, stream_time_ms: i64) {
-        if self.stream_time_ms != stream_time_ms {
-            self.stream_time_ms = stream_time_ms;
-            if self.overlay.iter().all(|o| o.table.is_empty()) {
-                self.task.hot.write().stream_time_ms = stream_time_ms;
-            }
-        }
+        self.stream_time_ms = stream_time_ms;
     }
 
     /// The value of a key: what this transaction wrote, else what is committed.
@@ -202,11 +201,13 @@ impl TaskState {
     /// Begins what [`undo`](TaskState::undo) takes back: typically one record. There is one savepoint, the last.
     pub fn savepoint(&mut self) {
         self.savepoint += 1;
+        self.saved_stream_time_ms = self.stream_time_ms;
         self.undo.clear();
     }
 
-    /// Takes back every write since the last savepoint, or since the beginning of the transaction.
+    /// Takes back every write since the last savepoint, or since the beginning of the transaction, and stream time with them.
     pub fn undo(&mut self) {
+        self.stream_time_ms = self.saved_stream_time_ms;
         while let Some(Undo { place, step }) = self.undo.pop() {
             let table = &mut self.overlay[place].table;
             match step {
@@ -266,6 +267,7 @@ impl TaskState {
     fn begin(&mut self) {
         self.undo.clear();
         self.savepoint = 0;
+        self.saved_stream_time_ms = self.stream_time_ms;
         for overlay in &mut self.overlay {
             overlay.count(&self.db, 0);
         }

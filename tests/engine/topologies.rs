@@ -36,22 +36,22 @@ fn a_topology_is_described_as_text_and_as_a_graph() {
     let text = "\
 Topology: word-count
   Sub-topology: lines
-    Source: lines (topic: lines)
+    Source: from-lines (topic: lines)
       --> flat-map-values-1
     Processor: flat-map-values-1
       --> select-key-2
-      <-- lines
+      <-- from-lines
     Processor: select-key-2
       --> to-3
       <-- flat-map-values-1
     Sink: to-3 (topic: word-count-by-word-repartition)
       <-- select-key-2
   Sub-topology: by-word
-    Source: word-count-by-word-repartition (topic: word-count-by-word-repartition)
+    Source: from-word-count-by-word-repartition (topic: word-count-by-word-repartition)
       --> counts
     Processor: counts (stores: counts)
       --> to-stream-6
-      <-- word-count-by-word-repartition
+      <-- from-word-count-by-word-repartition
     Processor: to-stream-6
       --> to-7
       <-- counts
@@ -59,7 +59,7 @@ Topology: word-count
       <-- to-stream-6
 ";
     assert_eq!(topology.to_text(""), text);
-    assert_eq!(topology.to_text("by-word").lines().count(), 11, "one part of it");
+    assert_eq!(topology.to_text("by-word").lines().count(), 12, "one part of it");
     assert!(topology.to_mermaid("").contains("node_counts --> store_counts[(\"counts\")]"), "{}", topology.to_mermaid(""));
     assert!(topology.to_dot("").contains("node_select_2d_key_2d_2 -> node_to_2d_3;"), "{}", topology.to_dot(""));
 }
@@ -79,7 +79,7 @@ fn mistakes_are_found_when_it_is_built_and_all_at_once() {
         builder.stream(&LINES).group_by_key().count("n");
     });
     assert_eq!(twice, [
-        "two nodes are named \"lines\"",
+        "two nodes are named \"from-lines\"",
         "topic \"lines\" is read twice; read it once and use the handle twice",
         "two stores are named \"n\"",
         "two nodes are named \"n\"",

@@ -7,8 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+type Check = fn(Arc<dyn Log>);
+
 /// All checks by name. A home of the log runs each on a log of its own.
-pub const CHECKS: &[(&str, fn(Arc<dyn Log>))] = &[
+pub const CHECKS: &[(&str, Check)] = &[
     ("topics are made once", topics_are_made_once),
     ("topics that can't be are refused", impossible_topics_are_refused),
     ("records are read as written", records_are_read_as_written),

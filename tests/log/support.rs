@@ -1,6 +1,6 @@
 //! Short words for what the tests of the log do all the time.
 
-use millstream::log::embedded::{EmbeddedLog, Options};
+use millstream::log::embedded::{EmbeddedLog, Health, Options};
 use millstream::log::{
     Append, Cleanup, Committed, Error, GroupOffsets, Log, RecordBatch, Request, TopicInfo, TopicSpec, Transaction,
 };
@@ -8,7 +8,7 @@ use millstream::{Headers, Offset, Partition, Timestamp};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Longer than anything takes, shorter than anybody waits.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -117,4 +117,31 @@ pub fn read_from(log: &dyn Log, topic: &TopicInfo, partition: u32, from: u64, ma
 pub fn read(log: &dyn Log, topic: &TopicInfo, partition: u32) -> Vec<String> {
     let start = log.bounds(topic.id, Partition(partition)).expect("the partition exists").start;
     read_from(log, topic, partition, start.0, 1 << 20).expect("what is kept can be read")
+}
+
+/// Waits until the log has repaired itself.
+pub fn wait_until_up(log: &EmbeddedLog) {
+    let deadline = Instant::now() + SOON;
+    let mut seen = log.version();
+    while log.health() != Health::Up {
+        assert!(Instant::now() < deadline, "still {:?}", log.health());
+        seen = log.wait(seen, Duration::from_millis(50));
+    }
+}
+
+/// Numbers that look random and depend on the seed alone (SplitMix64).
+pub struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Random {
+        Random(seed)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % n
+    }
 }

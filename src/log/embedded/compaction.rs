@@ -5,10 +5,10 @@
 //! rewritten run of batches is one write, and a record goes only while a later one of its key is there. Tombstones go in the
 //! same order, so nothing older that they hide is left when they do.
 
-use super::Shared;
 use super::layout::{self, Place};
 use super::maintenance::Maintenance;
 use super::partition::{Topic, places};
+use super::shared::Shared;
 use super::store::Store;
 use crate::Offset;
 use crate::log::{Cleanup, Error, RecordBatch, StoredBatch};

@@ -1,16 +1,14 @@
 //! What a log forgets: batches past their retention or below a trim, requests past their expiry, and the space of all that.
 //! A thread of its own does it in slices, so that nothing waits long for the maintenance lock; nothing here ever appends.
 
-use super::Shared;
 use super::compaction::Pass;
 use super::layout::{self, Place};
 use super::partition::{Topic, places};
+use super::shared::Shared;
 use crate::Offset;
 use crate::log::{Cleanup, Error};
 use rocksdb::WriteBatch;
-
-/// How many bytes a partition drops before the space is worth a rewrite of its files.
-const RECLAIM_BYTES: u64 = 16 << 20;
+use std::collections::BTreeSet;
 
 /// How many requests one slice forgets.
 const EXPIRE_AT_ONCE: usize = 2_000;
@@ -122,22 +120,26 @@ impl Shared {
         Ok(())
     }
 
-    /// Gives back the space of what was deleted where there is enough of it.
+    /// Gives back the space of what was deleted, where it is some write buffers.
     fn reclaim(&self, topics: &[Topic]) -> Result<(), Error> {
+        let enough = 2 * self.options.write_buffer_bytes as u64;
+        let mut families = BTreeSet::new();
         for topic in topics {
             for (partition, state) in places(topic) {
-                let end = {
+                let kept = {
                     let mut state = state.lock();
-                    if state.unreclaimed < RECLAIM_BYTES {
+                    if state.unreclaimed < enough {
                         continue;
                     }
                     state.unreclaimed = 0;
-                    state.bounds().end
+                    state.kept
                 };
-                self.store()?.compact((topic.info.id, partition), topic.info.cleanup, end);
+                let (place, cleanup) = ((topic.info.id, partition), topic.info.cleanup);
+                self.store()?.drop_deleted(place, cleanup, Offset(kept.start.max(kept.cleaned)));
+                families.insert(layout::batches_of(cleanup));
             }
         }
-        Ok(())
+        families.into_iter().try_for_each(|family| self.store()?.collect_garbage(family, enough))
     }
 
     fn forget_requests(&self, maintenance: &mut Maintenance) -> Result<bool, Error> {

@@ -104,6 +104,9 @@ impl Topics {
     }
 }
 
+/// What a batch takes in memory besides its bytes, about.
+const BATCH_BYTES: usize = 160;
+
 /// What the writer remembers to keep all tails together within their budget: what it put there, oldest first.
 #[derive(Debug)]
 pub(super) struct TailBudget {
@@ -119,8 +122,9 @@ impl TailBudget {
 
     /// Makes a batch readable, and forgets old ones of any partition that no longer fit.
     pub(super) fn publish(&mut self, topics: &Topics, place: Place, end: EndRow, batch: StoredBatch) {
-        self.order.push_back((place, batch.base_offset(), batch.stored_bytes()));
-        self.bytes += batch.stored_bytes();
+        let bytes = batch.stored_bytes() + BATCH_BYTES;
+        self.order.push_back((place, batch.base_offset(), bytes));
+        self.bytes += bytes;
         if let Some(state) = topics.state(place) {
             let mut state = state.lock();
             state.end = end;

@@ -3,17 +3,23 @@
 //! One process has a directory: the file `LOG-FORMAT` is locked while it is open. It is written when the database was made, so an
 //! empty one means that making it was interrupted, and a missing database beside a written one means damage, never a new log.
 
-use super::Options;
 use super::layout::{self, EndRow, KeptRow, Place};
+use super::options::Options;
 use crate::Offset;
 use crate::log::{Cleanup, Error, StoredBatch, TopicInfo};
-use rocksdb::{BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, ReadOptions, WriteBatch, WriteOptions};
+use rocksdb::{
+    BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
+    DBCompressionType, ReadOptions, WriteBatch, WriteOptions,
+};
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
 use std::path::{Path, PathBuf};
 
 const FORMAT_FILE: &str = "LOG-FORMAT";
 const FORMAT: &str = "millstream log 1\n";
+
+/// Of all the files, how many are open at once; the usual limit of a process is 1024.
+const MAX_OPEN_FILES: i32 = 256;
 
 /// Values from this size on go to blob files, which compaction of keys does not copy.
 const MIN_BLOB_BYTES: u64 = 4 << 10;
@@ -34,7 +40,7 @@ impl Home {
         if dir.exists() && !dir.is_dir() {
             return Err(not_a_log("it is not a directory".to_owned()));
         }
-        std::fs::create_dir_all(dir).map_err(io)?;
+        make_dir(dir).map_err(io)?;
         if !dir.join(FORMAT_FILE).exists()
             && let Some(entry) = std::fs::read_dir(dir).map_err(io)?.next()
         {
@@ -59,23 +65,32 @@ impl Home {
         let mut db_options = rocksdb::Options::default();
         db_options.create_if_missing(self.is_new);
         db_options.create_missing_column_families(self.is_new);
-        db_options.set_max_total_wal_size(4 * options.write_buffer_bytes as u64);
+        // What is replayed after a crash, at most.
+        db_options.set_max_total_wal_size(2 * options.write_buffer_bytes as u64);
         db_options.set_track_and_verify_wals_in_manifest(true);
         db_options.set_keep_log_file_num(2);
         db_options.set_max_log_file_size(1 << 20);
         db_options.set_log_level(rocksdb::LogLevel::Warn);
         db_options.set_max_background_jobs(2);
+        db_options.set_max_open_files(MAX_OPEN_FILES);
         let mut tables = BlockBasedOptions::default();
         tables.set_block_cache(&Cache::new_lru_cache(8 << 20));
-        tables.set_bloom_filter(10.0, false);
         let family = |name: &str| {
             let mut family = rocksdb::Options::default();
+            if name == layout::REQUESTS {
+                // Nearly every request is new.
+                tables.set_bloom_filter(10.0, false);
+            }
             family.set_block_based_table_factory(&tables);
             if name == layout::RECORDS || name == layout::TABLES {
                 family.set_write_buffer_size(options.write_buffer_bytes);
                 family.set_enable_blob_files(true);
                 family.set_min_blob_size(MIN_BLOB_BYTES);
-                family.set_enable_blob_gc(true);
+                // Else every compaction copies what is old and alive; see `collect_garbage`.
+                family.set_enable_blob_gc(false);
+                family.set_blob_gc_age_cutoff(1.0);
+                // Measured: it costs no CPU time that can be seen, for less is copied and checksummed.
+                family.set_blob_compression_type(DBCompressionType::Lz4);
             } else {
                 family.set_write_buffer_size(options.write_buffer_bytes / 4);
             }
@@ -101,6 +116,14 @@ impl Home {
     fn error(&self, e: &rocksdb::Error) -> Error {
         classify(&self.dir, e)
     }
+}
+
+/// Makes a directory and those above it that are missing, for good: each is synced into the one above.
+fn make_dir(dir: &Path) -> std::io::Result<()> {
+    let dir = std::path::absolute(dir)?;
+    let missing: Vec<_> = dir.ancestors().take_while(|dir| !dir.exists()).collect();
+    std::fs::create_dir_all(&dir)?;
+    missing.iter().filter_map(|dir| dir.parent()).try_for_each(|parent| File::open(parent)?.sync_all())
 }
 
 fn classify(dir: &Path, e: &rocksdb::Error) -> Error {
@@ -228,10 +251,35 @@ impl Store {
         rows.status().map_err(|e| classify(&self.dir, &e))
     }
 
-    /// Rewrites the files that hold these batches, so that the space of what was deleted there is given back.
-    pub(super) fn compact(&self, place: Place, cleanup: Cleanup, end: Offset) {
+    /// Lets RocksDB see what was deleted in front of `end`: values that lie with their keys are gone then, and blob files that
+    /// hold nothing else any more.
+    pub(super) fn drop_deleted(&self, place: Place, cleanup: Cleanup, end: Offset) {
         let range = [Offset(0), end].map(|offset| layout::batch_key(place, offset));
         self.db.compact_range_cf(self.family(layout::batches_of(cleanup)), Some(range[0]), Some(range[1]));
+    }
+
+    /// Writes a column family anew without the garbage in its blob files, if that is at least `min_bytes` and half of all it has.
+    /// So a byte is copied at most once for each byte that is given back.
+    pub(super) fn collect_garbage(&self, family: &str, min_bytes: u64) -> Result<(), Error> {
+        let classified = |e: rocksdb::Error| classify(&self.dir, &e);
+        let cf = self.family(family);
+        let size = |name| self.db.property_int_value_cf(cf, name).map(Option::unwrap_or_default).map_err(classified);
+        let garbage = size("rocksdb.live-blob-file-garbage-size")?;
+        let all = size("rocksdb.live-blob-file-size")? + size("rocksdb.live-sst-files-size")?;
+        if garbage < min_bytes || garbage < all / 2 {
+            return Ok(());
+        }
+        tracing::debug!(dir = %self.dir.display(), family, garbage, all, "collecting garbage");
+        self.db.set_options_cf(cf, &[("enable_blob_garbage_collection", "true")]).map_err(classified)?;
+        let mut options = CompactOptions::default();
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        self.db.compact_range_cf_opt(cf, None::<&[u8]>, None::<&[u8]>, &options);
+        self.db.set_options_cf(cf, &[("enable_blob_garbage_collection", "false")]).map_err(classified)
+    }
+
+    /// Ends a compaction that is under way, so that closing does not wait for it. Nothing is written afterwards.
+    pub(super) fn stop_background_work(&self) {
+        self.db.cancel_all_background_work(false);
     }
 
     pub(super) fn damaged(&self, cause: String) -> Error {

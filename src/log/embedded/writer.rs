@@ -12,10 +12,12 @@
 //! who waited hear just that, the database is opened anew, and what is found there is what happened.
 
 use super::group::{self, Group};
+use super::options::Durability;
 use super::partition::TailBudget;
 use super::queue::{Job, Work};
-use super::{Durability, Shared, fault};
+use super::shared::Shared;
 use crate::log::Error;
+use millstream_state::fault;
 use rocksdb::WriteBatch;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -56,19 +58,23 @@ fn commit(shared: &Shared, jobs: Vec<Job>, tails: &mut TailBudget) -> Result<(),
     let publication = group.finish(&topics, &store, now, &mut write);
     shared.counters.transactions.fetch_add(group.len() as u64, Relaxed);
     if !write.is_empty() {
-        fault("log-before-write");
-        if let Err(e) = store.write(write, shared.options.durability == Durability::Synced) {
-            let cause: Arc<str> = e.to_string().into();
+        let synced = shared.options.durability == Durability::Synced;
+        let written = fault::point("log:commit:before-write")
+            .map_err(|e| e.to_string())
+            .and_then(|()| store.write(write, synced).map_err(|e| e.to_string()))
+            .and_then(|()| fault::point("log:commit:after-write").map_err(|e| e.to_string()));
+        if let Err(cause) = written.map_err(Arc::<str>::from) {
+            // First of all: whoever hears of the failure finds the log refusing, or repaired.
+            refuse(shared, &cause);
             group.answer(Some(&Error::OutcomeUnknown { cause: Arc::clone(&cause) }));
             return Err(cause);
         }
-        fault("log-after-write");
         shared.counters.writes.fetch_add(1, Relaxed);
         shared.counters.records.fetch_add(publication.iter().map(|(.., batch)| batch.len() as u64).sum(), Relaxed);
         shared.counters.bytes.fetch_add(publication.iter().map(|(.., batch)| batch.stored_bytes() as u64).sum(), Relaxed);
         group::publish(publication, &topics, tails);
         shared.progress.advance();
-        fault("log-after-publish");
+        fault::crash_point("log:commit:after-publish");
     }
     drop((topics, store));
     let unread = group.unread.take();
@@ -79,8 +85,9 @@ fn commit(shared: &Shared, jobs: Vec<Job>, tails: &mut TailBudget) -> Result<(),
 /// Closes the database and opens it again, as often as it takes.
 fn repair(shared: &Shared, mut cause: Arc<str>, tails: &mut TailBudget) {
     tracing::error!(dir = %shared.dir.display(), %cause, "the log failed and is read back");
-    for job in shared.queue.stop_accepting(&cause) {
-        let _ = job.answer.send(Err(Error::Unavailable { cause: Arc::clone(&cause) }));
+    refuse(shared, &cause);
+    if let Ok(store) = shared.store() {
+        store.stop_background_work();
     }
     *shared.store.write() = None;
     tails.clear(&shared.topics.read());
@@ -96,9 +103,16 @@ fn repair(shared: &Shared, mut cause: Arc<str>, tails: &mut TailBudget) {
             Err(error) => {
                 tracing::warn!(%error, "the log can't be read back yet");
                 cause = error.to_string().into();
-                shared.queue.stop_accepting(&cause);
+                refuse(shared, &cause);
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
+    }
+}
+
+/// Accepts nothing from now on, and tells those who wait that nothing of theirs was tried.
+fn refuse(shared: &Shared, cause: &Arc<str>) {
+    for job in shared.queue.stop_accepting(cause) {
+        let _ = job.answer.send(Err(Error::Unavailable { cause: Arc::clone(cause) }));
     }
 }

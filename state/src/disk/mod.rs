@@ -35,7 +35,8 @@ pub(crate) trait Disk: Send + Sync {
     /// The rows of a range as they are now.
     fn scan<'a>(&'a self, family: Family, partition: u32, range: &Range, direction: Direction) -> Box<dyn DiskScan + 'a>;
 
-    /// Writes rows and tombstones, which come in the order of their places, and gives their number.
+    /// Writes rows and tombstones, which come in the order of their places, and gives their number. Until the sync they may be seen or not,
+    /// and another `write` or `clear` of the family takes the place of this one.
     fn write(&self, family: Family, rows: &mut dyn Iterator<Item = (u32, Entry)>) -> Result<usize, Error>;
 
     /// Removes every row of a partition.

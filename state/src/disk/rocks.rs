@@ -1,10 +1,12 @@
-//! Rows at rest in RocksDB. A flush comes in key order, so it is written as one table file per store, which the database takes in whole:
-//! no write-ahead log, no memtable, no second sorting, and what is taken in is durable. Only what is removed by range goes through a memtable.
-//! This is the only file that names RocksDB.
+//! Rows at rest in RocksDB. A flush comes in key order, so it is written as one table file per store, which the database takes in whole at
+//! the sync: no write-ahead log, no memtable, no second sorting, and what is taken in is durable. Only what is removed by range goes through a
+//! memtable. This is the only file that names RocksDB.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use parking_lot::Mutex;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice, DBRawIterator,
     DataBlockIndexType, ErrorKind, IngestExternalFileOptions, ReadOptions, SstFileWriter, WriteOptions,
@@ -25,6 +27,8 @@ pub(crate) struct Rocks {
     /// Where table files are made, on the same file system as the database.
     incoming: PathBuf,
     next_file: AtomicU64,
+    /// Files that are written and wait for the sync of their family, by its number.
+    written: Mutex<BTreeMap<usize, PathBuf>>,
 }
 
 impl Rocks {
@@ -49,7 +53,15 @@ impl Rocks {
         }
         let families = families.into_iter().map(|name| ColumnFamilyDescriptor::new(name, options.clone()));
         let db = DB::open_cf_descriptors(&database_options(), &path, families).map_err(|error| open_error(directory, error))?;
-        Ok(Rocks { db, names, options, cache, incoming, next_file: AtomicU64::new(0) })
+        Ok(Rocks { db, names, options, cache, incoming, next_file: AtomicU64::new(0), written: Mutex::default() })
+    }
+
+    /// Throws away what a flush wrote that failed before its sync.
+    fn forget_written(&self, family: Family) -> Result<(), Error> {
+        match self.written.lock().remove(&family.0) {
+            Some(file) => std::fs::remove_file(file).map_err(|e| Error::io("written", &e)),
+            None => Ok(()),
+        }
     }
 
     fn family(&self, family: Family) -> &rocksdb::ColumnFamily {
@@ -109,6 +121,7 @@ impl Disk for Rocks {
 
     fn write(&self, family: Family, rows: &mut dyn Iterator<Item = (u32, Entry)>) -> Result<usize, Error> {
         let failed = |error| failed("written", error);
+        self.forget_written(family)?;
         let mut rows = rows.peekable();
         if rows.peek().is_none() {
             return Ok(0); // RocksDB refuses an empty file
@@ -130,13 +143,12 @@ impl Disk for Rocks {
             written += 1;
         }
         writer.finish().map_err(failed)?;
-        let mut options = IngestExternalFileOptions::default();
-        options.set_move_files(true);
-        self.db.ingest_external_file_cf_opts(self.family(family), &options, vec![file]).map_err(failed)?;
+        self.written.lock().insert(family.0, file);
         Ok(written)
     }
 
     fn clear(&self, family: Family, partition: u32) -> Result<(), Error> {
+        self.forget_written(family)?;
         let mut unlogged = WriteOptions::default();
         unlogged.disable_wal(true);
         let (from, to) = (place(partition, &[]), place(partition + 1, &[]));
@@ -144,7 +156,14 @@ impl Disk for Rocks {
     }
 
     fn sync(&self, family: Family) -> Result<(), Error> {
-        self.db.flush_cf(self.family(family)).map_err(|e| failed("flushed", e))
+        let failed = |error| failed("synced", error);
+        let handle = self.family(family);
+        if let Some(file) = self.written.lock().remove(&family.0) {
+            let mut options = IngestExternalFileOptions::default();
+            options.set_move_files(true);
+            self.db.ingest_external_file_cf_opts(handle, &options, vec![file]).map_err(failed)?;
+        }
+        self.db.flush_cf(handle).map_err(failed)
     }
 
     fn bytes_on_disk(&self) -> u64 {

@@ -1,5 +1,12 @@
 //! The embedded log: the contract, and what only it has.
 
+mod child;
+mod crash;
+mod disk;
+mod faults;
+mod forgetting;
+mod grouping;
+mod model;
 mod opening;
 mod requests;
 

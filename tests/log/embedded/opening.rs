@@ -89,6 +89,29 @@ fn a_damaged_file_is_told() {
 }
 
 #[test]
+fn a_damaged_batch_is_told_to_who_reads_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    let orders = topic(&log, "orders", 1);
+    let value: String = (0..20_000u32).map(|i| char::from(b'a' + (i.wrapping_mul(2_654_435_761) >> 27) as u8 % 26)).collect();
+    put(&log, &orders, 0, &[("k", &value)]);
+    drop(log);
+    // Opening moves what the write-ahead log holds into files.
+    drop(open(dir.path()));
+    let files = std::fs::read_dir(dir.path().join("db")).unwrap().map(|entry| entry.unwrap().path());
+    let blobs: Vec<_> = files.filter(|path| path.extension().is_some_and(|extension| extension == "blob")).collect();
+    assert_eq!(blobs.len(), 1);
+    let mut bytes = std::fs::read(&blobs[0]).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&blobs[0], bytes).unwrap();
+
+    let log = open(dir.path());
+    let error = log.fetch(orders.id, Partition(0), Offset(0), 1).unwrap_err();
+    assert!(matches!(error, Error::Damaged { .. }) && error.is_fatal(), "{error}");
+}
+
+#[test]
 fn a_log_whose_making_was_interrupted_is_made() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("LOG-FORMAT"), "").unwrap();
