@@ -1,6 +1,7 @@
 //! The tests of the library, in one binary: each module is one subject.
 
 mod conformance;
+mod crash;
 mod engine;
 mod log;
 #[cfg(feature = "http")]

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use millstream_state::{Db, FlushReport, Home, OpenError, StoreSpec, TaskId};
 use parking_lot::{Mutex, RwLock};
@@ -202,6 +203,7 @@ fn open_state(topology: &Topology, config: &Config, log: &Arc<EmbeddedLog>, dura
     let options = millstream_state::Options {
         fingerprint: topology.fingerprint(),
         memory_budget_bytes: config.state_memory_bytes,
+        flush_every: Duration::from_millis(config.state_flush_interval_ms),
         before_sync: Some(Arc::new(before_sync)),
         after_flush: Some(Arc::new(after_flush)),
         ..millstream_state::Options::new(

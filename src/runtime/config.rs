@@ -18,6 +18,9 @@ pub struct Config {
     pub commit_bytes: usize,
     /// Memory for state: hot layer, block cache and write buffers of all stores, in bytes.
     pub state_memory_bytes: usize,
+    /// The longest that committed state waits in memory before it is written to disk under load, in milliseconds. A crash costs the
+    /// replay of what was not written.
+    pub state_flush_interval_ms: u64,
     /// What an acknowledged commit survives.
     pub durability: Durability,
     /// Wall-clock time.
@@ -34,6 +37,7 @@ impl Config {
             commit_interval_ms: 100,
             commit_bytes: 8 << 20,
             state_memory_bytes: 256 << 20,
+            state_flush_interval_ms: 30_000,
             durability: Durability::Synced,
             clock: Clock::System,
         }
