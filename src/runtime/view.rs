@@ -79,7 +79,7 @@ impl View {
         self.tasks().map(|task| all(task).unwrap_or(0) as u64).sum()
     }
 
-    pub(super) fn positions(&self) -> Vec<(Partition, Offset)> {
+    pub(crate) fn positions(&self) -> Vec<(Partition, Offset)> {
         let position = |task: TaskId| {
             let at = self.shared.reader.read(task, |rows| rows.position(self.store.id()));
             (Partition(task.partition), Offset(at.ok().flatten().map_or(0, |at| at.offset)))

@@ -16,7 +16,7 @@ use super::error::ApiError;
 use super::events::{Event, Events};
 use super::request::Request;
 use super::response::Response;
-use millstream_state::Direction;
+use millstream_state::{Direction, Range};
 
 /// How many events are read at a time.
 const PAGE: usize = 100;
@@ -129,9 +129,9 @@ impl Stream {
     async fn catch_up(&mut self, events: &mut Events) -> Result<(), QueryError> {
         loop {
             let from = self.key(self.sent)?;
-            let end = codec::after_prefix(&self.prefix);
-            let range = (Bound::Excluded(&from[..]), end.as_ref().map(Vec::as_slice));
-            let rows = self.feed.events.page(range, Direction::Forward, PAGE)?;
+            let whole = Range::prefix(&self.prefix);
+            let range = Range::new(Bound::Excluded(&from), whole.bounds().1);
+            let rows = self.feed.events.page(&range, Direction::Forward, PAGE)?;
             for (key, value) in &rows {
                 let sequence = self.sequence(key)?;
                 self.send(events, sequence, value).await?;

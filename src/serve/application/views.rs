@@ -12,7 +12,6 @@ use super::super::error::ApiError;
 use super::super::request::Request;
 use super::super::response::Response;
 use super::{blocking, watches};
-use crate::codec;
 use crate::runtime::{Handle, QueryError, Row, View};
 
 /// The most rows of one answer. One row more is read, to know whether there is one.
@@ -104,7 +103,7 @@ pub(super) type Range = (Bound<Vec<u8>>, Bound<Vec<u8>>);
 
 fn range(prefix: Option<Vec<u8>>, from: Option<Vec<u8>>, to: Option<Vec<u8>>, after: Option<Vec<u8>>) -> Range {
     let prefix = prefix.unwrap_or_default();
-    let end = match (codec::after_prefix(&prefix), to) {
+    let end = match (millstream_state::Range::prefix(&prefix).bounds().1.map(<[u8]>::to_vec), to) {
         (Bound::Excluded(end), Some(to)) => Bound::Excluded(end.min(to)),
         (_, Some(to)) => Bound::Excluded(to),
         (end, None) => end,
@@ -118,12 +117,8 @@ fn range(prefix: Option<Vec<u8>>, from: Option<Vec<u8>>, to: Option<Vec<u8>>, af
 
 /// A page of a range, which is empty where it ends before it starts.
 pub(super) fn page(view: &View, (from, to): &Range, limit: usize) -> Result<Vec<Row>, QueryError> {
-    if let (Bound::Included(start) | Bound::Excluded(start), Bound::Excluded(end)) = (from, to)
-        && start >= end
-    {
-        return Ok(Vec::new());
-    }
-    view.page((from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice)), Direction::Forward, limit)
+    let range = millstream_state::Range::new(from.as_ref().map(Vec::as_slice), to.as_ref().map(Vec::as_slice));
+    view.page(&range, Direction::Forward, limit)
 }
 
 /// Appends `{"key":…,"value":…}`.

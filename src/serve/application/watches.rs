@@ -11,7 +11,6 @@ use super::super::error::ApiError;
 use super::super::events::{Event, Events};
 use super::super::response::Response;
 use super::views::page;
-use crate::codec;
 use crate::record::{Offset, Partition};
 use crate::runtime::{QueryError, View, Watch, Watched};
 
@@ -61,7 +60,7 @@ pub(super) fn prefix(view: View, prefix: Vec<u8>) -> Result<Response, ApiError> 
 }
 
 async fn rows(view: &View, prefix: Vec<u8>, positions: &Positions, events: &mut Events) -> Result<(), QueryError> {
-    let end = codec::after_prefix(&prefix);
+    let end = millstream_state::Range::prefix(&prefix).bounds().1.map(<[u8]>::to_vec);
     let mut range = (Bound::Included(prefix), end);
     loop {
         let rows = page(view, &range, PAGE)?;
