@@ -81,7 +81,8 @@ fn parameters_of_queries_have_bounds() {
     let shop = shared();
     let user = fresh_id();
     for path in ["/api/coupons".to_owned(), format!("/api/users/{user}/coupons"), "/views/coupons".to_owned()] {
-        for limit in ["0", "201", "-1", "x", ""] {
+        let too_many = if path.starts_with("/views") { "501" } else { "201" };
+        for limit in ["0", too_many, "-1", "x", ""] {
             let message = shop.get(&format!("{path}?limit={limit}")).refused(400, "INVALID_FIELD");
             assert!(message.contains("limit"), "{message}");
         }

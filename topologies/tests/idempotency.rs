@@ -98,7 +98,7 @@ fn keys_outlive_a_crash() {
     let shop = shop.kill_and_restart();
     let second = send(&shop);
     first.iter().zip(&second).for_each(|(first, second)| same(first, second));
-    shop.get(&format!("/api/coupons/{coupon}?at_least={}", second[1].position())).ok(200);
+    shop.get(&format!("/api/users/{user}/coupons?at_least={}", second[1].position())).ok(200);
     shop.post_with_key(&path, "claim", &json!({"userId": user + 1})).refused(422, "IDEMPOTENCY_KEY_REUSED");
     assert_eq!(shop.coupons_of(user), [coupon]);
 }

@@ -143,7 +143,9 @@ impl Shop {
                 break address.parse().expect("an address");
             }
         };
-        Shop { process, stdout: Some(stdout), address, data }
+        let shop = Shop { process, stdout: Some(stdout), address, data };
+        eventually(|| (shop.get("/readyz").status == 200).then_some(()));
+        shop
     }
 
     /// Kills it with `kill -9`, and starts it again at the same address on the same data.

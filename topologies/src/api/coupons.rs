@@ -77,7 +77,7 @@ impl From<Coupon> for Shown {
 pub async fn show(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
     let coupon_id = request.param_id("couponId")?;
     request.at_least(&api.app, COUPONS.name()).await?;
-    let coupon = api.coupons.get(&coupon_id)?.ok_or_else(|| refused(Refusal::NotFound, coupon_id))?;
+    let coupon = api.coupon(coupon_id).await?.ok_or_else(|| refused(Refusal::NotFound, coupon_id))?;
     Response::json(StatusCode::OK, &Shown::from(coupon))
 }
 
@@ -112,14 +112,18 @@ struct Accepted<'a> {
 }
 
 impl Api {
+    /// The coupon, if there is one. A view that has not heard of it may be about to, so it is waited for.
+    async fn coupon(&self, coupon_id: u64) -> Result<Option<Coupon>, ApiError> {
+        if let Some(coupon) = self.coupons.get(&coupon_id)? {
+            return Ok(Some(coupon));
+        }
+        self.catch_up(&COUPONS).await?;
+        Ok(self.coupons.get(&coupon_id)?)
+    }
+
     async fn create(&self, terms: Terms) -> Result<Write, ApiError> {
         let coupon_id = terms.coupon_id;
-        let mut known = self.coupons.get(&coupon_id)?;
-        if known.is_none() {
-            self.catch_up(&COUPONS).await?;
-            known = self.coupons.get(&coupon_id)?;
-        }
-        match known {
+        match self.coupon(coupon_id).await? {
             None => {
                 let at = self.app.now();
                 let body = Shown::from(Coupon::new(terms.clone()));
@@ -137,13 +141,10 @@ impl Api {
 
     async fn claim(&self, coupon_id: u64, user_id: u64) -> Result<Write, ApiError> {
         let at = self.app.now();
-        let mut decision = self.foresee(coupon_id, user_id, at)?;
-        if decision == Decision::Refuse(Refusal::NotFound) {
-            // The only refusal that the view may have to take back: it may be about to hear of the coupon.
-            self.catch_up(&COUPONS).await?;
-            decision = self.foresee(coupon_id, user_id, at)?;
-        }
-        if let Decision::Refuse(refusal) = decision {
+        let coupon = self.coupon(coupon_id).await?;
+        let has_it = coupon.is_some() && self.coupon_claims.get(&(coupon_id, user_id))?.is_some();
+        // Refusals of a known coupon need no newer view: that it is issued or sold out is for good, and so are its times.
+        if let Decision::Refuse(refusal) = decide(coupon, has_it, at) {
             return Err(refused(refusal, coupon_id));
         }
         let id = event_id();
@@ -151,13 +152,6 @@ impl Api {
         let value = CouponIssueRequest { coupon_id, user_id, requested_at: Iso(at) };
         let event = Record { key: coupon_id, value, timestamp: at, headers: headers(id.clone(), "CouponIssueRequest", at) };
         Write::new(StatusCode::ACCEPTED, &body, Events::new().with(&COUPON_ISSUE, &event))
-    }
-
-    /// What the topology would decide, as far as is known.
-    fn foresee(&self, coupon_id: u64, user_id: u64, at: Timestamp) -> Result<Decision, ApiError> {
-        let coupon = self.coupons.get(&coupon_id)?;
-        let has_it = coupon.is_some() && self.coupon_claims.get(&(coupon_id, user_id))?.is_some();
-        Ok(decide(coupon, has_it, at))
     }
 }
 

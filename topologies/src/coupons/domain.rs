@@ -98,8 +98,7 @@ pub enum Decision {
 
 /// Decides a claim made at this time. `coupon` is the claimed one, if it exists; `has_it` says whether the user has it already.
 ///
-/// Once a known coupon is refused to a user it stays refused, but for one that is not open yet: coupons are never given back, and terms
-/// never change.
+/// A refusal of a known coupon at one time is for good: coupons are never given back, and terms never change.
 #[must_use]
 pub fn decide(coupon: Option<Coupon>, has_it: bool, at: Timestamp) -> Decision {
     match coupon {

@@ -109,3 +109,90 @@ fn same_coupon(key: u64, coupon_id: u64) -> Result<(), ProcessError> {
     let error = codec::Error::invalid("record of its coupon", format_args!("the key is {key} and couponId is {coupon_id}"));
     Err(ProcessError::Undecodable { part: "value", error })
 }
+
+#[cfg(test)]
+mod tests {
+    use millstream::testing::TestDriver;
+    use millstream::{Headers, Timestamp};
+
+    use super::*;
+    use crate::coupons::domain::Refusal;
+    use crate::notifications::{HEARD, NOTIFICATION_COUNTS, USER_COUPONS};
+    use crate::topology;
+
+    const COUPON: u64 = 7;
+
+    fn driver() -> TestDriver {
+        TestDriver::new(topology::all().expect("the topologies are right"))
+    }
+
+    fn create(driver: &mut TestDriver, limit: u64, at: i64) {
+        let terms = Terms { coupon_id: COUPON, name: "Seven".into(), limit, opens_at: Some(Iso(Timestamp(100))), closes_at: None };
+        driver.pipe(&CATALOGUE, &Record::new(COUPON, terms, Timestamp(at)));
+    }
+
+    fn claim(driver: &mut TestDriver, coupon_id: u64, user_id: u64, at: i64) {
+        let request = CouponIssueRequest { coupon_id, user_id, requested_at: Iso(Timestamp(at)) };
+        driver.pipe(&COUPON_ISSUE, &Record::new(coupon_id, request, Timestamp(at)));
+    }
+
+    #[test]
+    fn the_first_come_get_it_and_everybody_hears() {
+        let mut driver = driver();
+        claim(&mut driver, COUPON, 1, 100); // there is no such coupon yet
+        create(&mut driver, 2, 101);
+        claim(&mut driver, COUPON, 1, 99); // not open at that time
+        claim(&mut driver, COUPON, 1, 102);
+        claim(&mut driver, COUPON, 1, 103);
+        driver.restart(); // all state from the changelogs
+        claim(&mut driver, COUPON, 2, 104);
+        claim(&mut driver, COUPON, 3, 105);
+
+        let coupon = driver.get(&COUPONS, &COUPON).expect("the coupon");
+        assert_eq!((coupon.issued, coupon.remaining()), (2, 0));
+        assert_eq!(driver.rows(&COUPON_CLAIMS), [((COUPON, 1), 102), ((COUPON, 2), 104)]);
+        let rejected = |reason| News::CouponRejected { coupon_id: COUPON, reason };
+        let issued = || News::CouponIssued { coupon_id: COUPON, coupon_name: "Seven".into() };
+        let mut heard = driver.rows(&HEARD);
+        heard.sort_by_key(|(place, _)| *place);
+        let heard: Vec<_> = heard.into_iter().map(|(place, heard)| (place, heard.at_ms, heard.news)).collect();
+        let expected = [
+            ((1, 1), 100, rejected(Refusal::NotFound)),
+            ((1, 2), 99, rejected(Refusal::NotOpen)),
+            ((1, 3), 102, issued()),
+            ((1, 4), 103, rejected(Refusal::AlreadyIssued)),
+            ((2, 1), 104, issued()),
+            ((3, 1), 105, rejected(Refusal::SoldOut)),
+        ];
+        assert_eq!(heard, expected);
+        let mut owned: Vec<_> = driver.rows(&USER_COUPONS).into_iter().map(|(place, coupon)| (place, coupon.coupon_id)).collect();
+        owned.sort_unstable();
+        assert_eq!(owned, [((1, 3), COUPON), ((2, 1), COUPON)]);
+        assert_eq!(driver.get(&NOTIFICATION_COUNTS, &1), Some(4));
+    }
+
+    #[test]
+    fn the_first_terms_hold() {
+        let mut driver = driver();
+        create(&mut driver, 2, 100);
+        claim(&mut driver, COUPON, 1, 101);
+        create(&mut driver, 5, 102);
+        let coupon = driver.get(&COUPONS, &COUPON).expect("the coupon");
+        assert_eq!((coupon.limit, coupon.issued), (2, 1));
+        assert_eq!(driver.rows(&COUPONS_BY_AGE), [((100, COUPON), COUPON)]);
+    }
+
+    #[test]
+    fn what_is_no_claim_is_parked_and_changes_nothing() {
+        let mut driver = driver();
+        create(&mut driver, 2, 100);
+        let good = r#"{"couponId":7,"userId":1,"requestedAt":"2026-01-31T12:00:00Z"}"#;
+        let other = good.replace('7', "8");
+        for (key, value) in [("7", other.as_str()), ("7", "{}"), ("7", "x"), ("seven", good), ("07", good)] {
+            driver.pipe_bytes(COUPON_ISSUE.name(), Some(key.as_bytes()), Some(value.as_bytes()), Timestamp(200), &Headers::EMPTY);
+        }
+        assert_eq!(driver.rows(&COUPON_CLAIMS), []);
+        driver.pipe_bytes(COUPON_ISSUE.name(), Some(b"7"), Some(good.as_bytes()), Timestamp(201), &Headers::EMPTY);
+        assert_eq!(driver.rows(&COUPON_CLAIMS), [((COUPON, 1), 201)], "the partition goes on");
+    }
+}
