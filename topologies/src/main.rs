@@ -53,7 +53,9 @@ fn as_client<E: ToString>(command: impl Future<Output = Result<(), E>>) -> Resul
 fn print_topology(command: &cli::Topology) -> Result<(), String> {
     let built = match &command.name {
         None => topology::all(),
-        Some(name) => topology::named(name).ok_or_else(|| format!("there is no topology {name:?}, only {}", topology::names()))?,
+        Some(name) => {
+            topology::named(name).ok_or_else(|| format!("there is no topology {name:?}, only {}", topology::names()))?
+        }
     };
     let topology = built.map_err(|error| error.to_string())?;
     print!(

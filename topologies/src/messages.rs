@@ -42,8 +42,12 @@ fn message(news: &News, language: Language) -> &'static str {
     let (korean, english) = match news {
         News::CouponIssued { .. } => ("쿠폰이 발급되었습니다", "The coupon has been issued to you"),
         News::CouponRejected { reason: Refusal::SoldOut, .. } => ("쿠폰이 모두 소진되었습니다", "The coupon is sold out"),
-        News::CouponRejected { reason: Refusal::AlreadyIssued, .. } => ("이미 발급받은 쿠폰입니다", "You already have this coupon"),
-        News::CouponRejected { reason: Refusal::NotOpen, .. } => ("쿠폰 발급 기간이 아닙니다", "The coupon cannot be claimed at this time"),
+        News::CouponRejected { reason: Refusal::AlreadyIssued, .. } => {
+            ("이미 발급받은 쿠폰입니다", "You already have this coupon")
+        }
+        News::CouponRejected { reason: Refusal::NotOpen, .. } => {
+            ("쿠폰 발급 기간이 아닙니다", "The coupon cannot be claimed at this time")
+        }
         News::CouponRejected { reason: Refusal::NotFound, .. } => ("존재하지 않는 쿠폰입니다", "There is no such coupon"),
     };
     match language {

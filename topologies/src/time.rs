@@ -31,8 +31,7 @@ impl Serialize for Iso {
 impl<'de> Deserialize<'de> for Iso {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Iso, D::Error> {
         let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        let time: jiff::Timestamp =
-            text.parse().map_err(|_| D::Error::custom("a time is written as 2026-01-31T12:00:00Z"))?;
+        let time: jiff::Timestamp = text.parse().map_err(|_| D::Error::custom("a time is written as 2026-01-31T12:00:00Z"))?;
         Ok(Iso(Timestamp(time.as_millisecond())))
     }
 }

@@ -103,7 +103,8 @@ impl Secret {
             }
             let token = token(request)?.ok_or_else(|| ApiError::unauthenticated("this needs a token"))?;
             let claims = jsonwebtoken::decode::<Claims>(&token, &key, &rules);
-            let Claims { sub, role, exp } = claims.map_err(|_| ApiError::unauthenticated("the token is not valid, or no longer"))?.claims;
+            let Claims { sub, role, exp } =
+                claims.map_err(|_| ApiError::unauthenticated("the token is not valid, or no longer"))?.claims;
             if need == Need::Admin && role != Role::Admin {
                 return Err(ApiError::forbidden("this is for admins"));
             }
@@ -117,7 +118,9 @@ impl Secret {
 /// The token of a request: in the header, or in the query of an `EventSource`, which can set no header.
 fn token(request: &Request) -> Result<Option<String>, ApiError> {
     match request.header("authorization") {
-        Some(text) => Ok(text.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, t)| t.trim().to_owned())),
+        Some(text) => {
+            Ok(text.split_once(' ').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")).map(|(_, t)| t.trim().to_owned()))
+        }
         None => Ok(request.query("access_token")?.map(std::borrow::Cow::into_owned)),
     }
 }

@@ -19,7 +19,11 @@ pub fn amount<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Erro
 
 fn number<'de, D: Deserializer<'de>>(deserializer: D, least: u64) -> Result<u64, D::Error> {
     let number = u64::deserialize(deserializer)?;
-    if (least..END).contains(&number) { Ok(number) } else { Err(D::Error::custom(format_args!("must be from {least} to 2^53 - 1"))) }
+    if (least..END).contains(&number) {
+        Ok(number)
+    } else {
+        Err(D::Error::custom(format_args!("must be from {least} to 2^53 - 1")))
+    }
 }
 
 /// A name.

@@ -19,20 +19,16 @@ impl<P> Page<P> {
     /// What the query asks for. `place` reads what an answer's `next` was written as.
     pub fn asked(request: &Request, place: impl FnOnce(&str) -> Option<P>) -> Result<Page<P>, ApiError> {
         let limit = request.query_number("limit", LIMIT, 1..=MAX_LIMIT)? as usize;
-        let before = request.query("before")?.map(|text| {
-            place(&text).ok_or_else(|| ApiError::invalid_field("before", "is not the `next` of an answer"))
-        });
+        let before = request
+            .query("before")?
+            .map(|text| place(&text).ok_or_else(|| ApiError::invalid_field("before", "is not the `next` of an answer")));
         Ok(Page { limit, before: before.transpose()? })
     }
 }
 
 impl<A: Data, B: Data> Page<(A, B)> {
     /// The rows of this page from the last key on, and the place of the next page, if there is one. `of` leaves only keys that begin so.
-    pub fn read<V: Data>(
-        &self,
-        view: &TypedView<(A, B), V>,
-        of: Option<&A>,
-    ) -> Result<(Vec<V>, Option<(A, B)>), ApiError> {
+    pub fn read<V: Data>(&self, view: &TypedView<(A, B), V>, of: Option<&A>) -> Result<(Vec<V>, Option<(A, B)>), ApiError> {
         let first = of.map(codec::prefix).transpose().map_err(ApiError::internal)?.unwrap_or_default();
         let range = match &self.before {
             None => Range::prefix(&first),

@@ -45,7 +45,8 @@ where
         let position = app.append(events).await.map_err(not_appended)?;
         return Ok(answer(status, body, &position));
     };
-    let key = RequestKey { key: key_of_caller(key.as_bytes(), request)?, fingerprint: fingerprint(request, body)?, keep_ms: KEPT_MS };
+    let key =
+        RequestKey { key: key_of_caller(key.as_bytes(), request)?, fingerprint: fingerprint(request, body)?, keep_ms: KEPT_MS };
     let once = app.once(&key, || async {
         let Write { status, body, events } = decide().await?;
         Ok(Accepted { events, answer: kept(status, &body) })

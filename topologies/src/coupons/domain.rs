@@ -56,7 +56,8 @@ impl Coupon {
     #[must_use]
     pub fn has_terms(&self, terms: &Terms) -> bool {
         let Terms { coupon_id, name, limit, opens_at, closes_at } = terms;
-        (self.coupon_id, &self.name, self.limit, self.opens_at, self.closes_at) == (*coupon_id, name, *limit, *opens_at, *closes_at)
+        (self.coupon_id, &self.name, self.limit, self.opens_at, self.closes_at)
+            == (*coupon_id, name, *limit, *opens_at, *closes_at)
     }
 
     /// How many are left.

@@ -15,14 +15,15 @@ use millstream::{Process, ProcessError, Record, Scope, Store, StreamBuilder, Top
 use serde::{Deserialize, Serialize};
 
 use super::domain::{Coupon, Decision, Terms, decide};
-use crate::notifications::{NOTIFICATIONS, Notification, News};
+use crate::notifications::{NOTIFICATIONS, News, Notification};
 use crate::time::Iso;
 
 /// Both topics have equally many: a coupon's terms and its claims meet in one task.
 const PARTITIONS: u32 = 3;
 
 /// The catalogue: coupons to be created.
-pub const CATALOGUE: Topic<u64, Terms> = Topic::with_codecs("shop.coupons", &Decimal, &Json).partitions(PARTITIONS).keep_forever();
+pub const CATALOGUE: Topic<u64, Terms> =
+    Topic::with_codecs("shop.coupons", &Decimal, &Json).partitions(PARTITIONS).keep_forever();
 
 /// Claims. Other programs may write here, too.
 pub const COUPON_ISSUE: Topic<u64, CouponIssueRequest> =
@@ -63,9 +64,7 @@ impl Data for CouponIssueRequest {
 
 /// Adds the topology.
 pub fn declare(builder: &mut StreamBuilder) {
-    builder
-        .stream(&CATALOGUE)
-        .process(Process::new("create-coupon", create_coupon).store(&COUPONS).store(&COUPONS_BY_AGE));
+    builder.stream(&CATALOGUE).process(Process::new("create-coupon", create_coupon).store(&COUPONS).store(&COUPONS_BY_AGE));
     builder
         .stream(&COUPON_ISSUE)
         .process(Process::new("decide-claim", decide_claim).store(&COUPONS).store(&COUPON_CLAIMS))
@@ -127,7 +126,8 @@ mod tests {
     }
 
     fn create(driver: &mut TestDriver, limit: u64, at: i64) {
-        let terms = Terms { coupon_id: COUPON, name: "Seven".into(), limit, opens_at: Some(Iso(Timestamp(100))), closes_at: None };
+        let terms =
+            Terms { coupon_id: COUPON, name: "Seven".into(), limit, opens_at: Some(Iso(Timestamp(100))), closes_at: None };
         driver.pipe(&CATALOGUE, &Record::new(COUPON, terms, Timestamp(at)));
     }
 
