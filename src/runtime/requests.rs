@@ -111,13 +111,8 @@ impl Handle {
     where
         F: Future<Output = Result<Accepted, E>>,
     {
-        let stored = self.shared.log.request(&request.key).map_err(|e| RequestError::Append(AppendError::Log(e)))?;
-        if let Some(stored) = stored.filter(|stored| stored.expires_at > self.shared.config.clock.now()) {
-            if stored.fingerprint != request.fingerprint {
-                return Err(RequestError::Reused);
-            }
-            let ends = stored.positions.iter().map(|(topic, partition, offset)| (*topic, *partition, offset.next()));
-            return Ok(Answer { answer: stored.answer, position: self.token(ends) });
+        if let Some(answer) = self.answered(request)? {
+            return Ok(answer);
         }
         let Accepted { events, answer } = decide().await.map_err(RequestError::Refused)?;
         let row = Request {
@@ -126,8 +121,23 @@ impl Handle {
             answer: answer.clone(),
             expires_at: Timestamp(self.shared.config.clock.now().0 + request.keep_ms),
         };
-        let position = self.append_with(events, Some(row)).await.map_err(RequestError::Append)?;
-        Ok(Answer { answer, position })
+        match self.append_with(events, Some(row)).await {
+            Ok(position) => Ok(Answer { answer, position }),
+            // Whoever asked first left while the log was at it, so nobody was running any more.
+            Err(error @ AppendError::Log(log::Error::RequestExists)) => self.answered(request)?.ok_or(RequestError::Append(error)),
+            Err(error) => Err(RequestError::Append(error)),
+        }
+    }
+
+    /// The answer that was given to the request, if it was carried out and its answer is still kept.
+    fn answered<E>(&self, request: &RequestKey) -> Result<Option<Answer>, RequestError<E>> {
+        let stored = self.shared.log.request(&request.key).map_err(|e| RequestError::Append(AppendError::Log(e)))?;
+        let Some(stored) = stored.filter(|stored| stored.expires_at > self.shared.config.clock.now()) else { return Ok(None) };
+        if stored.fingerprint != request.fingerprint {
+            return Err(RequestError::Reused);
+        }
+        let ends = stored.positions.iter().map(|(topic, partition, offset)| (*topic, *partition, offset.next()));
+        Ok(Some(Answer { answer: stored.answer, position: self.token(ends) }))
     }
 }
 

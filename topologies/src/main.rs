@@ -1,2 +1,70 @@
-//! x
-fn main() {}
+//! The shop's binary: reads the command line, does what it says, and turns the outcome into an exit code: 0 done, 1 failed while running,
+//! 2 wrong usage or configuration.
+
+mod api;
+mod cli;
+mod client;
+mod coupons;
+mod demo;
+mod dev;
+mod dlq;
+mod load;
+mod logging;
+mod messages;
+mod metrics;
+mod notifications;
+mod time;
+mod topology;
+
+use std::process::ExitCode;
+
+use cli::{Command, TopologyFormat};
+
+fn main() -> ExitCode {
+    let outcome = match cli::parse() {
+        Command::Dev(dev) => dev::run(&dev).map_err(|error| (exit_code(&error), error.to_string())),
+        Command::Topology(command) => print_topology(&command).map_err(|error| (2, error)),
+        Command::Load(command) => as_client(load::run(&command)),
+        Command::Dlq(command) => as_client(dlq::run(&command)),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err((code, sentence)) => {
+            eprintln!("shop: {sentence}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn exit_code(error: &dev::Error) -> u8 {
+    match error {
+        dev::Error::Misconfigured(_) => 2,
+        dev::Error::Failed(_) => 1,
+    }
+}
+
+/// Runs what talks to a shop, on one thread: it leaves the most of the machine to the shop.
+fn as_client<E: ToString>(command: impl Future<Output = Result<(), E>>) -> Result<(), (u8, String)> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let done = runtime.map_err(|error| (1, error.to_string()))?.block_on(command);
+    done.map_err(|error| (1, error.to_string()))
+}
+
+fn print_topology(command: &cli::Topology) -> Result<(), String> {
+    let built = match &command.name {
+        None => topology::all(),
+        Some(name) => {
+            topology::named(name).ok_or_else(|| format!("there is no topology {name:?}, only {}", topology::names()))?
+        }
+    };
+    let topology = built.map_err(|error| error.to_string())?;
+    print!(
+        "{}",
+        match command.format {
+            TopologyFormat::Text => topology.to_text(""),
+            TopologyFormat::Mermaid => topology.to_mermaid(""),
+            TopologyFormat::Dot => topology.to_dot(""),
+        }
+    );
+    Ok(())
+}

@@ -1,0 +1,175 @@
+//! Coupons over HTTP: creating, claiming, showing, listing.
+
+use std::sync::Arc;
+
+use millstream::serve::{ApiError, Request, Response, StatusCode, from_json};
+use millstream::{Events, Headers, Record, Timestamp};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::page::Page;
+use super::write::{Write, carry_out};
+use super::{Api, auth, bounds};
+use crate::coupons::domain::{Coupon, Decision, Refusal, Terms, decide};
+use crate::coupons::topology::{CATALOGUE, COUPON_ISSUE, COUPONS, COUPONS_BY_AGE, CouponIssueRequest};
+use crate::time::Iso;
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Creation {
+    #[serde(deserialize_with = "bounds::id")]
+    coupon_id: u64,
+    #[serde(deserialize_with = "bounds::name")]
+    name: String,
+    #[serde(deserialize_with = "bounds::amount")]
+    limit: u64,
+    opens_at: Option<Iso>,
+    closes_at: Option<Iso>,
+}
+
+/// `POST /api/coupons`
+pub async fn create(api: Arc<Api>, mut request: Request) -> Result<Response, ApiError> {
+    request.expect_json()?;
+    let body = request.body().await?;
+    let Creation { coupon_id, name, limit, opens_at, closes_at } = from_json(&body)?;
+    if let (Some(opens), Some(closes)) = (opens_at, closes_at)
+        && closes <= opens
+    {
+        return Err(ApiError::invalid_field("closesAt", "must be later than opensAt"));
+    }
+    let terms = Terms { coupon_id, name, limit, opens_at, closes_at };
+    let _one_at_a_time = api.creations[coupon_id as usize % api.creations.len()].lock().await;
+    carry_out(&api.app, &request, &body, || api.create(terms)).await
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Claim {
+    #[serde(deserialize_with = "bounds::id")]
+    user_id: u64,
+}
+
+/// `POST /api/coupons/{couponId}/issue`
+pub async fn claim(api: Arc<Api>, mut request: Request) -> Result<Response, ApiError> {
+    let coupon_id = request.param_id("couponId")?;
+    request.expect_json()?;
+    let body = request.body().await?;
+    let Claim { user_id } = from_json(&body)?;
+    auth::acts_for(request.caller(), user_id)?;
+    carry_out(&api.app, &request, &body, || api.claim(coupon_id, user_id)).await
+}
+
+/// What a caller sees of a coupon.
+#[derive(Serialize)]
+struct Shown {
+    #[serde(flatten)]
+    coupon: Coupon,
+    remaining: u64,
+}
+
+impl From<Coupon> for Shown {
+    fn from(coupon: Coupon) -> Shown {
+        Shown { remaining: coupon.remaining(), coupon }
+    }
+}
+
+/// `GET /api/coupons/{couponId}`
+pub async fn show(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
+    let coupon_id = request.param_id("couponId")?;
+    request.at_least(&api.app, COUPONS.name()).await?;
+    let coupon = api.coupon(coupon_id).await?.ok_or_else(|| refused(Refusal::NotFound, coupon_id))?;
+    Response::json(StatusCode::OK, &Shown::from(coupon))
+}
+
+#[derive(Serialize)]
+struct Listed {
+    coupons: Vec<Shown>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// `GET /api/coupons`
+pub async fn list(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
+    let page = Page::asked(&request, |text| {
+        let (created, coupon_id) = text.split_once('-')?;
+        Some((created.parse().ok()?, coupon_id.parse().ok()?))
+    })?;
+    request.at_least(&api.app, COUPONS_BY_AGE.name()).await?;
+    let (ids, next) = page.read(&api.coupons_by_age, None)?;
+    let coupons = ids.iter().filter_map(|id| api.coupons.get(id).transpose());
+    let coupons = coupons.map(|coupon| coupon.map(Shown::from)).collect::<Result<_, _>>()?;
+    let next = next.map(|(created, coupon_id): (i64, u64)| format!("{created}-{coupon_id}"));
+    Response::json(StatusCode::OK, &Listed { coupons, next })
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Accepted<'a> {
+    request_id: &'a str,
+    coupon_id: u64,
+    user_id: u64,
+    status: &'static str,
+}
+
+impl Api {
+    /// The coupon, if there is one. A view that has not heard of it may be about to, so it is waited for.
+    async fn coupon(&self, coupon_id: u64) -> Result<Option<Coupon>, ApiError> {
+        if let Some(coupon) = self.coupons.get(&coupon_id)? {
+            return Ok(Some(coupon));
+        }
+        self.catch_up(&COUPONS).await?;
+        Ok(self.coupons.get(&coupon_id)?)
+    }
+
+    async fn create(&self, terms: Terms) -> Result<Write, ApiError> {
+        let coupon_id = terms.coupon_id;
+        match self.coupon(coupon_id).await? {
+            None => {
+                let at = self.app.now();
+                let body = Shown::from(Coupon::new(terms.clone()));
+                let event =
+                    Record { key: coupon_id, value: terms, timestamp: at, headers: headers(event_id(), "CouponCreated", at) };
+                Write::new(StatusCode::CREATED, &body, Events::new().with(&CATALOGUE, &event))
+            }
+            // The terms of the answer are those of the creation; how many are issued by now is for the view to tell.
+            Some(coupon) if coupon.has_terms(&terms) => Write::new(StatusCode::OK, &Shown::from(coupon), Events::new()),
+            Some(_) => {
+                let message = format!("coupon {coupon_id} exists with other terms");
+                Err(ApiError::new(StatusCode::CONFLICT, "COUPON_EXISTS", message))
+            }
+        }
+    }
+
+    async fn claim(&self, coupon_id: u64, user_id: u64) -> Result<Write, ApiError> {
+        let at = self.app.now();
+        let coupon = self.coupon(coupon_id).await?;
+        let has_it = coupon.is_some() && self.coupon_claims.get(&(coupon_id, user_id))?.is_some();
+        // Refusals of a known coupon need no newer view: that it is issued or sold out is for good, and so are its times.
+        if let Decision::Refuse(refusal) = decide(coupon, has_it, at) {
+            return Err(refused(refusal, coupon_id));
+        }
+        let id = event_id();
+        let body = Accepted { request_id: &id, coupon_id, user_id, status: "ACCEPTED" };
+        let value = CouponIssueRequest { coupon_id, user_id, requested_at: Iso(at) };
+        let event = Record { key: coupon_id, value, timestamp: at, headers: headers(id.clone(), "CouponIssueRequest", at) };
+        Write::new(StatusCode::ACCEPTED, &body, Events::new().with(&COUPON_ISSUE, &event))
+    }
+}
+
+fn event_id() -> String {
+    Uuid::now_v7().to_string()
+}
+
+fn headers(id: String, event_type: &str, at: Timestamp) -> Headers {
+    Headers::from_iter([("id", id), ("eventType", event_type.to_owned()), ("occurredAt", Iso(at).to_string())])
+}
+
+fn refused(refusal: Refusal, coupon_id: u64) -> ApiError {
+    let (status, code, why) = match refusal {
+        Refusal::NotFound => (StatusCode::NOT_FOUND, "COUPON_NOT_FOUND", "does not exist"),
+        Refusal::AlreadyIssued => (StatusCode::CONFLICT, "COUPON_ALREADY_ISSUED", "is issued to this user already"),
+        Refusal::SoldOut => (StatusCode::CONFLICT, "COUPON_SOLD_OUT", "is sold out"),
+        Refusal::NotOpen => (StatusCode::CONFLICT, "COUPON_NOT_OPEN", "is not open at this time"),
+    };
+    ApiError::new(status, code, format!("coupon {coupon_id} {why}"))
+}

@@ -1,0 +1,419 @@
+//! The command line. Every flag has an environment variable and a line in `--help`; wrong usage ends the process with
+//! exit code 2 and one sentence that names the flag. Nothing is opened or started here.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::PathBuf;
+use std::process;
+
+use clap::error::ErrorKind;
+use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+
+use crate::client::Target;
+
+/// What `shop` was told to do.
+#[derive(Subcommand, Clone, Debug)]
+pub enum Command {
+    /// Serve everything from this process on the embedded log (what plain `shop` does too)
+    Dev(Dev),
+    /// Print a topology
+    Topology(Topology),
+    /// Look at dead letters and replay them, through a running shop
+    #[command(subcommand)]
+    Dlq(Dlq),
+    /// Put load on a running shop, then check through its API that nothing was lost, doubled or oversold
+    Load(Load),
+}
+
+/// `shop dev`
+#[derive(Args, Clone, Debug)]
+pub struct Dev {
+    /// Address to serve on; port 0 takes a free one
+    #[arg(long, env = "SHOP_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
+    /// Directory of the log and the state; made when missing
+    #[arg(long, env = "SHOP_DATA", value_name = "DIR", default_value = "./data")]
+    pub data: PathBuf,
+    /// Add a small catalogue and steady made-up traffic
+    #[arg(long, env = "SHOP_DEMO")]
+    pub demo: bool,
+    /// Threads that run topologies [default: one for each core]
+    #[arg(long, env = "SHOP_THREADS", value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+    /// Memory for state and caches, such as 64MiB or 2GiB
+    #[arg(long, env = "SHOP_MEMORY_BUDGET", value_name = "SIZE", default_value = "256MiB", value_parser = bytes)]
+    pub memory_budget: usize,
+    /// Language of the messages to users
+    #[arg(long, env = "SHOP_LANG", value_name = "LANGUAGE", default_value = "ko")]
+    pub lang: Language,
+    /// File with the HS256 secret of the callers' tokens; without it nobody is asked for one
+    #[arg(long, env = "SHOP_AUTH_SECRET_FILE", value_name = "FILE")]
+    pub auth_secret_file: Option<PathBuf>,
+    /// Serve an address other than loopback although nobody is asked for a token
+    #[arg(long, env = "SHOP_INSECURE_NO_AUTH", conflicts_with = "auth_secret_file")]
+    pub insecure_no_auth: bool,
+    /// Origin whose web pages may call this shop, such as https://shop.example; may be repeated
+    #[arg(long, env = "SHOP_CORS_ORIGIN", value_name = "ORIGIN", value_delimiter = ',')]
+    pub cors_origin: Vec<String>,
+    /// Requests per second that one caller may make [default: unlimited]
+    #[arg(long, env = "SHOP_RATE_LIMIT", value_name = "N")]
+    pub rate_limit: Option<NonZeroU32>,
+    /// Least severity that is logged
+    #[arg(long, env = "SHOP_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
+    pub log_level: LogLevel,
+    /// Form of the log on standard error
+    #[arg(long, env = "SHOP_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// Language of `message` in what users hear.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Language {
+    /// Korean
+    Ko,
+    /// English
+    En,
+}
+
+/// Least severity that is logged.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// What needs somebody
+    Error,
+    /// What may need somebody
+    Warn,
+    /// What an operator follows
+    Info,
+    /// What explains a failure
+    Debug,
+    /// Everything
+    Trace,
+}
+
+/// Form of the log.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// A line for people
+    Text,
+    /// A JSON object a line
+    Json,
+}
+
+/// `shop topology`
+#[derive(Args, Clone, Debug)]
+pub struct Topology {
+    /// Its name [default: all of them]
+    #[arg(env = "SHOP_TOPOLOGY")]
+    pub name: Option<String>,
+    /// How to print it
+    #[arg(long, env = "SHOP_TOPOLOGY_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub format: TopologyFormat,
+}
+
+/// How a topology is printed.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TopologyFormat {
+    /// Sub-topologies, nodes and stores, line by line
+    Text,
+    /// A Mermaid flow chart
+    Mermaid,
+    /// A Graphviz digraph
+    Dot,
+}
+
+/// The running shop to talk to.
+#[derive(Args, Clone, Debug)]
+pub struct Remote {
+    /// The running shop
+    #[arg(long, env = "SHOP_URL", value_name = "URL", default_value = "http://127.0.0.1:8080")]
+    url: Target,
+    /// Token of the caller, where the shop asks for one; better given by the environment, which other users can't read
+    #[arg(long, env = "SHOP_TOKEN", value_name = "JWT", hide_env_values = true, value_parser = token)]
+    token: Option<String>,
+}
+
+impl Remote {
+    /// Where requests go, and by whom.
+    #[must_use]
+    pub fn target(&self) -> Target {
+        self.url.clone().with_token(self.token.clone())
+    }
+}
+
+/// `shop dlq`
+#[derive(Subcommand, Clone, Debug)]
+pub enum Dlq {
+    /// List the topics that hold dead letters, and how many
+    List {
+        /// The running shop
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Print the dead letters of a topic, oldest first, each as a line of JSON
+    Show {
+        /// The dead-letter topic, such as coupon-issue.dlq
+        topic: String,
+        /// Print at most so many
+        #[arg(long, env = "SHOP_DLQ_LIMIT", value_name = "N", default_value = "50")]
+        limit: NonZeroUsize,
+        /// The running shop
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Give dead letters back to the step that failed on them
+    Replay(Replay),
+}
+
+/// `shop dlq replay`
+#[derive(Args, Clone, Debug)]
+pub struct Replay {
+    /// The dead-letter topic, such as coupon-issue.dlq
+    pub topic: String,
+    /// Replay what was parked at this time or later, such as 2026-01-31T12:00:00Z or milliseconds since 1970 [default: from the first]
+    #[arg(long, env = "SHOP_DLQ_FROM", value_name = "TIME", value_parser = time_ms)]
+    pub from: Option<i64>,
+    /// Replay what was parked before this time [default: to the last]
+    #[arg(long, env = "SHOP_DLQ_TO", value_name = "TIME", value_parser = time_ms)]
+    pub to: Option<i64>,
+    /// Replay only the letters of this key
+    #[arg(long, env = "SHOP_DLQ_KEY", value_name = "KEY")]
+    pub key: Option<String>,
+    /// Only count what would be replayed
+    #[arg(long, env = "SHOP_DLQ_DRY_RUN")]
+    pub dry_run: bool,
+    /// The running shop
+    #[command(flatten)]
+    pub remote: Remote,
+}
+
+/// `shop load`
+#[derive(Args, Clone, Debug)]
+#[command(group(ArgGroup::new("what").args(["coupons", "idle_listeners"]).required(true).multiple(true)))]
+pub struct Load {
+    /// The running shop
+    #[command(flatten)]
+    pub remote: Remote,
+    /// Rush for coupons, one after the other, each with fewer than there are users; then check that all add up
+    #[arg(long, env = "SHOP_LOAD_COUPONS")]
+    pub coupons: bool,
+    /// Users that claim
+    #[arg(long, env = "SHOP_LOAD_USERS", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    pub users: u32,
+    /// Requests per second at fixed times, to 1 ms; or max, where each connection sends on when it has its answer
+    #[arg(long, env = "SHOP_LOAD_RATE", value_name = "R", default_value = "max")]
+    pub rate: Rate,
+    /// How long to send
+    #[arg(long, env = "SHOP_LOAD_SECONDS", value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub seconds: u32,
+    /// Connections that requests are sent on
+    #[arg(long, env = "SHOP_LOAD_CONNECTIONS", value_name = "N", default_value = "128")]
+    pub connections: NonZeroUsize,
+    /// Users that listen to their events meanwhile; every user's events are read at the end
+    #[arg(long, env = "SHOP_LOAD_LISTENERS", value_name = "N", default_value_t = 100)]
+    pub listeners: u32,
+    /// Users beyond those that only listen, to measure what an open stream costs the shop
+    #[arg(long, env = "SHOP_LOAD_IDLE_LISTENERS", value_name = "N")]
+    pub idle_listeners: Option<NonZeroU32>,
+    /// How many of a hundred users each coupon has enough for
+    #[arg(long, env = "SHOP_LOAD_LIMIT_PERCENT", value_name = "P", default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub limit_percent: u32,
+    /// Decides ids and order of requests; each run against the same data needs another one [default: random]
+    #[arg(long, env = "SHOP_LOAD_SEED", value_name = "X")]
+    pub seed: Option<u32>,
+    /// Print the result as one JSON object
+    #[arg(long, env = "SHOP_LOAD_JSON")]
+    pub json: bool,
+}
+
+/// How fast to send.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rate {
+    /// At fixed times, so many a second, whether answers come or not.
+    PerSecond(f64),
+    /// As fast as answers come.
+    Max,
+}
+
+impl std::str::FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Rate, String> {
+        match text.parse::<f64>() {
+            _ if text == "max" => Ok(Rate::Max),
+            Ok(rate) if rate > 0.0 && rate.is_finite() => Ok(Rate::PerSecond(rate)),
+            _ => Err("a number above 0, or max".into()),
+        }
+    }
+}
+
+/// The Millstream shop: first-come coupons, exactly once, with nothing to install beside it.
+///
+/// Without a command it does what `shop dev` does.
+#[derive(Parser)]
+#[command(name = "shop", version, args_conflicts_with_subcommands = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    dev: Dev,
+}
+
+/// Reads the command line and the environment. Ends the process after `--help` and `--version` (exit code 0), and for wrong
+/// usage (2).
+#[must_use]
+pub fn parse() -> Command {
+    read(std::env::args_os()).unwrap_or_else(|stop| match stop {
+        Stop::Informed(text) => text.exit(),
+        Stop::Misused(sentence) => {
+            eprintln!("shop: {sentence}");
+            process::exit(2)
+        }
+    })
+}
+
+/// Why there is no command to run.
+#[derive(Debug)]
+enum Stop {
+    /// The user asked for help or the version.
+    Informed(clap::Error),
+    /// One sentence that names the flag.
+    Misused(String),
+}
+
+fn read(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<Command, Stop> {
+    let cli = Cli::try_parse_from(args).map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Stop::Informed(error),
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => Stop::Misused("a command is missing, --help lists them".into()),
+        _ => Stop::Misused(sentence(&error.render().to_string())),
+    })?;
+    let command = cli.command.unwrap_or(Command::Dev(cli.dev));
+    match &command {
+        Command::Dev(dev) if !dev.listen.ip().is_loopback() && dev.auth_secret_file.is_none() && !dev.insecure_no_auth => {
+            Err(Stop::Misused(format!(
+                "--listen {} can be reached from other machines, so it needs --auth-secret-file FILE or --insecure-no-auth",
+                dev.listen
+            )))
+        }
+        _ => Ok(command),
+    }
+}
+
+/// What clap says is wrong, without its advice and usage lines.
+fn sentence(message: &str) -> String {
+    let wrong = message.split("\n\n").next().unwrap_or_default();
+    let words: Vec<&str> = wrong.split_whitespace().collect();
+    words.join(" ").trim_start_matches("error: ").to_owned()
+}
+
+fn bytes(text: &str) -> Result<usize, String> {
+    const UNITS: [(&str, usize); 4] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("B", 1)];
+    let parsed =
+        UNITS.iter().find_map(|(unit, bytes)| text.strip_suffix(unit)?.trim_end().parse::<usize>().ok()?.checked_mul(*bytes));
+    parsed.filter(|bytes| *bytes > 0).ok_or_else(|| "a size is a number and KiB, MiB or GiB, such as 256MiB".into())
+}
+
+/// Milliseconds since 1970.
+fn time_ms(text: &str) -> Result<i64, String> {
+    let iso = || text.parse::<jiff::Timestamp>().map(|time| time.as_millisecond());
+    text.parse().or_else(|_| iso()).map_err(|_| "a time is like 2026-01-31T12:00:00Z, or milliseconds since 1970".into())
+}
+
+fn token(text: &str) -> Result<String, String> {
+    let good = !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic());
+    if good { Ok(text.to_owned()) } else { Err("a token is visible ASCII without spaces".into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    fn dev(args: &str) -> Dev {
+        match read(args.split(' ')) {
+            Ok(Command::Dev(dev)) => dev,
+            other => panic!("{args}: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn plain_shop_is_shop_dev() {
+        for args in ["shop --listen 127.0.0.1:0 --demo", "shop dev --listen 127.0.0.1:0 --demo"] {
+            let dev = dev(args);
+            assert_eq!(dev.listen, SocketAddr::from(([127, 0, 0, 1], 0)));
+            assert!(dev.demo);
+            assert_eq!(dev.memory_budget, 256 << 20);
+            assert_eq!(dev.lang, Language::Ko);
+        }
+        assert_eq!(dev("shop --memory-budget 3GiB").memory_budget, 3 << 30);
+        assert_eq!(dev("shop dev --cors-origin https://a --cors-origin https://b").cors_origin, ["https://a", "https://b"]);
+    }
+
+    #[test]
+    fn wrong_usage_is_one_sentence_that_names_the_flag() {
+        let check = |args: &str, named: &[&str]| match read(args.split(' ')) {
+            Err(Stop::Misused(sentence)) => {
+                assert!(!sentence.contains('\n'), "{sentence}");
+                for name in named {
+                    assert!(sentence.contains(name), "{args}: '{sentence}' does not name {name}");
+                }
+            }
+            other => panic!("{args}: {other:?}"),
+        };
+        check("shop --listen nonsense", &["--listen", "nonsense"]);
+        check("shop dev --listen 0.0.0.0:8080", &["--listen", "--auth-secret-file", "--insecure-no-auth"]);
+        check("shop --insecure-no-auth --auth-secret-file x", &["--insecure-no-auth", "--auth-secret-file"]);
+        check("shop --memory-budget much", &["--memory-budget", "MiB"]);
+        check("shop --memory-budget 0MiB", &["--memory-budget"]);
+        check("shop --threads 0", &["--threads"]);
+        check("shop --lang fr", &["--lang", "ko", "en"]);
+        check("shop --rate-limit 0", &["--rate-limit"]);
+        check("shop --nonsense", &["--nonsense"]);
+        check("shop nonsense", &["nonsense"]);
+        check("shop topology --format gif", &["--format", "mermaid"]);
+        check("shop dlq", &["command"]);
+        check("shop dlq show", &["TOPIC"]);
+        check("shop dlq list --url ftp://x", &["--url"]);
+        check("shop dlq replay t --from yesterday", &["--from", "1970"]);
+        check("shop load", &["--coupons", "--idle-listeners"]);
+        check("shop load --orders", &["--orders"]);
+        check("shop load --coupons --rate 0", &["--rate", "max"]);
+        check("shop load --coupons --users 0", &["--users"]);
+        check("shop load --coupons --limit-percent 101", &["--limit-percent"]);
+        check("shop load --coupons --seed x", &["--seed"]);
+    }
+
+    #[test]
+    fn dead_letters_are_chosen_by_time() {
+        for from in ["1970-01-01T00:00:01.5Z", "1970-01-01T09:00:01.500+09:00", "1500"] {
+            match read(["shop", "dlq", "replay", "coupon-issue.dlq", "--from", from]) {
+                Ok(Command::Dlq(Dlq::Replay(replay))) => assert_eq!((replay.from, replay.to), (Some(1500), None)),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn another_address_than_loopback_needs_a_decision() {
+        assert!(dev("shop --listen 0.0.0.0:80 --insecure-no-auth").insecure_no_auth);
+        assert!(dev("shop --listen [::]:80 --auth-secret-file secret").auth_secret_file.is_some());
+        assert!(dev("shop --listen [::1]:80").auth_secret_file.is_none());
+    }
+
+    #[test]
+    fn every_flag_has_an_environment_variable_and_a_help_line() {
+        fn check(command: &clap::Command) {
+            for flag in command.get_arguments().filter(|a| a.get_long().is_some_and(|l| l != "help" && l != "version")) {
+                let variable = flag.get_env().and_then(|v| v.to_str());
+                assert!(variable.is_some_and(|v| v.starts_with("SHOP_")), "{} {flag}: {variable:?}", command.get_name());
+                assert!(flag.get_help().is_some(), "{} {flag} has no help", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        let mut command = Cli::command();
+        command.build();
+        command.clone().debug_assert();
+        check(&command);
+    }
+}

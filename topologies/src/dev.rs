@@ -1,0 +1,127 @@
+//! `shop dev`: the whole shop in one process on the embedded log, from taking the address to a clean end.
+//!
+//! It says that it serves once log and state are open and restored; `/readyz` is 503 until the views have also processed what the log held
+//! beyond that.
+
+use std::io::Write as _;
+use std::time::Duration;
+
+use millstream::serve::{Config as HttpConfig, RateLimit, Server};
+use millstream::{App, Config, Handle, Health};
+use tokio::runtime::Builder;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::api::auth::Secret;
+use crate::api::{Api, routes};
+use crate::cli::Dev;
+use crate::{demo, logging, metrics, topology};
+
+/// How often it is looked whether the application still runs.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Why the shop does not run any more, or never did: one sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot run as it was told to.
+    #[error("{0}")]
+    Misconfigured(String),
+    /// It stopped by itself.
+    #[error("{0}")]
+    Failed(String),
+}
+
+fn misconfigured(error: impl ToString) -> Error {
+    Error::Misconfigured(error.to_string())
+}
+
+/// Serves until a signal comes.
+///
+/// # Errors
+/// See [`Error`].
+pub fn run(dev: &Dev) -> Result<(), Error> {
+    logging::start(dev.log_level, dev.log_format);
+    let http = http_config(dev)?;
+    let secret = dev.auth_secret_file.as_deref().map(Secret::read).transpose().map_err(Error::Misconfigured)?;
+    let runtime = Builder::new_multi_thread().thread_name("http").enable_all().build().map_err(misconfigured)?;
+    runtime.block_on(serve(dev, http, secret))
+}
+
+fn http_config(dev: &Dev) -> Result<HttpConfig, Error> {
+    if let Some(origin) = dev.cors_origin.iter().find(|origin| !origin.bytes().all(|byte| byte.is_ascii_graphic())) {
+        return Err(Error::Misconfigured(format!("--cors-origin {origin:?} is not an origin such as https://shop.example")));
+    }
+    let limit = dev.rate_limit.map(|limit| RateLimit { per_second: limit.get(), burst: limit.get() });
+    Ok(HttpConfig { allowed_origins: dev.cors_origin.clone(), rate_limit: limit, ..HttpConfig::listen(dev.listen) })
+}
+
+async fn serve(dev: &Dev, http: HttpConfig, secret: Option<Secret>) -> Result<(), Error> {
+    let mut signals = Signals::listen().map_err(misconfigured)?;
+    let server = Server::bind(http).await.map_err(misconfigured)?;
+    let mut config = Config { state_memory_bytes: dev.memory_budget, ..Config::embedded(&dev.data) };
+    if let Some(threads) = dev.threads {
+        config.threads = threads.get();
+    }
+    let app = App::start(topology::all().map_err(misconfigured)?, config).map_err(misconfigured)?;
+    let handle = app.handle();
+    let api = Api::new(&handle, dev.lang);
+    metrics::register(&api, &mut handle.registry().write());
+    let mut server = server.metrics(&mut handle.registry().write());
+    let address = server.address();
+    if let Some(secret) = &secret {
+        server = server.authorize(secret.authorize(handle.clone()));
+    }
+    let demo = dev.demo.then(|| tokio::spawn(demo::run(address, secret.map(|secret| secret.admin_token(&handle)))));
+    if let Err(error) = writeln!(std::io::stdout(), "shop serves on http://{address}") {
+        tracing::warn!(%error, "standard output cannot be written");
+    }
+    server.run(routes(&api), until_over(&mut signals, &handle)).await;
+
+    tracing::info!("stopping");
+    tokio::spawn(async move {
+        signals.next().await;
+        std::process::exit(1); // the log is as a crash leaves it, which the next start mends
+    });
+    if let Some(demo) = demo {
+        demo.abort();
+    }
+    drop((api, handle));
+    let stopped = tokio::task::spawn_blocking(|| app.stop()).await;
+    match stopped {
+        Ok(None) => Ok(()),
+        Ok(Some(reason)) => Err(Error::Failed(reason)),
+        Err(panic) => Err(Error::Failed(panic.to_string())),
+    }
+}
+
+/// Waits for a signal, or for the application to fail.
+async fn until_over(signals: &mut Signals, app: &Handle) {
+    let failed = async {
+        let mut ticks = tokio::time::interval(LOOK);
+        while !matches!(app.health(), Health::Failed(_)) {
+            ticks.tick().await;
+        }
+    };
+    tokio::select! {
+        () = signals.next() => {}
+        () = failed => {}
+    }
+}
+
+/// What asks the process to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Signals> {
+        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

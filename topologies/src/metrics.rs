@@ -1,0 +1,58 @@
+//! What an operator sees of the shop beyond the engine's and the server's metrics. Read off the views when it is scraped, so it is right
+//! after a restart, too.
+
+use std::ops::Bound;
+use std::sync::{Arc, Weak};
+
+use millstream::{Direction, MAX_PAGE, QueryError, Range};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+use crate::api::Api;
+
+/// Registers the shop's metrics. They end with the API.
+pub fn register(api: &Arc<Api>, registry: &mut Registry) {
+    registry.register_collector(Box::new(Readings { api: Arc::downgrade(api) }));
+}
+
+struct Readings {
+    api: Weak<Api>,
+}
+
+impl std::fmt::Debug for Readings {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Readings")
+    }
+}
+
+impl Collector for Readings {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Some(api) = self.api.upgrade() else { return Ok(()) };
+        let mut gauge = |name: &str, help: &str, value: u64| {
+            ConstGauge::new(value).encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)
+        };
+        match issued(&api) {
+            Ok(issued) => gauge("coupon_issue_count", "Coupons issued so far", issued)?,
+            Err(error) => tracing::error!(%error, "the issued coupons cannot be counted"),
+        }
+        // The shop does not take orders yet.
+        gauge("order_completed_count", "Orders completed so far", 0)
+    }
+}
+
+/// The sum over all coupons.
+fn issued(api: &Api) -> Result<u64, QueryError> {
+    let (mut issued, mut from) = (0, Bound::Unbounded);
+    loop {
+        let range = Range::new(from.as_ref().map(|key: &[u8; 8]| &key[..]), Bound::Unbounded);
+        let rows = api.coupons().page(&range, Direction::Forward, MAX_PAGE)?;
+        issued += rows.iter().map(|(_, coupon)| coupon.issued).sum::<u64>();
+        match rows.last() {
+            Some((last, _)) if rows.len() == MAX_PAGE => from = Bound::Excluded(last.to_be_bytes()),
+            _ => return Ok(issued),
+        }
+    }
+}

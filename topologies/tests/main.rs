@@ -1,0 +1,15 @@
+//! The shop from outside: the real binary is started, driven over HTTP, stopped and killed, and has to keep its contract.
+//! Nothing here knows how it works inside.
+
+mod auth;
+mod bounds;
+mod coupons;
+mod crash;
+mod events;
+mod hostile;
+mod http;
+mod idempotency;
+mod lifecycle;
+mod operations;
+mod shop;
+mod views;
