@@ -10,7 +10,7 @@ TOOLCHAIN := $(shell sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millstream/$(TOOLCHAIN)-$(shell uname -m)
 CARGO_FLAGS := --release --workspace --locked
 
-.PHONY: help setup build run test lint bench crash deny clean
+.PHONY: help setup build run test lint bench crash crashrun deny clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -34,8 +34,11 @@ test: lint ## formatting, clippy, every test and documentation example
 bench: setup ## the side-by-side measurements of the README
 	cargo bench --workspace --locked --benches
 
-crash: setup ## the long crash runs, which `make test` leaves out
-	cargo test $(CARGO_FLAGS) --no-fail-fast -- --ignored --nocapture crash
+crash: setup ## the crash tests at full length, which `make test` has in short form
+	CRASH_ROUNDS=200 cargo test $(CARGO_FLAGS) --no-fail-fast --test main -- --nocapture crash
+
+crashrun: build ## five minutes of load on the shop, killed with -9 every 20 seconds, then every invariant checked
+	tests/crash-run.sh "$(CARGO_TARGET_DIR)/release/shop"
 
 deny: ## advisories, licences and sources of all dependencies; needs cargo-deny and the network
 	cargo deny check

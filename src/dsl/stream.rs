@@ -207,13 +207,8 @@ impl<K: Data, V: Clone + Send + Sync + 'static> Stream<K, V> {
     where
         V: SinkValue<T>,
     {
-        let node = NodeDraft {
-            kind: NodeKind::Sink,
-            name: Err("to"),
-            parents: vec![self.node],
-            stores: Vec::new(),
-            topic: Some(topic),
-        };
+        let node =
+            NodeDraft { kind: NodeKind::Sink, name: Err("to"), parents: vec![self.node], stores: Vec::new(), topic: Some(topic) };
         let id = self.draft.borrow_mut().node(node);
         self.out.attach(Arc::new(Sink::<K, T> { id, topic, key, value, null_keys }));
     }

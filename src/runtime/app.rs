@@ -77,7 +77,9 @@ impl StartError {
     pub(super) fn is_fatal(&self) -> bool {
         match self {
             StartError::Log(error) => error.is_fatal(),
-            StartError::State(_) | StartError::StateAccess(_) | StartError::Task(_) | StartError::StateAndLogDiffer { .. } => true,
+            StartError::State(_) | StartError::StateAccess(_) | StartError::Task(_) | StartError::StateAndLogDiffer { .. } => {
+                true
+            }
             StartError::Topology(_) | StartError::Thread(_) => false,
         }
     }
@@ -191,8 +193,14 @@ fn create_topics(topology: &Topology, log: &EmbeddedLog) -> Result<Arc<[TopicInf
     topology.topics.iter().zip(counts).map(create).collect()
 }
 
-fn open_state(topology: &Topology, config: &Config, log: &Arc<EmbeddedLog>, durable: mpsc::Sender<Flushed>) -> Result<Db, StartError> {
-    let spec = |store: &crate::topology::StoreDef| StoreSpec { name: store.name.clone(), access: store.access, ttl_ms: store.ttl_ms };
+fn open_state(
+    topology: &Topology,
+    config: &Config,
+    log: &Arc<EmbeddedLog>,
+    durable: mpsc::Sender<Flushed>,
+) -> Result<Db, StartError> {
+    let spec =
+        |store: &crate::topology::StoreDef| StoreSpec { name: store.name.clone(), access: store.access, ttl_ms: store.ttl_ms };
     let after_flush = move |outcome: Result<&FlushReport, &millstream_state::Error>| match outcome {
         // Nobody listens any more while the application stops: the changelogs then keep a little more than they need to.
         Ok(report) => drop(durable.send(report.positions.clone())),
@@ -206,10 +214,7 @@ fn open_state(topology: &Topology, config: &Config, log: &Arc<EmbeddedLog>, dura
         flush_every: Duration::from_millis(config.state_flush_interval_ms),
         before_sync: Some(Arc::new(before_sync)),
         after_flush: Some(Arc::new(after_flush)),
-        ..millstream_state::Options::new(
-            Home::Directory(config.data.join("state")),
-            topology.stores.iter().map(spec).collect(),
-        )
+        ..millstream_state::Options::new(Home::Directory(config.data.join("state")), topology.stores.iter().map(spec).collect())
     };
     Ok(Db::open(options)?)
 }

@@ -45,7 +45,11 @@ pub(super) fn commit(shared: &Shared, tasks: &mut [Task]) -> Result<bool, Commit
         let partition = task.partition();
         for outgoing in effects.outputs {
             shared.metrics.sent(outgoing.topic, outgoing.batch.len() as u64);
-            appends.push(Append { topic: shared.topics[outgoing.topic.0].id, partition: outgoing.partition, batch: outgoing.batch });
+            appends.push(Append {
+                topic: shared.topics[outgoing.topic.0].id,
+                partition: outgoing.partition,
+                batch: outgoing.batch,
+            });
         }
         let mut changelogs = Vec::new();
         for (store, batch) in effects.changelogs {

@@ -157,7 +157,9 @@ impl Handle {
             let known = self.shared.topics.iter().find(|topic| *topic.name == *event.topic).cloned();
             let topic = match known {
                 Some(topic) => topic,
-                None => self.shared.log.topic(&event.topic)?.ok_or_else(|| log::Error::UnknownTopic { topic: event.topic.clone() })?,
+                None => {
+                    self.shared.log.topic(&event.topic)?.ok_or_else(|| log::Error::UnknownTopic { topic: event.topic.clone() })?
+                }
             };
             let partition = partition(event.key.as_deref(), topic.partitions, event.timestamp.0 as u32);
             let mut batch = RecordBatch::new();

@@ -11,7 +11,12 @@ use crate::topology::{StoreIndex, SubTopology};
 const FETCH_BYTES: usize = 4 << 20;
 
 /// Restores all stores of a task. Answers how many changelog records were applied.
-pub(super) fn restore(shared: &Shared, sub: &SubTopology, partition: Partition, state: &mut TaskState) -> Result<u64, StartError> {
+pub(super) fn restore(
+    shared: &Shared,
+    sub: &SubTopology,
+    partition: Partition,
+    state: &mut TaskState,
+) -> Result<u64, StartError> {
     let mut records = 0;
     for &store in &sub.stores {
         records += restore_store(shared, store, partition, state)?;

@@ -162,8 +162,13 @@ fn fetch_inputs(shared: &Shared, task: &mut Task, empty_only: bool) -> Result<()
             Ok(fetched) if fetched.next == from => {}
             Ok(fetched) => task.enqueue(input, fetched.batches, fetched.next),
             Err(log::Error::OutOfRange { start, .. }) if from < start => {
-                tracing::warn!(topic = &*topic.name, partition = task.partition().0, from = from.0, start = start.0,
-                    "records were deleted by retention before they were processed");
+                tracing::warn!(
+                    topic = &*topic.name,
+                    partition = task.partition().0,
+                    from = from.0,
+                    start = start.0,
+                    "records were deleted by retention before they were processed"
+                );
                 task.skip_to(input, start);
             }
             Err(error) => return Err(error),

@@ -58,11 +58,7 @@ impl Context {
     pub(super) fn mark(&mut self) -> Mark {
         self.outbox.mark();
         self.state.savepoint();
-        Mark {
-            timers: self.timers,
-            stream_time: self.stream_time,
-            dropped: self.dropped,
-        }
+        Mark { timers: self.timers, stream_time: self.stream_time, dropped: self.dropped }
     }
 
     pub(super) fn undo_to(&mut self, mark: Mark) {

@@ -12,8 +12,8 @@ mod outbox;
 mod task;
 
 pub(crate) use self::dead_letter::DeadLetter;
-pub(crate) use self::task::{Counts, Effects, Step, Task};
 pub use self::meta::TimeDomain;
+pub(crate) use self::task::{Counts, Effects, Step, Task};
 
 use crate::error::ProcessError;
 pub(crate) use crate::log::RecordRef;

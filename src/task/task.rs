@@ -420,7 +420,8 @@ fn next_due(due: Timestamp, now: Timestamp, interval_ms: i64) -> Timestamp {
 /// Runs user code; a panic is a failure like any other, for all that it changed is undone.
 fn guarded(f: impl FnOnce() -> Result<(), ProcessError>) -> Result<(), ProcessError> {
     catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
+        let text =
+            panic.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
         Err(ProcessError::Failed(format!("panicked: {}", text.as_deref().unwrap_or("with no message"))))
     })
 }
@@ -466,8 +467,14 @@ fn letter(topology: &Topology, ctx: &Context, error: &ProcessError) -> DeadLette
 }
 
 fn park(ctx: &mut Context, counts: &mut Counts, to: TopicIndex, letter: &DeadLetter, key: Option<&[u8]>, value: Option<&[u8]>) {
-    tracing::warn!(topic = letter.topic, partition = letter.partition.0, offset = letter.offset.0, node = letter.node,
-        cause = letter.message, "a record was parked in its dead-letter topic");
+    tracing::warn!(
+        topic = letter.topic,
+        partition = letter.partition.0,
+        offset = letter.offset.0,
+        node = letter.node,
+        cause = letter.message,
+        "a record was parked in its dead-letter topic"
+    );
     counts.dead_letters += 1;
     ctx.mark();
     let timestamp = Timestamp(letter.timestamp.0.max(0));

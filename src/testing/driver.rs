@@ -90,7 +90,11 @@ impl TestDriver {
     /// If the state cannot be restored.
     pub fn restart(&mut self) {
         self.tasks.clear();
-        let spec = |store: &crate::topology::StoreDef| StoreSpec { name: store.name.clone(), access: store.access, ttl_ms: store.ttl_ms };
+        let spec = |store: &crate::topology::StoreDef| StoreSpec {
+            name: store.name.clone(),
+            access: store.access,
+            ttl_ms: store.ttl_ms,
+        };
         let stores = self.topology.stores.iter().map(spec).collect();
         let options = Options { background: false, ..Options::new(Home::Memory(MemoryDisk::new()), stores) };
         let db = Db::open(options).expect(CANNOT_FAIL);

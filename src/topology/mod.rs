@@ -16,8 +16,8 @@ use crate::codec::Format;
 use crate::error::ProcessError;
 use crate::log::{Cleanup, RecordRef};
 use crate::record::Timestamp;
-use crate::task::{Source, TimeDomain};
 use crate::task::context::Context;
+use crate::task::{Source, TimeDomain};
 
 pub use self::draft::TopologyError;
 pub(crate) use self::draft::{Draft, NodeDraft};

@@ -152,8 +152,10 @@ impl Life {
         let child = self.spawn(total, None);
         assert!(self.follow(child, |_| false), "the last run stops cleanly");
         assert_eq!(self.acknowledged, (0..total).collect());
-        let expected: BTreeMap<u64, u64> = (0..KEYS).map(|key| (key, (0..total).filter(|n| n % KEYS == key).count() as u64)).collect();
-        let log = EmbeddedLog::open(self.dir.path().join("log"), embedded::Options::new(|| Clock::System.now())).expect("the log opens");
+        let expected: BTreeMap<u64, u64> =
+            (0..KEYS).map(|key| (key, (0..total).filter(|n| n % KEYS == key).count() as u64)).collect();
+        let log = EmbeddedLog::open(self.dir.path().join("log"), embedded::Options::new(|| Clock::System.now()))
+            .expect("the log opens");
         let mut input: Vec<u64> = Life::read(&log, &INPUT).into_iter().map(|(key, _)| key).collect();
         input.sort_unstable();
         assert_eq!(input, (0..total).collect::<Vec<_>>(), "each request is in the input once");

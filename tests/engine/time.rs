@@ -96,7 +96,8 @@ fn punctuators_keep_their_grid_across_a_restart() {
     let mut driver = TestDriver::new(builder.build().expect("the topology is valid"));
     let mut ticks = |delta_ms: i64| {
         driver.advance_wall_clock(delta_ms);
-        let ticks = driver.read(&OUT).into_iter().filter(|record| record.key == "tick").map(|record| record.value).collect::<Vec<_>>();
+        let ticks =
+            driver.read(&OUT).into_iter().filter(|record| record.key == "tick").map(|record| record.value).collect::<Vec<_>>();
         driver.restart();
         ticks
     };
