@@ -1,5 +1,6 @@
 //! The HTTP server over real sockets, with raw bytes: what clients do right, wrong, slowly and not at all.
 
+mod application;
 mod client;
 mod limits;
 mod protocol;
