@@ -2,9 +2,11 @@
 
 mod application;
 mod client;
+mod feeds;
 mod limits;
 mod protocol;
 mod streams;
+mod world;
 
 use std::net::SocketAddr;
 use std::thread::JoinHandle;
