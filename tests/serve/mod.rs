@@ -1,9 +1,12 @@
 //! The HTTP server over real sockets, with raw bytes: what clients do right, wrong, slowly and not at all.
 
+mod application;
 mod client;
+mod feeds;
 mod limits;
 mod protocol;
 mod streams;
+mod world;
 
 use std::net::SocketAddr;
 use std::thread::JoinHandle;

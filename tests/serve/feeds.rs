@@ -1,0 +1,107 @@
+//! Feeds: a client that comes back with its last id gets what it missed, in order, once.
+
+use super::Client;
+use super::world::World;
+
+/// An event of a feed: its id, name and data.
+type Told = (u64, String, String);
+
+fn told(client: &mut Client) -> Vec<Told> {
+    let parse = |block: &String| {
+        let line = |name: &str| {
+            let prefix = format!("{name}: ");
+            block.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap_or_else(|| panic!("no {name}: {block}")).to_owned()
+        };
+        (line("id").parse().unwrap(), line("event"), line("data"))
+    };
+    let blocks = client.events().expect("the stream goes on");
+    blocks.iter().filter(|block| !block.starts_with("retry")).map(parse).collect()
+}
+
+fn tell(client: &mut Client, count: usize) -> Vec<Told> {
+    let mut all = Vec::new();
+    while all.len() < count {
+        all.extend(told(client));
+    }
+    all
+}
+
+fn event(id: u64, name: &str, data: &str) -> Told {
+    (id, name.to_owned(), data.to_owned())
+}
+
+fn connected(id: u64) -> Told {
+    event(id, "connected", "{\"user\":5}")
+}
+
+fn message(id: u64) -> Told {
+    event(id, "message", &format!("m{id}"))
+}
+
+fn open(world: &World, query: &str, id: &str) -> Client {
+    let mut client = world.server.connect();
+    let header = if id.is_empty() { String::new() } else { format!("last-event-id: {id}\r\n") };
+    assert_eq!(client.subscribe(&format!("/feed/5{query}"), &header).status, 200);
+    client
+}
+
+#[test]
+fn a_feed_goes_on_from_the_client_s_id() {
+    let world = World::start();
+    let mut first = open(&world, "", "");
+    assert_eq!(tell(&mut first, 1), [connected(0)]);
+    // Several events in one transaction.
+    let token = world.send(5, (1..=10).map(|n| format!("m{n}")));
+    world.send(6, ["another's"]);
+    assert_eq!(tell(&mut first, 10), (1..=10).map(message).collect::<Vec<_>>());
+    world.ok(&format!("/views/newest/5?at_least={token}"));
+
+    let from = |query: &str, id: &str, count: usize| tell(&mut open(&world, query, id), count);
+    assert_eq!(from("", "", 1), [connected(10)], "without an id, from now on");
+    assert_eq!(from("", "0", 11), [connected(0)].into_iter().chain((1..=10).map(message)).collect::<Vec<_>>());
+    assert_eq!(from("", "8", 3), [connected(8), message(9), message(10)]);
+    assert_eq!(from("?lastEventId=9", "", 2), [connected(9), message(10)]);
+    assert_eq!(from("?lastEventId=3", "9", 2), [connected(9), message(10)], "the header wins");
+    for unreadable in ["x", "-1", "11", "99999999999999999999"] {
+        assert_eq!(from("", unreadable, 2), [event(10, "reset", "{}"), connected(10)], "{unreadable}");
+    }
+    let mut last = open(&world, "", "10");
+    assert_eq!(tell(&mut last, 1), [connected(10)]);
+    world.send(5, ["m11"]);
+    assert_eq!(tell(&mut last, 1), [message(11)]);
+    assert_eq!(tell(&mut first, 1), [message(11)]);
+}
+
+#[test]
+fn a_client_that_comes_back_again_and_again_misses_nothing_and_gets_nothing_twice() {
+    const COUNT: u64 = 1_000;
+    let world = World::start();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for batch in 0..COUNT / 5 {
+                world.send(5, (1..=5).map(|n| format!("m{}", batch * 5 + n)));
+            }
+        });
+        for patience in [1, 3, 20] {
+            let world = &world;
+            scope.spawn(move || {
+                let mut seen = 0;
+                while seen < COUNT {
+                    let mut client = open(world, "", &seen.to_string());
+                    let mut events = tell(&mut client, 1);
+                    assert_eq!(events.remove(0), connected(seen));
+                    for _ in 0..patience {
+                        for told in events.drain(..) {
+                            assert_eq!(told, message(seen + 1));
+                            seen += 1;
+                        }
+                        if seen == COUNT {
+                            break;
+                        }
+                        events = told(&mut client);
+                    }
+                }
+            });
+        }
+    });
+}
