@@ -18,6 +18,10 @@
 //! let app = App::start(builder.build()?, Config::embedded("./data"))?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! Declare with [`StreamBuilder`], [`Stream`], [`Grouped`] and [`Table`], and with [`Process`] over typed [`Store`]s what these cannot say.
+//! Run with [`App`]. Append events, read views, wait for positions and watch changes with its [`Handle`]. Test without threads, disks or
+//! waiting with [`testing::TestDriver`]. What the types are in bytes is said by [`codec`]; what is durable, and how, by [`log`].
 
 mod clock;
 pub mod codec;
@@ -52,3 +56,8 @@ pub use store::Store;
 pub use task::TimeDomain;
 pub use topic::Topic;
 pub use topology::{Topology, TopologyError};
+
+/// The program in README.md compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -40,6 +40,8 @@ use crate::topology::{StoreIndex, TopicIndex, TopicRole, Topology, TopologyError
 pub struct App {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
+    /// Wakes the housekeeping when the application stops.
+    housekeeping: mpsc::Sender<Flushed>,
 }
 
 /// Why an application did not start, in one sentence that names what is in the way.
@@ -98,7 +100,7 @@ impl App {
         let counts: Vec<u32> = topics.iter().map(|topic| topic.partitions).collect();
         let tasks: Vec<u32> = (0..topology.subs.len()).map(|sub| topology.tasks(sub, &counts)).collect();
         let (durable, flushed) = mpsc::channel();
-        let db = open_state(&topology, &config, &log, durable)?;
+        let db = open_state(&topology, &config, &log, durable.clone())?;
 
         let mut registry = Registry::default();
         let metrics = Metrics::register(&topology, &mut registry);
@@ -124,7 +126,7 @@ impl App {
         shared.registry.write().register_collector(Box::new(Readings(Arc::downgrade(&shared))));
         let tasks = take_tasks(&shared)?;
         note_start(&shared, &tasks);
-        let mut app = App { shared, threads: Vec::new() };
+        let mut app = App { shared, threads: Vec::new(), housekeeping: durable };
         app.spawn(tasks, flushed)?;
         Ok(app)
     }
@@ -164,6 +166,7 @@ impl App {
     fn shut_down(&mut self) {
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.log.wake();
+        drop(self.housekeeping.send(Vec::new())); // it may have stopped by itself
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the application panicked");
