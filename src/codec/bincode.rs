@@ -38,7 +38,7 @@ impl<T: Serialize + DeserializeOwned + 'static> Format for Bincode<T> {
         super::json(&decode::<T>(bytes)?, out)
     }
 
-    fn from_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
+    fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
         let value = serde_json::from_str::<T>(text).map_err(|e| Error::invalid(NAME, e))?;
         self.encode(&value, out).map(drop)
     }

@@ -26,7 +26,7 @@ macro_rules! integers {
                 super::json(&Self::number(bytes)?, out)
             }
 
-            fn from_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
+            fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
                 let number = text.parse::<$t>().map_err(|e| Error::invalid($name, e))?;
                 self.encode(&number, out).map(drop)
             }

@@ -19,7 +19,7 @@ impl Format for Json {
         Ok(())
     }
 
-    fn from_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
+    fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
         match serde_json::from_str::<serde_json::Value>(text) {
             Ok(value) => super::json(&value, out),
             Err(_) => super::json(text, out),

@@ -55,7 +55,7 @@ pub trait Format: Send + Sync + 'static {
     /// Appends the value of `bytes` as JSON.
     fn to_json(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Error>;
     /// Appends the bytes of the value that `text`, from a URL or a command line, stands for.
-    fn from_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error>;
+    fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error>;
     /// How many bytes every value has, where they are all equally long.
     fn fixed_width(&self) -> Option<usize> {
         None

@@ -14,8 +14,8 @@ impl<T: 'static> Format for Optional<T> {
         self.0.to_json(bytes, out)
     }
 
-    fn from_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
-        self.0.from_text(text, out)
+    fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
+        self.0.parse_text(text, out)
     }
 }
 

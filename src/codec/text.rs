@@ -19,7 +19,7 @@ impl Format for Utf8 {
         super::json(utf8(bytes)?, out)
     }
 
-    fn from_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
+    fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
         out.extend_from_slice(text.as_bytes());
         Ok(())
     }
@@ -62,7 +62,7 @@ impl Format for Decimal {
         super::json(&decimal(bytes)?, out)
     }
 
-    fn from_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
+    fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
         decimal(text.as_bytes())?;
         out.extend_from_slice(text.as_bytes());
         Ok(())
@@ -94,7 +94,7 @@ impl Format for RawBytes {
         super::json(&bytes.iter().map(|b| format!("{b:02x}")).collect::<String>(), out)
     }
 
-    fn from_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
+    fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
         let digits = text.as_bytes().chunks(2).map(|pair| {
             let pair = std::str::from_utf8(pair).ok().filter(|p| p.len() == 2)?;
             u8::from_str_radix(pair, 16).ok()

@@ -105,7 +105,7 @@ fn parts_from_text(formats: &[&dyn Format], text: &str, out: &mut Vec<u8>) -> Re
     }
     for (i, (format, part)) in formats.iter().zip(parts).enumerate() {
         let start = out.len();
-        format.from_text(part, out)?;
+        format.parse_text(part, out)?;
         if i + 1 < formats.len() {
             close_part(format.fixed_width(), start, out);
         }
@@ -122,7 +122,7 @@ impl<A: Data, B: Data> Format for Tuple<(A, B)> {
         parts_to_json(&[A::CODEC as &dyn Format, B::CODEC as &dyn Format], bytes, out)
     }
 
-    fn from_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
+    fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
         parts_from_text(&[A::CODEC as &dyn Format, B::CODEC as &dyn Format], text, out)
     }
 }
@@ -153,7 +153,7 @@ impl<A: Data, B: Data, C: Data> Format for Tuple<(A, B, C)> {
         parts_to_json(&[A::CODEC as &dyn Format, B::CODEC as &dyn Format, C::CODEC as &dyn Format], bytes, out)
     }
 
-    fn from_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
+    fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
         parts_from_text(&[A::CODEC as &dyn Format, B::CODEC as &dyn Format, C::CODEC as &dyn Format], text, out)
     }
 }

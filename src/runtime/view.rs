@@ -94,7 +94,7 @@ impl View {
     /// If it is not a key of this store.
     pub fn key_from_text(&self, text: &str) -> Result<Vec<u8>, codec::Error> {
         let mut key = Vec::new();
-        self.def().key.from_text(text, &mut key)?;
+        self.def().key.parse_text(text, &mut key)?;
         Ok(key)
     }
 

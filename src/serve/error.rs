@@ -25,7 +25,7 @@ pub struct ApiError {
     status: StatusCode,
     code: &'static str,
     message: Cow<'static, str>,
-    header: Option<(HeaderName, HeaderValue)>,
+    header: Option<Box<(HeaderName, HeaderValue)>>,
     cause: Option<Box<str>>,
 }
 
@@ -81,7 +81,7 @@ impl ApiError {
     /// The same error with this header in place of its own.
     #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> ApiError {
-        self.header = Some((name, value));
+        self.header = Some(Box::new((name, value)));
         self
     }
 
@@ -104,7 +104,7 @@ impl ApiError {
         }
         let mut response = Response::bytes(self.status, "application/json", self.body(id));
         response.0.headers_mut().insert(REQUEST_ID, id.header());
-        response.0.headers_mut().extend(self.header);
+        response.0.headers_mut().extend(self.header.map(|header| *header));
         response
     }
 

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 /// The decoded text, or `None` if an escape is malformed or the bytes are not UTF-8. In a query, `+` is a space.
 pub(super) fn decode(text: &str, in_query: bool) -> Option<Cow<'_, str>> {
-    if !text.contains('%') && !(in_query && text.contains('+')) {
+    if !(text.contains('%') || in_query && text.contains('+')) {
         return Some(Cow::Borrowed(text));
     }
     let hex = |digit: Option<u8>| digit.and_then(|d| (d as char).to_digit(16)).map(|d| d as u8);

@@ -110,7 +110,6 @@ impl Draft {
     }
 
     /// The store of this name, declared now if it was not before.
-    #[expect(clippy::too_many_arguments, reason = "the parts of a store's definition, given once")]
     pub(crate) fn store(
         &mut self,
         name: &str,
