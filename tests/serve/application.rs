@@ -266,7 +266,7 @@ fn an_application_is_ready_once_it_has_processed_what_was_there() {
 
 /// Appends a message `wait` to user 1.
 fn append_directly(log: &millstream::log::EmbeddedLog) {
-    use millstream::codec::{Codec, Data};
+    use millstream::codec::Data;
     use millstream::log::{Append, Log, RecordBatch, Transaction, partition};
     let (mut key, mut value, mut batch) = (Vec::new(), Vec::new(), RecordBatch::new());
     u64::CODEC.encode(&1, &mut key).unwrap();
