@@ -98,31 +98,32 @@ struct Stream {
 }
 
 impl Stream {
-    async fn run(mut self, mut events: Events, mut watch: Watch, greeting: Vec<u8>, reset: bool) {
+    async fn run(mut self, mut events: Events, watch: Watch, greeting: Vec<u8>, reset: bool) {
         if reset {
             events.send(&Event::new("reset", b"{}").id(self.sent)).await;
         }
         events.send(&Event::new("connected", &greeting).id(self.sent)).await;
         drop(greeting); // streams are many and idle
-        match self.follow(&mut events, &mut watch).await {
-            Ok(()) => events.cut_off(),
-            Err(error) => tracing::error!(%error, "an event stream ends"),
+        if let Err(error) = self.follow(&mut events, watch).await {
+            tracing::error!(%error, "an event stream ends");
         }
     }
 
-    /// Sends until the client is too slow.
-    async fn follow(&mut self, events: &mut Events, watch: &mut Watch) -> Result<(), QueryError> {
-        self.catch_up(events).await?;
-        while let Some(change) = watch.next().await {
-            let Some(value) = self.feed.events.changed_value(&change) else { continue };
-            let sequence = self.sequence(&change.key)?;
-            if sequence == self.sent + 1 {
-                self.send(events, sequence, &value).await?;
-            } else if sequence > self.sent {
-                self.catch_up(events).await?;
+    /// Sends for as long as the client takes. One that falls behind the watch goes on from the store, at its own pace.
+    async fn follow(&mut self, events: &mut Events, mut watch: Watch) -> Result<(), QueryError> {
+        loop {
+            self.catch_up(events).await?;
+            while let Some(change) = watch.next().await {
+                let Some(value) = self.feed.events.changed_value(&change) else { continue };
+                let sequence = self.sequence(&change.key)?;
+                if sequence == self.sent + 1 {
+                    self.send(events, sequence, &value).await?;
+                } else if sequence > self.sent {
+                    self.catch_up(events).await?;
+                }
             }
+            watch = self.feed.events.watch(Watched::Prefix(self.prefix.clone()));
         }
-        Ok(())
     }
 
     /// Sends what the store holds beyond the last event sent.

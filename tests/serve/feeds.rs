@@ -73,6 +73,17 @@ fn a_feed_goes_on_from_the_client_s_id() {
 }
 
 #[test]
+fn more_events_in_one_commit_than_a_watch_holds_all_come() {
+    let world = World::start();
+    let mut client = open(&world, "", "");
+    assert_eq!(tell(&mut client, 1), [connected(0)]);
+    for first in [1, 3_001, 6_001] {
+        world.send(5, (first..first + 3_000).map(|n| format!("m{n}")));
+        assert_eq!(tell(&mut client, 3_000), (first..first + 3_000).map(message).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn a_client_that_comes_back_again_and_again_misses_nothing_and_gets_nothing_twice() {
     const COUNT: u64 = 1_000;
     let world = World::start();
