@@ -1,5 +1,7 @@
 //! The HTTP server over real sockets, with raw bytes: what clients do right, wrong, slowly and not at all.
 
+#![expect(clippy::unwrap_used, reason = "in a test an unwrap is an assertion; clippy sees only the functions marked as tests")]
+
 mod application;
 mod client;
 mod feeds;
