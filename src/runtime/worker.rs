@@ -18,6 +18,9 @@ const FETCH_BYTES: usize = 1 << 20;
 const SLICE: usize = 128;
 /// The longest sleep; timers on the wall clock are looked at that often.
 const MAX_WAIT: Duration = Duration::from_millis(100);
+/// The pause after a failed transaction; each further failure doubles it, up to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Worker {
     shared: Arc<Shared>,
@@ -26,6 +29,8 @@ pub(super) struct Worker {
     pending_since: Option<Instant>,
     last_commit: Instant,
     last_commit_took: Duration,
+    /// How long to rest after the next failure.
+    pause: Duration,
 }
 
 /// What a round over the tasks came to.
@@ -36,7 +41,8 @@ struct Round {
 
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>, tasks: Vec<Task>) -> Worker {
-        Worker { shared, tasks, pending_since: None, last_commit: Instant::now(), last_commit_took: Duration::ZERO }
+        let (last_commit, last_commit_took) = (Instant::now(), Duration::ZERO);
+        Worker { shared, tasks, pending_since: None, last_commit, last_commit_took, pause: FIRST_PAUSE }
     }
 
     /// Runs until the application stops or cannot go on.
@@ -80,6 +86,7 @@ impl Worker {
         let begun = Instant::now();
         let committed = commit(&self.shared, &mut self.tasks)?;
         self.pending_since = None;
+        self.pause = FIRST_PAUSE;
         if committed {
             self.last_commit = Instant::now();
             self.last_commit_took = self.last_commit - begun;
@@ -134,17 +141,17 @@ impl Worker {
         let mut fatal = matches!(error, CommitError::Log(error) if error.is_fatal())
             || matches!(error, CommitError::Process(ProcessError::State(_)));
         self.pending_since = None;
-        let mut pause = Duration::from_millis(20);
-        while !fatal && !self.shared.stopping.load(Ordering::Acquire) {
+        let mut taken = false;
+        while !taken && !fatal && !self.shared.stopping.load(Ordering::Acquire) {
             match self.shared.retake(&mut self.tasks) {
-                Ok(()) => return,
+                Ok(()) => taken = true,
                 Err(error) => {
                     fatal = error.is_fatal();
                     tracing::warn!(%error, "the tasks cannot be taken anew yet");
-                    self.shared.log.wait(self.shared.log.version(), pause);
-                    pause = (pause * 2).min(Duration::from_secs(1));
                 }
             }
+            self.shared.log.wait(self.shared.log.version(), self.pause);
+            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         }
         if fatal {
             tracing::error!(%error, "the worker cannot go on");
