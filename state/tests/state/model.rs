@@ -107,6 +107,9 @@ struct Task {
     now: Rows,
     /// The changelogs.
     log: BTreeMap<StoreId, Vec<(Key, Option<Vec<u8>>)>>,
+    /// What the stores stand at.
+    positions: BTreeMap<StoreId, Position>,
+    commits: i64,
 }
 
 struct World {
@@ -119,10 +122,6 @@ struct World {
 
 /// A task's state and the commit that it makes when a flush has collected its rows and not yet synced them.
 type DuringFlush = Arc<Mutex<Option<(TaskState, Vec<(StoreId, Position)>)>>>;
-
-fn position(offset: usize) -> Position {
-    Position { topic_id: [1; 16], offset: offset as u64, wall_ms: -1 }
-}
 
 impl Task {
     fn state(&mut self) -> &mut TaskState {
@@ -137,7 +136,16 @@ impl Task {
             self.log.entry(store).or_default().push((key, value));
         }
         self.committed = self.now.clone();
-        STORES.iter().map(|store| (*store, position(self.log.entry(*store).or_default().len()))).collect()
+        self.commits += 1;
+        for store in STORES {
+            let end = self.log.entry(store).or_default().len();
+            self.positions.insert(store, self.position(end));
+        }
+        self.positions.iter().map(|(store, position)| (*store, *position)).collect()
+    }
+
+    fn position(&self, offset: usize) -> Position {
+        Position { topic_id: [1; 16], offset: offset as u64, wall_ms: self.commits }
     }
 
     fn commit(&mut self) {
@@ -151,12 +159,24 @@ impl Task {
         self.saved = self.committed.clone();
     }
 
-    /// Replays the log from where a store stands.
+    /// Replays the log from where a store stands. A log that is read from its beginning was compacted: the tombstones are gone.
     fn restore(&mut self, store: StoreId) {
         let log = self.log.entry(store).or_default().clone();
-        let from = self.state().position(store).map_or(0, |p| p.offset as usize);
-        for (i, (key, value)) in log.iter().enumerate().skip(from) {
-            self.state().restore(store, [(&key[..], value.as_deref())], position(i + 1)).unwrap();
+        let from = self.state().position(store).map(|p| p.offset as usize);
+        for (i, (key, value)) in log.iter().enumerate().skip(from.unwrap_or(0)) {
+            if from.is_some() || (value.is_some() && log[i + 1..].iter().all(|(later, _)| later != key)) {
+                let position = self.position(i + 1);
+                self.state().restore(store, [(&key[..], value.as_deref())], position).unwrap();
+            }
+        }
+        match (from, log.len()) {
+            (None, 0) => drop(self.positions.remove(&store)),
+            (from, end) if from != Some(end) => {
+                let position = self.position(end);
+                self.state().restore(store, [], position).unwrap();
+                self.positions.insert(store, position);
+            }
+            _ => drop(self.state().position(store).map(|position| self.positions.insert(store, position))),
         }
     }
 
@@ -359,12 +379,7 @@ impl World {
                 for (task, id) in self.tasks.iter_mut().zip(TASKS) {
                     let state = db.task(id, &STORES).unwrap();
                     for store in STORES {
-                        let log_end = task.log.entry(store).or_default().len();
-                        assert_eq!(
-                            state.position(store).map_or(0, |p| p.offset as usize),
-                            log_end,
-                            "a clean close leaves nothing to replay"
-                        );
+                        assert_eq!(state.position(store), task.positions.get(&store).copied(), "a clean close leaves nothing to replay");
                     }
                 }
                 drop(db);
@@ -400,12 +415,7 @@ fn run(home: Home, access: [Access; 2], budget: usize, steps: Vec<Step>) {
             Ok(())
         };
         let stores = vec![StoreSpec::new("plain", access[0]), StoreSpec::new("mortal", access[1]).with_ttl_ms(TTL_MS as u64)];
-        Options {
-            background: false,
-            memory_budget_bytes: budget,
-            before_sync: Some(Arc::new(before_sync)),
-            ..Options::new(home.clone(), stores)
-        }
+        Options { background: false, memory_budget_bytes: budget, before_sync: Some(Arc::new(before_sync)), ..Options::new(home.clone(), stores) }
     };
     let mut world = World { options: Box::new(options), during_flush, disk, db: None, tasks: Default::default() };
     world.open();
