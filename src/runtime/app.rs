@@ -114,7 +114,7 @@ impl App {
             registry: RwLock::new(registry),
             stopping: AtomicBool::new(false),
             failure: Mutex::new(None),
-            start_ends: Mutex::new(Vec::new()),
+            starting: Mutex::default(),
             group: topology.application.as_str().into(),
             topology,
             config,
@@ -242,15 +242,12 @@ fn take_tasks(shared: &Arc<Shared>) -> Result<Vec<Task>, StartError> {
 
 /// Notes how far the tasks are, and what is there to be processed before the views are ready.
 fn note_start(shared: &Shared, tasks: &[Task]) {
-    let mut ends = Vec::new();
     for task in tasks {
-        let partition = task.partition();
         for (topic, next) in task.next_offsets() {
-            shared.progress.set(topic, partition, next);
-            ends.extend(shared.ends(topic).into_iter().filter(|(p, _)| *p == partition).map(|(p, end)| (topic, p, end)));
+            shared.progress.set(topic, task.partition(), next);
         }
     }
-    *shared.start_ends.lock() = ends;
+    shared.note_starting();
 }
 
 impl Topology {

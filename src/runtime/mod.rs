@@ -33,13 +33,12 @@ pub use self::view::{MAX_PAGE, QueryError, Row, TypedView, View};
 pub use self::watch::{Change, Watch, Watched};
 
 use self::metrics::Metrics;
-use self::progress::Progress;
+use self::progress::{Progress, Starting};
 use self::requests::Requests;
 use self::watch::Watchers;
 use crate::log::{EmbeddedLog, TopicInfo};
-use crate::record::{Offset, Partition};
 use crate::task::Task;
-use crate::topology::{StoreIndex, TopicIndex, Topology};
+use crate::topology::{StoreIndex, Topology};
 
 /// What the threads of an application share.
 pub(crate) struct Shared {
@@ -61,8 +60,8 @@ pub(crate) struct Shared {
     pub registry: RwLock<Registry>,
     pub stopping: AtomicBool,
     failure: Mutex<Option<String>>,
-    /// What the inputs held at the start and is not yet known to be processed.
-    start_ends: Mutex<Vec<(TopicIndex, Partition, Offset)>>,
+    /// What the log held at the start and the views do not yet hold.
+    starting: Mutex<Starting>,
 }
 
 impl Shared {
@@ -77,9 +76,7 @@ impl Shared {
     }
 
     fn ready(&self) -> bool {
-        let mut left = self.start_ends.lock();
-        left.retain(|(topic, partition, end)| self.progress.committed(*topic, *partition) < *end);
-        left.is_empty() && self.failure.lock().is_none()
+        self.has_started() && self.failure.lock().is_none()
     }
 
     fn health(&self) -> Health {

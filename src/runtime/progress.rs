@@ -1,6 +1,6 @@
 //! How far the tasks have committed, and waiting for it: the ground of read-your-writes.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -57,7 +57,47 @@ impl Progress {
     }
 }
 
+/// The sub-topologies that have not yet processed what the log held at the start, and what came of it; upstream first.
+#[derive(Default)]
+pub(super) struct Starting {
+    subs: VecDeque<usize>,
+    targets: Targets,
+}
+
 impl Shared {
+    /// Takes the ends of all inputs as what must be processed before the views are ready.
+    pub(super) fn note_starting(&self) {
+        let mut starting = self.starting.lock();
+        for sub in (0..self.topology.subs.len()).flat_map(|sub| self.upstream_of(sub)) {
+            if !starting.subs.contains(&sub) {
+                starting.subs.push_back(sub);
+                let targets = self.inputs_of(sub).map(|topic| (topic, self.ends(topic)));
+                starting.targets.extend(targets);
+            }
+        }
+    }
+
+    /// Whether the views hold what the log held at the start, through all sub-topologies.
+    pub(super) fn has_started(&self) -> bool {
+        let mut starting = self.starting.lock();
+        let Starting { subs, targets } = &mut *starting;
+        while let Some(sub) = subs.front() {
+            if !self.inputs_of(*sub).all(|topic| self.progress.reached(topic, &targets[&topic])) {
+                return false;
+            }
+            self.follow_outputs(*sub, targets);
+            subs.pop_front();
+        }
+        true
+    }
+
+    /// What the sub-topology has written by now is what those that read it must come to.
+    fn follow_outputs(&self, sub: usize, targets: &mut Targets) {
+        for topic in &self.topology.subs[sub].writes {
+            targets.entry(*topic).or_default().extend(self.ends(*topic));
+        }
+    }
+
     fn resolve(&self, token: &Token) -> Result<Targets, UnreadableToken> {
         let mut targets = Targets::new();
         for (tag, partition, offset) in &token.offsets {
@@ -130,9 +170,7 @@ impl Shared {
                     return Err(Behind::TimedOut);
                 }
             }
-            for topic in &self.topology.subs[hop].writes {
-                targets.entry(*topic).or_default().extend(self.ends(*topic));
-            }
+            self.follow_outputs(hop, &mut targets);
         }
         Ok(())
     }
