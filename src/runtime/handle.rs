@@ -170,6 +170,19 @@ impl Handle {
         Ok((self.shared.log.commit(Transaction { appends, offsets: None, request }), places))
     }
 
+    /// The partition of a topic that records of this key go to, and so the one of the stores of whoever reads it.
+    ///
+    /// # Errors
+    /// If there is no such topic, or the key does not encode.
+    pub fn partition<K: 'static, V: 'static>(&self, topic: &Topic<K, V>, key: &K) -> Result<Partition, AppendError> {
+        let mut bytes = Vec::new();
+        let presence = topic.key_codec().encode(key, &mut bytes);
+        let presence = presence.map_err(|error| AppendError::Codec { topic: topic.name().to_owned(), error })?;
+        let known = self.shared.topics.iter().find(|known| *known.name == *topic.name());
+        let known = known.ok_or_else(|| log::Error::UnknownTopic { topic: topic.name().to_owned() })?;
+        Ok(partition((presence == Presence::Present).then_some(&bytes), known.partitions, 0))
+    }
+
     /// A token of offsets that lie right after what was appended.
     pub(super) fn token(&self, ends: impl Iterator<Item = (TopicId, Partition, Offset)>) -> Token {
         let tag = |id: TopicId| {

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::watch;
+use tokio::sync::Semaphore;
 
 use super::handle::{AppendError, Events, Handle};
 use super::token::Token;
@@ -15,10 +16,10 @@ use crate::record::Timestamp;
 /// How long a second request of a key waits for the first.
 const WAIT: Duration = Duration::from_secs(10);
 
-/// The requests that run now; a waiter sees its channel close when the first is done.
+/// The requests that run now. Each has a semaphore without permits, which is closed when it is done.
 #[derive(Default)]
 pub(crate) struct Requests {
-    running: Mutex<HashMap<Vec<u8>, watch::Receiver<()>>>,
+    running: Mutex<HashMap<Vec<u8>, Arc<Semaphore>>>,
 }
 
 /// A request's name and what it asks for.
@@ -66,12 +67,13 @@ pub enum RequestError<E> {
 struct Running<'a> {
     requests: &'a Requests,
     key: &'a [u8],
-    _done: watch::Sender<()>,
+    done: Arc<Semaphore>,
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.requests.running.lock().remove(self.key);
+        self.done.close();
     }
 }
 
@@ -87,18 +89,18 @@ impl Handle {
         let requests = &self.shared.requests;
         let deadline = tokio::time::Instant::now() + WAIT;
         let running = loop {
-            let mut first = {
+            let first = {
                 let mut running = requests.running.lock();
                 match running.get(&request.key) {
-                    Some(first) => first.clone(),
+                    Some(first) => Arc::clone(first),
                     None => {
-                        let (done, waiters) = watch::channel(());
-                        running.insert(request.key.clone(), waiters);
-                        break Running { requests, key: &request.key, _done: done };
+                        let done = Arc::new(Semaphore::new(0));
+                        running.insert(request.key.clone(), Arc::clone(&done));
+                        break Running { requests, key: &request.key, done };
                     }
                 }
             };
-            if tokio::time::timeout_at(deadline, first.changed()).await.is_err() {
+            if tokio::time::timeout_at(deadline, first.acquire()).await.is_err() {
                 return Err(RequestError::StillRunning);
             }
         };

@@ -35,8 +35,10 @@ impl fmt::Display for Token {
             bytes.extend_from_slice(&partition.0.to_be_bytes());
             bytes.extend_from_slice(&offset.0.to_be_bytes());
         }
-        let sum = checksum(&bytes);
-        bytes.iter().chain(&sum).try_for_each(|byte| write!(f, "{byte:02x}"))
+        bytes.extend_from_slice(&checksum(&bytes));
+        let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap_or('0');
+        let text: String = bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect();
+        f.write_str(&text)
     }
 }
 

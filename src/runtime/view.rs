@@ -127,12 +127,18 @@ impl View {
     /// # Errors
     /// If the state cannot be read.
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, QueryError> {
-        for task in self.tasks() {
-            if let Some(row) = self.shared.reader.read(task, |rows| rows.get(self.store.id(), key))?? {
-                return Ok(Some(self.value(&row)));
-            }
-        }
-        Ok(None)
+        let found = self.tasks().map(|task| self.get_in(Partition(task.partition), key));
+        found.filter_map(Result::transpose).next().transpose()
+    }
+
+    /// The value of a key that lies in this partition, if anywhere: see [`Handle::partition`](super::Handle::partition).
+    ///
+    /// # Errors
+    /// If the state cannot be read.
+    pub fn get_in(&self, partition: Partition, key: &[u8]) -> Result<Option<Bytes>, QueryError> {
+        let task = TaskId { sub_topology: self.sub as u32, partition: partition.0 };
+        let row = self.shared.reader.read(task, |rows| rows.get(self.store.id(), key))??;
+        Ok(row.map(|row| self.value(&row)))
     }
 
     /// The first rows of the range in the order of keys (from the last with `Direction::Reverse`), over all partitions; at most `limit`,
@@ -210,9 +216,21 @@ impl<K: Data, V: Data> TypedView<K, V> {
     /// # Errors
     /// If the state cannot be read, or the row is not what the codec reads.
     pub fn get(&self, key: &K) -> Result<Option<V>, QueryError> {
+        self.decoded(key, |key| self.view.get(key))
+    }
+
+    /// The value of a key that lies in this partition, if anywhere: see [`View::get_in`].
+    ///
+    /// # Errors
+    /// As [`TypedView::get`].
+    pub fn get_in(&self, partition: Partition, key: &K) -> Result<Option<V>, QueryError> {
+        self.decoded(key, |key| self.view.get_in(partition, key))
+    }
+
+    fn decoded(&self, key: &K, get: impl FnOnce(&[u8]) -> Result<Option<Bytes>, QueryError>) -> Result<Option<V>, QueryError> {
         let mut bytes = Vec::new();
         K::CODEC.encode(key, &mut bytes).map_err(|e| self.view.codec_error(e))?;
-        let row = self.view.get(&bytes)?;
+        let row = get(&bytes)?;
         row.map(|row| V::CODEC.decode(Some(&row)).map_err(|e| self.view.codec_error(e))).transpose()
     }
 

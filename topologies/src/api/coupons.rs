@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use millstream::serve::{ApiError, Request, Response, StatusCode, from_json};
-use millstream::{Events, Headers, Record, Timestamp};
+use millstream::{Events, Headers, Partition, Record, Timestamp};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -114,11 +114,17 @@ struct Accepted<'a> {
 impl Api {
     /// The coupon, if there is one. A view that has not heard of it may be about to, so it is waited for.
     async fn coupon(&self, coupon_id: u64) -> Result<Option<Coupon>, ApiError> {
-        if let Some(coupon) = self.coupons.get(&coupon_id)? {
+        let partition = self.partition(coupon_id)?;
+        if let Some(coupon) = self.coupons.get_in(partition, &coupon_id)? {
             return Ok(Some(coupon));
         }
         self.catch_up(&COUPONS).await?;
-        Ok(self.coupons.get(&coupon_id)?)
+        Ok(self.coupons.get_in(partition, &coupon_id)?)
+    }
+
+    /// Where everything about a coupon lies.
+    fn partition(&self, coupon_id: u64) -> Result<Partition, ApiError> {
+        self.app.partition(&COUPON_ISSUE, &coupon_id).map_err(ApiError::internal)
     }
 
     async fn create(&self, terms: Terms) -> Result<Write, ApiError> {
@@ -143,7 +149,8 @@ impl Api {
     async fn claim(&self, coupon_id: u64, user_id: u64) -> Result<Write, ApiError> {
         let at = self.app.now();
         let coupon = self.coupon(coupon_id).await?;
-        let has_it = coupon.is_some() && self.coupon_claims.get(&(coupon_id, user_id))?.is_some();
+        let claimed = |partition| self.coupon_claims.get_in(partition, &(coupon_id, user_id));
+        let has_it = coupon.is_some() && claimed(self.partition(coupon_id)?)?.is_some();
         // Refusals of a known coupon need no newer view: that it is issued or sold out is for good, and so are its times.
         if let Decision::Refuse(refusal) = decide(coupon, has_it, at) {
             return Err(refused(refusal, coupon_id));
