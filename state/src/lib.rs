@@ -33,6 +33,7 @@ pub mod fault;
 mod flush;
 mod flusher;
 mod hot;
+pub mod keys;
 mod meta;
 mod options;
 mod order;

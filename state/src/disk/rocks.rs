@@ -4,7 +4,6 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 use rocksdb::{
@@ -26,7 +25,6 @@ pub(crate) struct Rocks {
     cache: Cache,
     /// Where table files are made, on the same file system as the database.
     incoming: PathBuf,
-    next_file: AtomicU64,
     /// Files that are written and wait for the sync of their family, by its number.
     written: Mutex<BTreeMap<usize, PathBuf>>,
 }
@@ -53,7 +51,7 @@ impl Rocks {
         }
         let families = families.into_iter().map(|name| ColumnFamilyDescriptor::new(name, options.clone()));
         let db = DB::open_cf_descriptors(&database_options(), &path, families).map_err(|error| open_error(directory, error))?;
-        Ok(Rocks { db, names, options, cache, incoming, next_file: AtomicU64::new(0), written: Mutex::default() })
+        Ok(Rocks { db, names, options, cache, incoming, written: Mutex::default() })
     }
 
     /// Throws away what a flush wrote that failed before its sync.
@@ -126,7 +124,7 @@ impl Disk for Rocks {
         if rows.peek().is_none() {
             return Ok(0); // RocksDB refuses an empty file
         }
-        let file = self.incoming.join(format!("{}.sst", self.next_file.fetch_add(1, Ordering::Relaxed)));
+        let file = self.incoming.join(format!("{}.sst", family.0));
         let mut writer = SstFileWriter::create(&self.options);
         writer.open(&file).map_err(failed)?;
         let mut written = 0;
@@ -202,15 +200,21 @@ impl DiskScan for RocksScan<'_> {
 
 fn failed(doing: &'static str, error: rocksdb::Error) -> Error {
     match error.kind() {
-        ErrorKind::Corruption => Error::Damaged(error.into_string().into()),
-        _ => Error::io(doing, &error),
+        ErrorKind::Corruption => Error::Damaged(phrase(error).into()),
+        _ => Error::io(doing, &phrase(error)),
     }
 }
 
 fn open_error(directory: &Path, error: rocksdb::Error) -> OpenError {
     let directory = directory.to_owned();
     match error.kind() {
-        ErrorKind::IOError => OpenError::Io { directory, cause: std::io::Error::other(error.into_string()) },
-        _ => OpenError::Damaged { directory, detail: error.into_string().into() },
+        ErrorKind::IOError => OpenError::Io { directory, cause: std::io::Error::other(phrase(error)) },
+        _ => OpenError::Damaged { directory, detail: phrase(error).into() },
     }
+}
+
+/// RocksDB's words as a part of a sentence.
+fn phrase(error: rocksdb::Error) -> String {
+    let words = error.into_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    words.trim_end_matches('.').to_owned()
 }

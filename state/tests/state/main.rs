@@ -3,5 +3,10 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod contract;
+mod faults;
+mod keys;
 mod model;
+mod opening;
 mod support;
+mod threads;
+mod ttl;

@@ -379,7 +379,11 @@ impl World {
                 for (task, id) in self.tasks.iter_mut().zip(TASKS) {
                     let state = db.task(id, &STORES).unwrap();
                     for store in STORES {
-                        assert_eq!(state.position(store), task.positions.get(&store).copied(), "a clean close leaves nothing to replay");
+                        assert_eq!(
+                            state.position(store),
+                            task.positions.get(&store).copied(),
+                            "a clean close leaves nothing to replay"
+                        );
                     }
                 }
                 drop(db);
@@ -415,7 +419,12 @@ fn run(home: Home, access: [Access; 2], budget: usize, steps: Vec<Step>) {
             Ok(())
         };
         let stores = vec![StoreSpec::new("plain", access[0]), StoreSpec::new("mortal", access[1]).with_ttl_ms(TTL_MS as u64)];
-        Options { background: false, memory_budget_bytes: budget, before_sync: Some(Arc::new(before_sync)), ..Options::new(home.clone(), stores) }
+        Options {
+            background: false,
+            memory_budget_bytes: budget,
+            before_sync: Some(Arc::new(before_sync)),
+            ..Options::new(home.clone(), stores)
+        }
     };
     let mut world = World { options: Box::new(options), during_flush, disk, db: None, tasks: Default::default() };
     world.open();

@@ -12,7 +12,7 @@ pub const B: StoreId = StoreId(1);
 
 /// A home that outlives the databases opened on it.
 pub struct TestHome {
-    home: Home,
+    pub home: Home,
     _directory: Option<tempfile::TempDir>,
 }
 
