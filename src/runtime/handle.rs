@@ -11,10 +11,10 @@ use super::progress::Behind;
 use super::token::Token;
 use super::view::View;
 use crate::codec::{self, Presence};
-use crate::log::{self, Append, Log, Pending, RecordBatch, Request, TopicId, Transaction, partition};
+use crate::log::{self, Append, Committed, Log, Pending, RecordBatch, Request, TopicId, Transaction, partition};
 use crate::record::{Headers, Offset, Partition, Record, Timestamp};
 use crate::topic::Topic;
-use crate::topology::{StoreKind, Topology};
+use crate::topology::{StoreKind, TopicIndex, Topology};
 
 /// A handle on a running application.
 #[derive(Clone)]
@@ -139,13 +139,23 @@ impl Handle {
     pub fn append_blocking(&self, events: Events) -> Result<Token, AppendError> {
         let (pending, places) = self.submit(events, None)?;
         let committed = pending.wait()?;
-        Ok(self.token(places.into_iter().zip(committed.base_offsets).map(|((topic, p), base)| (topic, p, base.next()))))
+        Ok(self.appended(places, committed))
     }
 
     pub(super) async fn append_with(&self, events: Events, request: Option<Request>) -> Result<Token, AppendError> {
         let (pending, places) = self.submit(events, request)?;
         let committed = pending.await?;
-        Ok(self.token(places.into_iter().zip(committed.base_offsets).map(|((topic, p), base)| (topic, p, base.next()))))
+        Ok(self.appended(places, committed))
+    }
+
+    /// Counts what was appended, one record at each place, and says where it ends.
+    fn appended(&self, places: Vec<(TopicId, Partition)>, committed: Committed) -> Token {
+        for (id, _) in &places {
+            if let Some(topic) = self.shared.topics.iter().position(|topic| topic.id == *id) {
+                self.shared.metrics.sent(TopicIndex(topic), 1);
+            }
+        }
+        self.token(places.into_iter().zip(committed.base_offsets).map(|((topic, p), base)| (topic, p, base.next())))
     }
 
     fn submit(&self, events: Events, request: Option<Request>) -> Result<(Pending, Vec<(TopicId, Partition)>), AppendError> {

@@ -38,7 +38,7 @@ pub struct Dev {
     /// Add a small catalogue and steady made-up traffic
     #[arg(long, env = "SHOP_DEMO")]
     pub demo: bool,
-    /// Threads that run topologies [default: one for each core]
+    /// Threads that run topologies [default: one for each core, at most 4]
     #[arg(long, env = "SHOP_THREADS", value_name = "N")]
     pub threads: Option<NonZeroUsize>,
     /// Memory for state and caches, such as 64MiB or 2GiB

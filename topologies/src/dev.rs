@@ -9,7 +9,8 @@ use std::time::Duration;
 use millstream::serve::{Config as HttpConfig, RateLimit, Server};
 use millstream::{App, Config, Handle, Health};
 use tokio::runtime::Builder;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
 
 use crate::api::auth::Secret;
 use crate::api::{Api, routes};
@@ -55,7 +56,7 @@ fn http_config(dev: &Dev) -> Result<HttpConfig, Error> {
 }
 
 async fn serve(dev: &Dev, http: HttpConfig, secret: Option<Secret>) -> Result<(), Error> {
-    let mut signals = Signals::listen().map_err(misconfigured)?;
+    let asked_to_stop = signals().map_err(misconfigured)?;
     let server = Server::bind(http).await.map_err(misconfigured)?;
     let mut config = Config { state_memory_bytes: dev.memory_budget, ..Config::embedded(&dev.data) };
     if let Some(threads) = dev.threads {
@@ -74,13 +75,9 @@ async fn serve(dev: &Dev, http: HttpConfig, secret: Option<Secret>) -> Result<()
     if let Err(error) = writeln!(std::io::stdout(), "shop serves on http://{address}") {
         tracing::warn!(%error, "standard output cannot be written");
     }
-    server.run(routes(&api), until_over(&mut signals, &handle)).await;
+    server.run(routes(&api), until_over(asked_to_stop, &handle)).await;
 
     tracing::info!("stopping");
-    tokio::spawn(async move {
-        signals.next().await;
-        std::process::exit(1); // the log is as a crash leaves it, which the next start mends
-    });
     if let Some(demo) = demo {
         demo.abort();
     }
@@ -93,8 +90,8 @@ async fn serve(dev: &Dev, http: HttpConfig, secret: Option<Secret>) -> Result<()
     }
 }
 
-/// Waits for a signal, or for the application to fail.
-async fn until_over(signals: &mut Signals, app: &Handle) {
+/// Waits until the process is asked to stop, or the application has failed.
+async fn until_over(asked_to_stop: oneshot::Receiver<()>, app: &Handle) {
     let failed = async {
         let mut ticks = tokio::time::interval(LOOK);
         while !matches!(app.health(), Health::Failed(_)) {
@@ -102,26 +99,28 @@ async fn until_over(signals: &mut Signals, app: &Handle) {
         }
     };
     tokio::select! {
-        () = signals.next() => {}
+        _ = asked_to_stop => {}
         () = failed => {}
     }
 }
 
-/// What asks the process to end.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn listen() -> std::io::Result<Signals> {
-        Ok(Signals { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
+/// Listens for SIGTERM and SIGINT: the first asks the process to stop, the second ends it at once. The log is then as a crash leaves it,
+/// which the next start mends.
+fn signals() -> std::io::Result<oneshot::Receiver<()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (stop, asked_to_stop) = oneshot::channel();
+    tokio::spawn(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        next().await;
+        // Nobody listens if the application has failed and stops already.
+        let _ = stop.send(());
+        next().await;
+        std::process::exit(1);
+    });
+    Ok(asked_to_stop)
 }
