@@ -55,7 +55,7 @@ fn http_config(dev: &Dev) -> Result<HttpConfig, Error> {
 }
 
 async fn serve(dev: &Dev, http: HttpConfig, secret: Option<Secret>) -> Result<(), Error> {
-    let mut signals = Signals::listen().map_err(misconfigured)?;
+    let signals = Signals::listen().map_err(misconfigured)?;
     let server = Server::bind(http).await.map_err(misconfigured)?;
     let mut config = Config { state_memory_bytes: dev.memory_budget, ..Config::embedded(&dev.data) };
     if let Some(threads) = dev.threads {
@@ -74,13 +74,7 @@ async fn serve(dev: &Dev, http: HttpConfig, secret: Option<Secret>) -> Result<()
     if let Err(error) = writeln!(std::io::stdout(), "shop serves on http://{address}") {
         tracing::warn!(%error, "standard output cannot be written");
     }
-    server.run(routes(&api), until_over(&mut signals, &handle)).await;
-
-    tracing::info!("stopping");
-    tokio::spawn(async move {
-        signals.next().await;
-        std::process::exit(1); // the log is as a crash leaves it, which the next start mends
-    });
+    server.run(routes(&api), until_over(signals, &handle)).await;
     if let Some(demo) = demo {
         demo.abort();
     }
@@ -93,8 +87,8 @@ async fn serve(dev: &Dev, http: HttpConfig, secret: Option<Secret>) -> Result<()
     }
 }
 
-/// Waits for a signal, or for the application to fail.
-async fn until_over(signals: &mut Signals, app: &Handle) {
+/// Waits for a signal, or for the application to fail. From then on a signal ends the process at once.
+async fn until_over(mut signals: Signals, app: &Handle) {
     let failed = async {
         let mut ticks = tokio::time::interval(LOOK);
         while !matches!(app.health(), Health::Failed(_)) {
@@ -105,6 +99,11 @@ async fn until_over(signals: &mut Signals, app: &Handle) {
         () = signals.next() => {}
         () = failed => {}
     }
+    tracing::info!("stopping");
+    tokio::spawn(async move {
+        signals.next().await;
+        std::process::exit(1); // the log is as a crash leaves it, which the next start mends
+    });
 }
 
 /// What asks the process to end.
