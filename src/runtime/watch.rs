@@ -14,7 +14,7 @@ use crate::record::{Offset, Partition};
 use crate::topology::StoreIndex;
 
 /// How many changes a watcher may be behind.
-const QUEUE: usize = 256;
+const QUEUE: usize = 4096;
 
 /// One committed change of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]

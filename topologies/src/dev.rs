@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 use crate::api::auth::Secret;
 use crate::api::{Api, routes};
 use crate::cli::Dev;
-use crate::{demo, logging, metrics, topology};
+use crate::{demo, logging, metrics, open_files, topology};
 
 /// How often it is looked whether the application still runs.
 const LOOK: Duration = Duration::from_millis(500);
@@ -41,6 +41,7 @@ fn misconfigured(error: impl ToString) -> Error {
 /// See [`Error`].
 pub fn run(dev: &Dev) -> Result<(), Error> {
     logging::start(dev.log_level, dev.log_format);
+    open_files::allow();
     let http = http_config(dev)?;
     let secret = dev.auth_secret_file.as_deref().map(Secret::read).transpose().map_err(Error::Misconfigured)?;
     let runtime = Builder::new_multi_thread().thread_name("http").enable_all().build().map_err(misconfigured)?;

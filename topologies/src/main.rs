@@ -13,6 +13,7 @@ mod logging;
 mod messages;
 mod metrics;
 mod notifications;
+mod open_files;
 mod time;
 mod topology;
 

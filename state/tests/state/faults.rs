@@ -22,7 +22,7 @@ fn open(directory: &Path) -> Db {
 /// What the n-th commit writes to a store, from 1: its changelog record n - 1.
 fn record(store: StoreId, n: u64) -> (Vec<u8>, Option<Vec<u8>>) {
     let key = format!("key {}", (n * 7 + u64::from(store.0)) % 5).into_bytes();
-    (key, (n % 4 != 0).then(|| format!("{n}").into_bytes()))
+    (key, (!n.is_multiple_of(4)).then(|| format!("{n}").into_bytes()))
 }
 
 fn position(offset: u64) -> Position {

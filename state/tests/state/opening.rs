@@ -71,8 +71,8 @@ fn a_fingerprint_may_grow_and_not_change() {
         assert!(matches!(refusal, OpenError::Incompatible { .. }), "{refusal:?}");
         check_sentence(&refusal, directory.path(), sentence);
     };
-    accepted(&[a.clone()], &[("sub-topology 0", "x")]);
-    accepted(&[a.clone()], &[("sub-topology 0", "x")]);
+    accepted(std::slice::from_ref(&a), &[("sub-topology 0", "x")]);
+    accepted(std::slice::from_ref(&a), &[("sub-topology 0", "x")]);
     accepted(&[b.clone(), a.clone()], &[("sub-topology 0", "x"), ("sub-topology 1", "y")]);
     refused(&[a.clone(), b.clone()], &[("sub-topology 0", "x"), ("sub-topology 1", "z")], "sub-topology 1 was y, and is now z");
     refused(&[a.clone(), b.clone()], &[("sub-topology 0", "x")], "sub-topology 1 was y, and is now missing");

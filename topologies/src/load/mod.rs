@@ -21,6 +21,7 @@ use tokio::time::{Instant, interval, sleep};
 
 use crate::cli::Load;
 use crate::client::Target;
+use crate::open_files;
 use caller::{Caller, Faults};
 use ledger::{Answer, Broken, Decision, Heard, Ledger};
 use plan::{Claim, Job, Plan};
@@ -225,7 +226,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Puts the load on the shop, checks what came of it, and prints the result to standard output. It wants a runtime of one
 /// thread, which leaves the most of the machine to the shop.
 pub async fn run(args: &Load) -> Result<(), Error> {
-    allow_open_files();
+    open_files::allow();
     let rush = Arc::new(Rush::new(args));
     Caller::new(rush.target.clone(), Arc::default()).patient_for(FIRST_PATIENCE).get("/readyz").await?;
 
@@ -331,16 +332,4 @@ async fn show(rush: Arc<Rush>, bar: ProgressBar, began: Instant) -> Result<(), E
         (seen, at) = (accepted, now);
     }
     Ok(())
-}
-
-/// Lifts the limit of open files as far as the system lets it: every connection is one.
-fn allow_open_files() {
-    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
-    // SAFETY: both calls get a valid pointer to a whole rlimit. If they fail, the limit stays, and a connection says so.
-    unsafe {
-        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
-            limit.rlim_cur = limit.rlim_max;
-            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
-        }
-    }
 }
