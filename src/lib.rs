@@ -44,9 +44,9 @@ pub use operators::process::{Scope, StoreScope};
 pub use operators::sink::SinkValue;
 pub use record::{Headers, Offset, Partition, Record, Timestamp};
 pub use runtime::{
-    Accepted, Answer, App, AppendError, Behind, Change, Config, Events, Failure, Handle, Health, MAX_PAGE, ParkedRecord, QueryError,
-    Replayed, RequestError, RequestKey, Row, Selection, StartError, StoreStatus, Token, TypedView, UnreadableToken, View, Watch,
-    Watched,
+    Accepted, Answer, App, AppendError, Behind, Change, Config, Events, Failure, Handle, Health, MAX_PAGE, ParkedRecord,
+    QueryError, Replayed, RequestError, RequestKey, Row, Selection, StartError, StoreStatus, Token, TypedView, UnreadableToken,
+    View, Watch, Watched,
 };
 pub use store::Store;
 pub use task::TimeDomain;

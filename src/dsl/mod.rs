@@ -21,7 +21,9 @@ use crate::operators::Outlet;
 use crate::operators::source::{StreamSource, TableSource};
 use crate::task::Source;
 use crate::topic::Topic;
-use crate::topology::{Draft, NodeDraft, NodeId, NodeKind, StoreIndex, StoreKind, TopicIndex, TopicRole, Topology, TopologyError};
+use crate::topology::{
+    Draft, NodeDraft, NodeId, NodeKind, StoreIndex, StoreKind, TopicIndex, TopicRole, Topology, TopologyError,
+};
 
 type SharedDraft = Rc<RefCell<Draft>>;
 
@@ -71,9 +73,8 @@ impl StreamBuilder {
     pub fn stream<K: Data, V: Data>(&mut self, topic: &Topic<K, V>) -> Stream<K, V> {
         let (key, value) = (topic.key_codec(), topic.value_codec());
         let out = Outlet::new();
-        let (id, index) = declare_source(&self.draft, topic, |id| {
-            Arc::new(StreamSource { id, key, value, out: Arc::clone(&out) })
-        });
+        let (id, index) =
+            declare_source(&self.draft, topic, |id| Arc::new(StreamSource { id, key, value, out: Arc::clone(&out) }));
         let partitioning = Some(Partitioning { key, topics: vec![index] });
         Stream { draft: Rc::clone(&self.draft), node: id, out, upstream: vec![index], partitioning }
     }
@@ -82,9 +83,8 @@ impl StreamBuilder {
     pub fn table<K: Data, V: Data>(&mut self, topic: &Topic<K, V>, store: &str) -> Table<K, V> {
         let (key, value) = (topic.key_codec(), topic.value_codec());
         let out = Outlet::new();
-        let (id, index) = declare_source(&self.draft, topic, |id| {
-            Arc::new(TableSource { id, key, value, out: Arc::clone(&out) })
-        });
+        let (id, index) =
+            declare_source(&self.draft, topic, |id| Arc::new(TableSource { id, key, value, out: Arc::clone(&out) }));
         let partitioning = Some(Partitioning { key, topics: vec![index] });
         let updates = Stream { draft: Rc::clone(&self.draft), node: id, out, upstream: vec![index], partitioning };
         updates.materialize(store)

@@ -72,7 +72,8 @@ impl<K: Data, V: Clone + Send + Sync + 'static, L: Data, W: Clone + Send + Sync 
     #[must_use]
     pub fn store<SK: Data, SV: Data>(mut self, store: &Store<SK, SV>) -> Self {
         let (name, access, ttl_ms) = (store.name, store.access, store.ttl_ms);
-        self.stores.push(Box::new(move |draft| (name, declare_store::<SK, SV>(draft, name, StoreKind::KeyValue, access, ttl_ms))));
+        self.stores
+            .push(Box::new(move |draft| (name, declare_store::<SK, SV>(draft, name, StoreKind::KeyValue, access, ttl_ms))));
         self
     }
 

@@ -6,8 +6,8 @@ use super::Outlet;
 use crate::codec::Codec;
 use crate::error::ProcessError;
 use crate::record::Record;
-use crate::task::{RecordRef, Source};
 use crate::task::context::Context;
+use crate::task::{RecordRef, Source};
 use crate::topology::NodeId;
 
 pub(crate) struct StreamSource<K: 'static, V: 'static> {

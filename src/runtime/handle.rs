@@ -157,9 +157,13 @@ impl Handle {
             let known = self.shared.topics.iter().find(|topic| *topic.name == *event.topic).cloned();
             let topic = match known {
                 Some(topic) => topic,
-                None => self.shared.log.topic(&event.topic)?.ok_or_else(|| log::Error::UnknownTopic { topic: event.topic.clone() })?,
+                None => {
+                    self.shared.log.topic(&event.topic)?.ok_or_else(|| log::Error::UnknownTopic { topic: event.topic.clone() })?
+                }
             };
             let partition = partition(event.key.as_deref(), topic.partitions, event.timestamp.0 as u32);
+            let (key, value) = (event.key.as_deref(), event.value.as_deref());
+            self.shared.limits.check(&topic, partition, event.timestamp, key, value, &event.headers)?;
             let mut batch = RecordBatch::new();
             batch.push(event.timestamp, event.key.as_deref(), event.value.as_deref(), &event.headers);
             appends.push(Append { topic: topic.id, partition, batch });

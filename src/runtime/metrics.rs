@@ -17,7 +17,7 @@ use super::Shared;
 use crate::log::Log;
 use crate::record::Partition;
 use crate::task::Counts;
-use crate::topology::{TopicIndex, Topology, TopicRole};
+use crate::topology::{TopicIndex, TopicRole, Topology};
 
 type Labels = Vec<(&'static str, String)>;
 
@@ -37,7 +37,8 @@ impl Metrics {
     pub(crate) fn register(topology: &Topology, registry: &mut Registry) -> Metrics {
         let by_topic = Family::<Labels, Counter>::default();
         registry.register("kafka_producer_record_send", "Records appended to topics", by_topic.clone());
-        let sent = topology.topics.iter().map(|topic| by_topic.get_or_create(&vec![("topic", topic.name.clone())]).clone()).collect();
+        let sent =
+            topology.topics.iter().map(|topic| by_topic.get_or_create(&vec![("topic", topic.name.clone())]).clone()).collect();
         let mut by_sub = |name: &str, help: &str| -> Vec<Counter> {
             let family = Family::<Labels, Counter>::default();
             registry.register(name, help, family.clone());

@@ -53,9 +53,7 @@ impl Progress {
 
     fn reached(&self, topic: TopicIndex, targets: &[(Partition, Offset)]) -> bool {
         let count = self.committed[topic.0].len();
-        targets.iter().all(|(partition, offset)| {
-            (partition.0 as usize) < count && self.committed(topic, *partition) >= *offset
-        })
+        targets.iter().all(|(partition, offset)| (partition.0 as usize) < count && self.committed(topic, *partition) >= *offset)
     }
 }
 

@@ -124,7 +124,9 @@ impl Handle {
         match self.append_with(events, Some(row)).await {
             Ok(position) => Ok(Answer { answer, position }),
             // Whoever asked first left while the log was at it, so nobody was running any more.
-            Err(error @ AppendError::Log(log::Error::RequestExists)) => self.answered(request)?.ok_or(RequestError::Append(error)),
+            Err(error @ AppendError::Log(log::Error::RequestExists)) => {
+                self.answered(request)?.ok_or(RequestError::Append(error))
+            }
             Err(error) => Err(RequestError::Append(error)),
         }
     }

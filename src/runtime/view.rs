@@ -75,7 +75,8 @@ impl View {
     }
 
     pub(super) fn entries(&self) -> u64 {
-        let all = |task| self.shared.reader.read(task, |rows| rows.scan(self.store.id(), Range::all(), Direction::Forward).count());
+        let all =
+            |task| self.shared.reader.read(task, |rows| rows.scan(self.store.id(), Range::all(), Direction::Forward).count());
         self.tasks().map(|task| all(task).unwrap_or(0) as u64).sum()
     }
 
@@ -139,18 +140,14 @@ impl View {
     ///
     /// # Errors
     /// If the state cannot be read.
-    pub fn page(
-        &self,
-        range: &Range,
-        direction: Direction,
-        limit: usize,
-    ) -> Result<Vec<Row>, QueryError> {
+    pub fn page(&self, range: &Range, direction: Direction, limit: usize) -> Result<Vec<Row>, QueryError> {
         let limit = limit.min(MAX_PAGE);
         let mut rows = Vec::new();
         for task in self.tasks() {
             let page = self.shared.reader.read(task, |task| {
                 let page = task.scan(self.store.id(), range.clone(), direction).take(limit);
-                page.map(|row| row.map(|row| (Bytes::copy_from_slice(row.key()), self.value(row.value())))).collect::<Result<Vec<_>, _>>()
+                page.map(|row| row.map(|row| (Bytes::copy_from_slice(row.key()), self.value(row.value()))))
+                    .collect::<Result<Vec<_>, _>>()
             })??;
             rows.extend(page);
         }

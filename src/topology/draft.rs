@@ -7,8 +7,8 @@ use std::sync::Arc;
 use millstream_state::Access;
 
 use super::{
-    CoPartition, NodeDef, NodeId, NodeKind, Punctuator, SourceDef, SourceIndex, StoreDef, StoreIndex, StoreKind, SubTopology, Timer,
-    TopicDef, TopicIndex, TopicRole, Topology,
+    CoPartition, NodeDef, NodeId, NodeKind, Punctuator, SourceDef, SourceIndex, StoreDef, StoreIndex, StoreKind, SubTopology,
+    Timer, TopicDef, TopicIndex, TopicRole, Topology,
 };
 use crate::codec::{Format, RawBytes};
 use crate::log::Cleanup;
@@ -263,9 +263,19 @@ impl Draft {
         let own: HashSet<NodeId> = nodes.iter().copied().collect();
         let (punctuators, others) = std::mem::take(&mut self.punctuators).into_iter().partition(|p| own.contains(&p.node));
         self.punctuators = others;
-        let (timers, others): (Vec<_>, _) = std::mem::take(&mut self.timers).into_iter().partition(|(_, t)| own.contains(&t.node));
+        let (timers, others): (Vec<_>, _) =
+            std::mem::take(&mut self.timers).into_iter().partition(|(_, t)| own.contains(&t.node));
         self.timers = others;
-        SubTopology { name, sources, stores, meta, writes, nodes, punctuators, timers: timers.into_iter().collect::<HashMap<_, _>>() }
+        SubTopology {
+            name,
+            sources,
+            stores,
+            meta,
+            writes,
+            nodes,
+            punctuators,
+            timers: timers.into_iter().collect::<HashMap<_, _>>(),
+        }
     }
 
     /// For each node the smallest node that it is connected with by calls or by a store.

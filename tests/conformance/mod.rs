@@ -42,8 +42,15 @@ struct Scenario {
 #[serde(untagged)]
 enum Input {
     #[serde(rename_all = "camelCase")]
-    Clock { advance_wall_clock_ms: i64 },
-    Record { topic: String, key: Text, value: Text, ts: i64 },
+    Clock {
+        advance_wall_clock_ms: i64,
+    },
+    Record {
+        topic: String,
+        key: Text,
+        value: Text,
+        ts: i64,
+    },
 }
 
 /// What one run gave, in the form of the recorded cases.

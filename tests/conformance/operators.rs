@@ -54,10 +54,11 @@ fn declare(builder: &mut StreamBuilder, operator: &str, params: &Value) {
         }
         "chain" => {
             let steps = params["steps"].as_array().expect("steps are a list");
-            let stream = steps.iter().enumerate().fold(builder.stream(&topic("in")), |stream, (i, params)| match text(params, "op") {
-                "repartition" => stream.repartition(&format!("chain-{i}")),
-                op => step(stream, op, params),
-            });
+            let stream =
+                steps.iter().enumerate().fold(builder.stream(&topic("in")), |stream, (i, params)| match text(params, "op") {
+                    "repartition" => stream.repartition(&format!("chain-{i}")),
+                    op => step(stream, op, params),
+                });
             stream.to(&topic("out"));
         }
         "branch" => {
@@ -176,7 +177,11 @@ fn aggregate(grouped: &millstream::Grouped<Text, String>, agg: &str) {
         "reduce" => updates(&reduced(grouped)),
         "sum" => updates(&grouped.aggregate("store", || None, sum)),
         "sum-null-at-zero" => {
-            updates(&grouped.aggregate("store", || None, move |key, value, so_far| sum(key, value, so_far).filter(|sum| sum != "0")));
+            updates(&grouped.aggregate(
+                "store",
+                || None,
+                move |key, value, so_far| sum(key, value, so_far).filter(|sum| sum != "0"),
+            ));
         }
         _ => panic!("no aggregate {agg:?}"),
     }

@@ -23,8 +23,7 @@ fn words_are_counted_in_the_task_of_the_word_whatever_partition_the_line_was_in(
     let mut counts = driver.table::<String, u64>("counts");
     counts.sort();
     let counts: Vec<_> = counts.iter().map(|(word, count, _)| (word.as_str(), *count)).collect();
-    let expected =
-        [("be", 3), ("do", 1), ("is", 2), ("not", 1), ("or", 1), ("question", 1), ("that", 1), ("the", 1), ("to", 4)];
+    let expected = [("be", 3), ("do", 1), ("is", 2), ("not", 1), ("or", 1), ("question", 1), ("that", 1), ("the", 1), ("to", 4)];
     assert_eq!(counts, expected);
     let of_to = driver.read(&COUNTS).into_iter().filter(|record| record.key == "to").map(|record| record.value);
     assert_eq!(of_to.collect::<Vec<_>>(), [1, 2, 3, 4]);
@@ -78,12 +77,15 @@ fn mistakes_are_found_when_it_is_built_and_all_at_once() {
         builder.stream(&LINES).group_by_key().count("n");
         builder.stream(&LINES).group_by_key().count("n");
     });
-    assert_eq!(twice, [
-        "two nodes are named \"from-lines\"",
-        "topic \"lines\" is read twice; read it once and use the handle twice",
-        "two stores are named \"n\"",
-        "two nodes are named \"n\"",
-    ]);
+    assert_eq!(
+        twice,
+        [
+            "two nodes are named \"from-lines\"",
+            "topic \"lines\" is read twice; read it once and use the handle twice",
+            "two stores are named \"n\"",
+            "two nodes are named \"n\"",
+        ]
+    );
     let names = mistakes(|builder| builder.stream(&Topic::<String, String>::new("a/b")).to(&Topic::new("")));
     assert!(names.iter().all(|mistake| mistake.contains("topic name")) && names.len() >= 2, "{names:?}");
 }
@@ -94,7 +96,10 @@ fn what_is_joined_must_be_partitioned_alike() {
         let table = builder.table(&Topic::<String, String>::new("users").partitions(2), "users");
         builder.stream(&LINES).join("with-user", &table, |line, user| line + &user);
     });
-    assert_eq!(counts, ["\"with-user\" joins \"lines\" with 3 partitions and \"users\" with 2 partitions; they must have equally many"]);
+    assert_eq!(
+        counts,
+        ["\"with-user\" joins \"lines\" with 3 partitions and \"users\" with 2 partitions; they must have equally many"]
+    );
     let codecs = mistakes(|builder| {
         let table = builder.table(&Topic::<u64, u64>::new("prices"), "prices");
         let orders = Topic::<u64, u64>::with_codecs("orders", &Decimal, <u64 as millstream::codec::Data>::CODEC);
@@ -106,8 +111,10 @@ fn what_is_joined_must_be_partitioned_alike() {
 #[test]
 fn a_stream_whose_key_changed_is_repartitioned_like_the_table_before_it_is_joined() {
     let mut builder = StreamBuilder::new("app");
-    let table = builder.table(&Topic::<u64, String>::with_codecs("users", &Decimal, &millstream::codec::Utf8).partitions(4), "users");
-    let named = builder.stream(&LINES).select_key(|_, line| line.len() as u64).join("with-user", &table, |line, user| line + &user);
+    let table =
+        builder.table(&Topic::<u64, String>::with_codecs("users", &Decimal, &millstream::codec::Utf8).partitions(4), "users");
+    let named =
+        builder.stream(&LINES).select_key(|_, line| line.len() as u64).join("with-user", &table, |line, user| line + &user);
     let out: Topic<u64, String> = Topic::new("out");
     named.to(&out);
     let mut driver = TestDriver::new(builder.build().expect("the topology is valid"));
@@ -120,4 +127,16 @@ fn a_stream_whose_key_changed_is_repartitioned_like_the_table_before_it_is_joine
     }
     let joined: Vec<String> = driver.read(&out).into_iter().map(|record| record.value).collect();
     assert_eq!(joined, (0..20).map(|id| format!("{}-{id}", "x".repeat(id))).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_grouped_stream_can_be_folded_more_than_once() {
+    let mut builder = StreamBuilder::new("app");
+    let words = builder.stream(&LINES).group_by("by-line", |_, line| line.clone());
+    words.count("counts");
+    words.reduce("longest", |a, b| if a.len() > b.len() { a } else { b });
+    let mut driver = TestDriver::new(builder.build().expect("one repartition topic serves both"));
+    driver.pipe(&LINES, &Record::new("k".to_owned(), "line".to_owned(), Timestamp(0)));
+    assert_eq!(driver.table::<String, u64>("counts").len(), 1);
+    assert_eq!(driver.table::<String, String>("longest").len(), 1);
 }
