@@ -30,6 +30,17 @@ impl ProcessError {
         ProcessError::Failed(reason.to_string())
     }
 
+    /// What a panic of user code comes to.
+    pub(crate) fn panicked(panic: &(dyn std::any::Any + Send)) -> ProcessError {
+        let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+        ProcessError::Failed(format!("panicked: {}", text.unwrap_or("with no message")))
+    }
+
+    /// Whether the state may work again by itself, as when a full disk has space again.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self, ProcessError::State(millstream_state::Error::Io { .. }))
+    }
+
     pub(crate) fn unwritable(what: &str, error: &codec::Error) -> ProcessError {
         ProcessError::Unwritable(format!("{what} {error}"))
     }

@@ -1,5 +1,6 @@
 //! The tests of the library, in one binary: each module is one subject.
 
+mod app;
 mod conformance;
 mod crash;
 mod engine;

@@ -11,7 +11,6 @@ use crate::topology::StoreKind;
 /// A grouped stream. Each fold names its store, which names its changelog and its view.
 pub struct Grouped<K: 'static, V: 'static> {
     pub(super) stream: Stream<K, V>,
-    pub(super) repartition: Option<String>,
 }
 
 impl<K: Data, V: Data> Grouped<K, V> {
@@ -45,7 +44,7 @@ impl<K: Data, V: Data> Grouped<K, V> {
         store_name: &str,
         fold: impl Fn(&K, V, Option<A>) -> Option<A> + Send + Sync + 'static,
     ) -> Table<K, A> {
-        let stream = self.stream.partitioned(self.repartition.as_deref().unwrap_or(store_name));
+        let stream = self.stream.partitioned(store_name);
         let access = millstream_state::Access::Keyed;
         let store = declare_store::<K, A>(&stream.draft, store_name, StoreKind::Table, access, None);
         let id = stream.declare(Ok(store_name), vec![store]);

@@ -259,12 +259,12 @@ impl<K: Data, V: Data> Stream<K, V> {
 
     /// Groups by the key that the records have.
     pub fn group_by_key(&self) -> Grouped<K, V> {
-        Grouped { stream: self.clone(), repartition: None }
+        Grouped { stream: self.clone() }
     }
 
     /// Groups by a new key, through the repartition topic `<application>-<name>-repartition`.
     pub fn group_by<L: Data>(&self, name: &str, selector: impl Fn(&K, &V) -> L + Send + Sync + 'static) -> Grouped<L, V> {
-        Grouped { stream: self.select_key(selector), repartition: Some(name.to_owned()) }
+        Grouped { stream: self.select_key(selector).repartition(name) }
     }
 
     /// Joins each record with what the table has for its key; a record without a match is dropped. If the key has changed, the stream

@@ -191,11 +191,11 @@ impl<K: Data, V: Data> StoreScope<'_, K, V> {
         let store = self.store;
         self.with_row(key, |ctx, key, bytes| {
             if encode(V::CODEC, "a store's value", value, bytes)? {
-                ctx.put(store, key, bytes);
+                ctx.put(store, key, bytes)
             } else {
                 ctx.delete(store, key);
+                Ok(())
             }
-            Ok(())
         })
     }
 
@@ -258,7 +258,7 @@ impl<K: Data, V: Data> StoreScope<'_, K, V> {
     }
 
     fn scan(&mut self, range: Range, direction: Direction) -> impl Iterator<Item = Result<(K, V), ProcessError>> + '_ {
-        self.ctx.state().scan(self.store.id(), range, direction).map(|row| {
+        self.ctx.scan(self.store, range, direction).map(|row| {
             let row = row?;
             let key = K::CODEC.decode(Some(row.key())).map_err(|e| ProcessError::failed(format_args!("a stored key {e}")))?;
             Ok((key, decode::<V>(row.value())?))

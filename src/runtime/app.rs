@@ -1,6 +1,7 @@
 //! Starting and stopping an application.
 
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
@@ -11,6 +12,7 @@ use millstream_state::{Db, FlushReport, Home, OpenError, StoreSpec, TaskId};
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 
+use super::commit::is_fatal;
 use super::config::Config;
 use super::handle::{Handle, Health};
 use super::housekeeping::Flushed;
@@ -21,9 +23,9 @@ use super::watch::Watchers;
 use super::worker::Worker;
 use super::{Shared, housekeeping, restore};
 use crate::error::ProcessError;
-use crate::log::{self, EmbeddedLog, Log, TopicInfo, TopicSpec, embedded};
+use crate::log::{self, EmbeddedLog, Limits, Log, TopicInfo, TopicSpec, embedded};
 use crate::record::Partition;
-use crate::task::Task;
+use crate::task::{ROOM, Task};
 use crate::topology::{StoreIndex, TopicIndex, TopicRole, Topology, TopologyError};
 
 /// A running application. Dropping it stops it.
@@ -40,7 +42,7 @@ use crate::topology::{StoreIndex, TopicIndex, TopicRole, Topology, TopologyError
 pub struct App {
     shared: Arc<Shared>,
     threads: Vec<JoinHandle<()>>,
-    /// Wakes the housekeeping when the application stops.
+    /// Wakes the housekeeping.
     housekeeping: mpsc::Sender<Flushed>,
 }
 
@@ -76,13 +78,13 @@ pub enum StartError {
 }
 
 impl StartError {
+    /// Whether it would be the same when it is tried again.
     pub(super) fn is_fatal(&self) -> bool {
         match self {
-            StartError::Log(error) => error.is_fatal(),
-            StartError::State(_) | StartError::StateAccess(_) | StartError::Task(_) | StartError::StateAndLogDiffer { .. } => {
-                true
-            }
-            StartError::Topology(_) | StartError::Thread(_) => false,
+            StartError::Log(error) => is_fatal(error),
+            StartError::StateAccess(error) => !matches!(error, millstream_state::Error::Io { .. }),
+            StartError::Task(error) => !error.is_passing(),
+            StartError::State(_) | StartError::Topology(_) | StartError::StateAndLogDiffer { .. } | StartError::Thread(_) => true,
         }
     }
 }
@@ -94,13 +96,19 @@ impl App {
     /// See [`StartError`]; nothing runs then.
     pub fn start(topology: Topology, config: Config) -> Result<App, StartError> {
         let clock = config.clock.clone();
-        let options = embedded::Options { durability: config.durability, ..embedded::Options::new(move || clock.now()) };
+        let limits = Limits::default();
+        let options = embedded::Options {
+            durability: config.durability,
+            limits: Limits { max_record_bytes: limits.max_record_bytes + ROOM },
+            ..embedded::Options::new(move || clock.now())
+        };
         let log = Arc::new(EmbeddedLog::open(config.data.join("log"), options)?);
+        let (durable, flushed) = mpsc::channel();
+        // Before anything is made: a topology that does not belong here leaves no topics behind.
+        let db = open_state(&topology, &config, &log, durable.clone())?;
         let topics = create_topics(&topology, &log)?;
         let counts: Vec<u32> = topics.iter().map(|topic| topic.partitions).collect();
         let tasks: Vec<u32> = (0..topology.subs.len()).map(|sub| topology.tasks(sub, &counts)).collect();
-        let (durable, flushed) = mpsc::channel();
-        let db = open_state(&topology, &config, &log, durable.clone())?;
 
         let mut registry = Registry::default();
         let metrics = Metrics::register(&topology, &mut registry);
@@ -114,6 +122,7 @@ impl App {
             registry: RwLock::new(registry),
             stopping: AtomicBool::new(false),
             failure: Mutex::new(None),
+            trouble: Mutex::default(),
             starting: Mutex::default(),
             group: topology.application.as_str().into(),
             topology,
@@ -121,6 +130,7 @@ impl App {
             log,
             db,
             topics,
+            limits,
             tasks,
         });
         shared.registry.write().register_collector(Box::new(Readings(Arc::downgrade(&shared))));
@@ -138,13 +148,22 @@ impl App {
             shares[i % threads].push(task);
         }
         for (i, share) in shares.into_iter().enumerate() {
-            let worker = Worker::new(Arc::clone(&self.shared), share);
-            let thread = std::thread::Builder::new().name(format!("worker-{i}"));
-            self.threads.push(thread.spawn(move || worker.run())?);
+            let worker = Worker::new(Arc::clone(&self.shared), i, share);
+            self.spawn_thread(format!("worker-{i}"), move |_| worker.run())?;
         }
+        self.spawn_thread("housekeeping".into(), move |shared| housekeeping::run(shared, &flushed))
+    }
+
+    /// Starts a thread of the application, which fails as a whole if one of them panics.
+    fn spawn_thread(&mut self, name: String, run: impl FnOnce(&Arc<Shared>) + Send + 'static) -> Result<(), StartError> {
         let shared = Arc::clone(&self.shared);
-        let thread = std::thread::Builder::new().name("housekeeping".into());
-        self.threads.push(thread.spawn(move || housekeeping::run(&shared, &flushed))?);
+        let thread = std::thread::Builder::new().name(name.clone());
+        let run = move || {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(&shared))) {
+                shared.fail(format!("thread {name} {}", ProcessError::panicked(&*panic)));
+            }
+        };
+        self.threads.push(thread.spawn(run)?);
         Ok(())
     }
 
@@ -154,7 +173,8 @@ impl App {
         Handle { shared: Arc::clone(&self.shared) }
     }
 
-    /// Finishes the running transactions, commits, flushes the state and closes. The answer is why it had failed before, if it had.
+    /// Finishes the running transactions, commits, flushes the state and ends every watch. The answer is why it had failed before, if it
+    /// had. The directory is free once every [`Handle`] is gone, too.
     pub fn stop(mut self) -> Option<String> {
         self.shut_down();
         match self.shared.health() {
@@ -166,12 +186,12 @@ impl App {
     fn shut_down(&mut self) {
         self.shared.stopping.store(true, Ordering::Release);
         self.shared.log.wake();
-        drop(self.housekeeping.send(Vec::new())); // it may have stopped by itself
+        // Its error says that the housekeeping has ended already.
+        drop(self.housekeeping.send(Vec::new()));
         for thread in self.threads.drain(..) {
-            if thread.join().is_err() {
-                tracing::error!("a thread of the application panicked");
-            }
+            thread.join().expect("a thread of the application catches its panics");
         }
+        self.shared.watchers.close();
         if let Err(error) = self.shared.db.clone().close() {
             tracing::warn!(%error, "the state was not flushed; the next start replays more of the log");
         }
@@ -232,7 +252,7 @@ fn take_tasks(shared: &Arc<Shared>) -> Result<Vec<Task>, StartError> {
             let mut state = shared.db.task(TaskId { sub_topology: index as u32, partition }, &stores)?;
             restored += restore::restore(shared, sub, Partition(partition), &mut state)?;
             let topics = Arc::clone(&shared.topics);
-            let (limits, now) = (shared.log.limits(), shared.config.clock.now());
+            let (limits, now) = (shared.limits, shared.config.clock.now());
             tasks.push(Task::new(Arc::clone(&shared.topology), index, Partition(partition), state, topics, limits, now)?);
         }
     }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use millstream_state::{Position, StoreId, fault};
 
 use super::Shared;
-use super::watch::Change;
+use super::watch::{Change, HeldWatchers};
 use crate::error::ProcessError;
 use crate::log::{self, Append, GroupOffsets, Log, Transaction};
 use crate::record::{Offset, Partition};
@@ -26,6 +26,21 @@ pub(super) enum CommitError {
     Process(#[from] ProcessError),
 }
 
+impl CommitError {
+    /// Whether the same would fail again: no transaction is given to the log that it refuses, so nothing could be left out to help.
+    pub(super) fn is_fatal(&self) -> bool {
+        match self {
+            CommitError::Log(error) => is_fatal(error),
+            CommitError::Process(error) => !error.is_passing(),
+        }
+    }
+}
+
+/// Whether a failure of the log does not pass by itself.
+pub(super) fn is_fatal(error: &log::Error) -> bool {
+    error.is_fatal() || !(error.is_retriable() || error.is_outcome_unknown())
+}
+
 /// What one task adds to the transaction.
 struct Part {
     task: usize,
@@ -37,14 +52,14 @@ struct Part {
 /// Commits what the tasks have done since the last commit. Answers whether there was anything.
 pub(super) fn commit(shared: &Shared, tasks: &mut [Task]) -> Result<bool, CommitError> {
     let now = shared.config.clock.now();
-    let mut appends = Vec::new();
+    let (mut appends, mut sent) = (Vec::new(), Vec::new());
     let mut offsets = Vec::new();
     let mut parts = Vec::new();
     for (index, task) in tasks.iter_mut().enumerate() {
         let Some(effects) = task.effects(now)? else { continue };
         let partition = task.partition();
         for outgoing in effects.outputs {
-            shared.metrics.sent(outgoing.topic, outgoing.batch.len() as u64);
+            sent.push((outgoing.topic, outgoing.batch.len() as u64));
             appends.push(Append {
                 topic: shared.topics[outgoing.topic.0].id,
                 partition: outgoing.partition,
@@ -67,6 +82,7 @@ pub(super) fn commit(shared: &Shared, tasks: &mut [Task]) -> Result<bool, Commit
     let transaction = Transaction { appends, offsets: Some(GroupOffsets { group, offsets }), request: None };
     let committed = shared.log.commit(transaction).wait()?;
     fault::crash_point("commit:after-log");
+    sent.into_iter().for_each(|(topic, records)| shared.metrics.sent(topic, records));
     for part in parts {
         let task = &mut tasks[part.task];
         let partition = task.partition();
@@ -75,14 +91,17 @@ pub(super) fn commit(shared: &Shared, tasks: &mut [Task]) -> Result<bool, Commit
             (store.id(), Position { topic_id: shared.changelog(*store).uuid, offset, wall_ms: now.0 })
         };
         let positions: Vec<(StoreId, Position)> = part.changelogs.iter().map(position).collect();
-        let changes = watched_changes(shared, task, partition, &positions);
+        // Who begins to watch from here on waits until the changes are visible and published: else it could read the row before, and miss
+        // the change.
+        let watchers = shared.watchers.hold();
+        let changes = watched_changes(&watchers, task, partition, &positions);
         task.committed(&positions);
         fault::crash_point("commit:after-state");
         for (topic, next) in part.offsets {
             shared.progress.set(topic, partition, next);
         }
         for (store, change) in changes {
-            shared.watchers.publish(store, &change);
+            watchers.publish(store, &change);
         }
     }
     shared.progress.signal();
@@ -91,18 +110,18 @@ pub(super) fn commit(shared: &Shared, tasks: &mut [Task]) -> Result<bool, Commit
 
 /// The changes of this transaction that somebody watches. Taken before the overlay is dissolved, published after.
 fn watched_changes(
-    shared: &Shared,
+    watchers: &HeldWatchers<'_>,
     task: &Task,
     partition: Partition,
     positions: &[(StoreId, Position)],
 ) -> Vec<(StoreIndex, Arc<Change>)> {
-    if !shared.watchers.any() {
-        return Vec::new();
-    }
     let mut changes = Vec::new();
+    if watchers.is_empty() {
+        return changes;
+    }
     for row in task.state().dirty() {
         let store = StoreIndex::of(row.store);
-        if shared.watchers.wants(store, row.key()) {
+        if watchers.wants(store, row.key()) {
             let end = positions.iter().find(|(of, _)| *of == row.store).map_or(0, |(_, position)| position.offset);
             let (key, value) = (Bytes::copy_from_slice(row.key()), row.value().map(Bytes::copy_from_slice));
             changes.push((store, Arc::new(Change { key, value, partition, position: Offset(end) })));

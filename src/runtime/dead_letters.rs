@@ -3,10 +3,10 @@
 use bytes::Bytes;
 
 use super::handle::{AppendError, Handle};
-use crate::log::{self, Append, Log, RecordBatch, RecordRef, TopicInfo, Transaction};
+use crate::log::{self, Append, Fetched, Log, RecordBatch, RecordRef, TopicInfo, Transaction};
 use crate::record::{Headers, Offset, Partition, Timestamp};
 use crate::task::DeadLetter;
-use crate::topology::{REPLAY_TOPIC, TopicIndex, TopicRole};
+use crate::topology::{SubTopology, TopicIndex, TopicRole};
 
 const FETCH_BYTES: usize = 1 << 20;
 
@@ -17,7 +17,7 @@ pub struct ParkedRecord {
     pub partition: Partition,
     /// Where it lies in the dead-letter topic.
     pub offset: Offset,
-    /// When it was parked or, for a record that others put there, its timestamp.
+    /// When it was parked.
     pub timestamp: Timestamp,
     /// The key as it was.
     pub key: Option<Bytes>,
@@ -46,7 +46,7 @@ pub struct Failure {
     pub offset: Offset,
 }
 
-/// Which parked records to replay. Offsets and timestamps are those of the dead-letter topic.
+/// Which parked records to replay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     /// Parked at this time or later.
@@ -67,7 +67,7 @@ pub struct Replayed {
 }
 
 impl ParkedRecord {
-    fn read(partition: Partition, record: &RecordRef<'_>) -> ParkedRecord {
+    fn read(partition: Partition, record: &RecordRef<'_>, timestamp: Timestamp) -> ParkedRecord {
         let letter = DeadLetter::from_record(record);
         let headers = letter.as_ref().map_or_else(|| record.headers.to_headers(), |letter| letter.original.clone());
         let failure = letter.map(|letter| Failure {
@@ -80,7 +80,7 @@ impl ParkedRecord {
         });
         let copy = Bytes::copy_from_slice;
         let (key, value) = (record.key.map(copy), record.value.map(copy));
-        ParkedRecord { partition, offset: record.offset, timestamp: record.timestamp, key, value, headers, failure }
+        ParkedRecord { partition, offset: record.offset, timestamp, key, value, headers, failure }
     }
 }
 
@@ -123,12 +123,12 @@ impl Handle {
         let mut records = Vec::new();
         let (first, mut from) = after.map_or((Partition(0), Offset(0)), |(partition, offset)| (partition, offset.next()));
         for partition in (first.0..topic.partitions).map(Partition) {
-            self.each(topic, partition, from, |record| {
-                records.push(ParkedRecord::read(partition, record));
-                records.len() < limit
-            })?;
-            if records.len() >= limit {
-                break;
+            while records.len() < limit
+                && let Some(page) = self.parked(topic, partition, from)?
+            {
+                let read = page.records().map(|(record, at)| ParkedRecord::read(partition, &record, at));
+                records.extend(read.take(limit - records.len()));
+                from = page.fetched.next;
             }
             from = Offset(0);
         }
@@ -139,67 +139,77 @@ impl Handle {
     /// there is no such dead-letter topic. Replaying twice processes twice: the parked records stay where they are.
     ///
     /// # Errors
-    /// If the log cannot be read or written.
+    /// If the log cannot be read or written. It goes a megabyte at a time: what was appended before the error stays.
     pub async fn replay(&self, topic: &str, selection: &Selection, dry_run: bool) -> Result<Option<Replayed>, AppendError> {
         let Some(topic) = self.parked_topic(topic) else { return Ok(None) };
         let mut done = Replayed::default();
         for partition in (0..topic.partitions).map(Partition) {
+            // What is parked from now on, perhaps by this very replay, is for another one.
             let end = self.shared.log.bounds(topic.id, partition)?.end;
-            let mut appends = Vec::new();
-            self.each(topic, partition, Offset(0), |record| {
-                let selected = selection.from.is_none_or(|from| record.timestamp >= from)
-                    && selection.to.is_none_or(|to| record.timestamp < to)
-                    && selection.key.as_deref().is_none_or(|key| record.key == Some(key));
-                if record.offset < end && selected {
+            let mut next = Offset(0);
+            while next < end
+                && let Some(page) = self.parked(topic, partition, next)?
+            {
+                next = page.fetched.next;
+                let mut appends = Vec::new();
+                for (record, _) in page.records().filter(|(record, at)| record.offset < end && selection.holds(record, *at)) {
                     done.matched += 1;
-                    appends.extend(self.replay_of(record));
+                    appends.extend(self.replay_of(&record));
                 }
-                record.offset.next() < end
-            })?;
-            if !dry_run && !appends.is_empty() {
-                done.replayed += appends.len() as u64;
-                self.shared.log.commit(Transaction { appends, offsets: None, request: None }).await?;
+                if !dry_run && !appends.is_empty() {
+                    done.replayed += appends.len() as u64;
+                    self.shared.log.commit(Transaction { appends, offsets: None, request: None }).await?;
+                }
             }
         }
         Ok(Some(done))
     }
 
-    /// The append that brings a parked record back to the sub-topology that reads its topic.
+    /// The append that brings a parked record back to the sub-topology that reads its topic: the dead letter as it is.
     fn replay_of(&self, record: &RecordRef<'_>) -> Option<Append> {
-        let letter = DeadLetter::from_record(record).filter(|letter| letter.application == self.shared.topology.application)?;
         let topology = &self.shared.topology;
+        let letter = DeadLetter::from_record(record)?;
+        if letter.application != topology.application || !letter.is_record {
+            return None;
+        }
         let source = TopicIndex(topology.topics.iter().position(|topic| topic.name == letter.topic)?);
-        let reads = |topic: TopicIndex| {
-            topology.subs.iter().find(|sub| sub.sources.iter().any(|source| topology.sources[source.0].topic == topic))
-        };
-        let inputs = reads(source)?.sources.iter().map(|source| topology.sources[source.0].topic);
+        let inputs = |sub: &SubTopology| sub.sources.iter().map(|source| topology.sources[source.0].topic).collect::<Vec<_>>();
+        let inputs = topology.subs.iter().map(inputs).find(|inputs| inputs.contains(&source))?;
         let replay = inputs.into_iter().find(|topic| topology.topics[topic.0].role == TopicRole::Replay)?;
+        if letter.partition.0 >= self.shared.topics[source.0].partitions {
+            return None;
+        }
         let mut batch = RecordBatch::new();
-        let headers = letter.original.with(REPLAY_TOPIC, letter.topic);
-        batch.push(record.timestamp, record.key, record.value, &headers);
+        batch.push(record.timestamp, record.key, record.value, &record.headers.to_headers());
         Some(Append { topic: self.shared.topics[replay.0].id, partition: letter.partition, batch })
     }
 
-    /// Calls `f` with each record of a partition from an offset on, until it answers false or the end is reached.
-    fn each(
-        &self,
-        topic: &TopicInfo,
-        partition: Partition,
-        from: Offset,
-        mut f: impl FnMut(&RecordRef<'_>) -> bool,
-    ) -> Result<(), log::Error> {
-        let mut next = from.max(self.shared.log.bounds(topic.id, partition)?.start);
-        loop {
-            let fetched = self.shared.log.fetch(topic.id, partition, next, FETCH_BYTES)?;
-            for record in fetched.batches.iter().flat_map(|batch| batch.records_from(next)) {
-                if !f(&record) {
-                    return Ok(());
-                }
-            }
-            next = fetched.next;
-            if next >= fetched.end {
-                return Ok(());
-            }
-        }
+    /// The next parked records of a partition; `None` at its end.
+    fn parked(&self, topic: &TopicInfo, partition: Partition, from: Offset) -> Result<Option<Page>, log::Error> {
+        let from = from.max(self.shared.log.bounds(topic.id, partition)?.start);
+        let fetched = self.shared.log.fetch(topic.id, partition, from, FETCH_BYTES)?;
+        Ok((fetched.next > from).then_some(Page { from, fetched }))
+    }
+}
+
+/// Records of a partition of a dead-letter topic.
+struct Page {
+    from: Offset,
+    fetched: Fetched,
+}
+
+impl Page {
+    /// The records, and when each was appended.
+    fn records(&self) -> impl Iterator<Item = (RecordRef<'_>, Timestamp)> {
+        let batches = self.fetched.batches.iter();
+        batches.flat_map(|batch| batch.records_from(self.from).map(|record| (record, batch.appended_at())))
+    }
+}
+
+impl Selection {
+    fn holds(&self, record: &RecordRef<'_>, parked_at: Timestamp) -> bool {
+        self.from.is_none_or(|from| parked_at >= from)
+            && self.to.is_none_or(|to| parked_at < to)
+            && self.key.as_deref().is_none_or(|key| record.key == Some(key))
     }
 }

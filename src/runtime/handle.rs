@@ -172,6 +172,8 @@ impl Handle {
                 }
             };
             let partition = partition(event.key.as_deref(), topic.partitions, event.timestamp.0 as u32);
+            let (key, value) = (event.key.as_deref(), event.value.as_deref());
+            self.shared.limits.check(&topic, partition, event.timestamp, key, value, &event.headers)?;
             let mut batch = RecordBatch::new();
             batch.push(event.timestamp, event.key.as_deref(), event.value.as_deref(), &event.headers);
             appends.push(Append { topic: topic.id, partition, batch });

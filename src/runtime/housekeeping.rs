@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use millstream_state::{Position, StoreId, TaskId};
 
@@ -18,17 +18,21 @@ pub(super) type Flushed = Vec<(TaskId, StoreId, Position)>;
 
 const PURGE_EVERY: Duration = Duration::from_secs(5);
 
-/// Runs until the application stops. `flushed` tells which positions of the state have become durable.
+/// Runs until the application stops. `flushed` tells which positions of the state have become durable; anything wakes it.
 pub(super) fn run(shared: &Arc<Shared>, flushed: &Receiver<Flushed>) {
+    let mut purged = Instant::now();
     while !shared.stopping.load(Ordering::Acquire) {
-        match flushed.recv_timeout(PURGE_EVERY) {
+        match flushed.recv_timeout(PURGE_EVERY.saturating_sub(purged.elapsed())) {
             Ok(positions) => {
                 for (task, store, position) in positions {
                     let changelog = shared.changelog(StoreIndex::of(store));
                     report(shared.log.trim(changelog.id, Partition(task.partition), Offset(position.offset)));
                 }
             }
-            Err(RecvTimeoutError::Timeout) => purge(shared),
+            Err(RecvTimeoutError::Timeout) => {
+                purge(shared);
+                purged = Instant::now();
+            }
             Err(RecvTimeoutError::Disconnected) => return,
         }
     }

@@ -15,6 +15,7 @@ mod view;
 mod watch;
 mod worker;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -36,7 +37,7 @@ use self::metrics::Metrics;
 use self::progress::{Progress, Starting};
 use self::requests::Requests;
 use self::watch::Watchers;
-use crate::log::{EmbeddedLog, TopicInfo};
+use crate::log::{EmbeddedLog, Limits, TopicInfo};
 use crate::task::Task;
 use crate::topology::{StoreIndex, Topology};
 
@@ -49,6 +50,8 @@ pub(crate) struct Shared {
     pub reader: Reader,
     /// The topology's topics as they are in the log, by index.
     pub topics: Arc<[TopicInfo]>,
+    /// What may be appended to them; the log itself takes a little more, for dead letters.
+    pub limits: Limits,
     /// How many tasks each sub-topology has.
     pub tasks: Vec<u32>,
     /// The consumer group: the application's name.
@@ -60,6 +63,8 @@ pub(crate) struct Shared {
     pub registry: RwLock<Registry>,
     pub stopping: AtomicBool,
     failure: Mutex<Option<String>>,
+    /// Why a worker cannot go on for now, by its number.
+    trouble: Mutex<BTreeMap<usize, String>>,
     /// What the log held at the start and the views do not yet hold.
     starting: Mutex<Starting>,
 }
@@ -81,20 +86,35 @@ impl Shared {
 
     fn health(&self) -> Health {
         use crate::log::embedded::Health as LogHealth;
-        match (self.failure.lock().clone(), self.log.health()) {
-            (Some(reason), _) => Health::Failed(reason),
-            (None, LogHealth::Up) => Health::Up,
-            (None, LogHealth::Repairing { cause }) => Health::Degraded(cause.to_string()),
+        if let Some(reason) = self.failure.lock().clone() {
+            return Health::Failed(reason);
+        }
+        match (self.log.health(), self.trouble.lock().values().next()) {
+            (LogHealth::Repairing { cause }, _) => Health::Degraded(cause.to_string()),
+            (LogHealth::Up, Some(trouble)) => Health::Degraded(trouble.clone()),
+            (LogHealth::Up, None) => Health::Up,
         }
     }
 
-    /// Takes tasks anew after an aborted transaction: from their committed state, and what the changelogs hold beyond it.
+    /// Takes tasks anew after an aborted transaction: from their committed state, and what the changelogs hold beyond it, where the log
+    /// did not know that it had committed. That reaches readers here, and watchers by being cut off.
     fn retake(&self, tasks: &mut [Task]) -> Result<(), StartError> {
         for task in tasks {
             let sub = &self.topology.subs[task.sub_index()];
             let partition = task.partition();
-            task.abort(|state| restore::restore(self, sub, partition, state).map(drop))?;
+            let mut restored = 0;
+            task.abort(|state| {
+                restored = restore::restore(self, sub, partition, state)?;
+                Ok::<_, StartError>(())
+            })?;
+            for (topic, next) in task.next_offsets() {
+                self.progress.set(topic, partition, next);
+            }
+            if restored > 0 {
+                self.watchers.cut_off();
+            }
         }
+        self.progress.signal();
         Ok(())
     }
 

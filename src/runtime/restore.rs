@@ -1,9 +1,10 @@
-//! Bringing a task's stores to the end of their changelogs, from where their state stands. A task processes only after that.
+//! Bringing a task's stores to the end of their changelogs, from where their state stands. A task processes only after that. A store without
+//! a position is empty: whoever takes its task from the database gets it so.
 
 use millstream_state::{Position, TaskState};
 
 use super::{Shared, StartError};
-use crate::log::{Log, TopicInfo};
+use crate::log::{Log, StoredBatch, TopicInfo};
 use crate::record::{Offset, Partition};
 use crate::topology::{StoreIndex, SubTopology};
 
@@ -56,22 +57,19 @@ fn restore_store(shared: &Shared, store: StoreIndex, partition: Partition, state
     let changelog = shared.changelog(store);
     let position = state.position(store.id());
     let mut next = begin(shared, store, partition, changelog, position)?;
-    if position.is_none() {
-        state.clear(store.id())?;
-    }
     let mut records = 0;
     loop {
         let fetched = shared.log.fetch(changelog.id, partition, next, FETCH_BYTES)?;
+        if fetched.next == next {
+            return Ok(records);
+        }
         let rows = fetched.batches.iter().flat_map(|batch| batch.records_from(next));
         let rows = rows.filter_map(|record| Some((record.key?, record.value)));
-        let wall_ms = fetched.batches.last().map_or(0, |batch| batch.appended_at().0);
+        let wall_ms = fetched.batches.last().map_or(shared.config.clock.now(), StoredBatch::appended_at).0;
         let until = Position { topic_id: changelog.uuid, offset: fetched.next.0, wall_ms };
         let mut count = 0;
         state.restore(store.id(), rows.inspect(|_| count += 1), until)?;
         records += count;
         next = fetched.next;
-        if fetched.next >= fetched.end {
-            return Ok(records);
-        }
     }
 }

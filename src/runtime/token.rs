@@ -64,3 +64,36 @@ impl FromStr for Token {
         Ok(Token { offsets: offsets.collect::<Option<_>>().ok_or(UnreadableToken)? })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_token_is_read_back_from_its_text(offsets in prop::collection::vec(any::<([u8; 4], u32, u64)>(), 0..5)) {
+            let offsets = offsets.into_iter().map(|(topic, partition, offset)| (topic, Partition(partition), Offset(offset)));
+            let token = Token { offsets: offsets.collect() };
+            let text = token.to_string();
+            prop_assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{text} is safe in a URL");
+            prop_assert_eq!(text.parse(), Ok(token));
+        }
+
+        #[test]
+        fn a_mistyped_token_is_told(offset in any::<u64>(), at in any::<prop::sample::Index>(), typed in "[0-9a-f]") {
+            let token = Token { offsets: vec![([1, 2, 3, 4], Partition(5), Offset(offset))] };
+            let mut text = token.to_string();
+            let at = at.index(text.len());
+            text.replace_range(at..=at, &typed);
+            prop_assert_eq!(text.parse::<Token>().is_ok(), text == token.to_string());
+        }
+
+        #[test]
+        fn any_other_text_is_told(text in "\\PC{0,40}") {
+            if let Ok(token) = text.parse::<Token>() {
+                prop_assert_eq!(token.to_string(), text.to_lowercase());
+            }
+        }
+    }
+}

@@ -4,10 +4,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use parking_lot::RwLock;
+use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::mpsc;
 
 use crate::record::{Offset, Partition};
@@ -50,12 +50,19 @@ struct StoreWatchers {
     prefixes: HashMap<usize, HashMap<Vec<u8>, Vec<Watcher>>>,
 }
 
+#[derive(Default)]
+struct State {
+    stores: HashMap<StoreIndex, StoreWatchers>,
+    /// Nothing is committed any more.
+    closed: bool,
+}
+
 /// All watchers of an application.
 #[derive(Default)]
-pub(crate) struct Watchers {
-    count: AtomicUsize,
-    stores: RwLock<HashMap<StoreIndex, StoreWatchers>>,
-}
+pub(crate) struct Watchers(RwLock<State>);
+
+/// The watchers while a commit becomes visible: nobody begins or ends a watch meanwhile.
+pub(crate) struct HeldWatchers<'a>(RwLockReadGuard<'a, State>);
 
 /// A running watch; dropping it ends it.
 pub struct Watch {
@@ -71,36 +78,65 @@ impl Watchers {
         let (sender, queue) = mpsc::channel(QUEUE);
         let lagged = Arc::new(AtomicBool::new(false));
         let watcher = Watcher { queue: sender, lagged: Arc::clone(&lagged) };
-        let mut stores = self.stores.write();
-        let watchers = stores.entry(store).or_default();
-        match &watched {
-            Watched::Key(key) => watchers.keys.entry(key.clone()).or_default().push(watcher),
-            Watched::Prefix(prefix) => {
-                let of_length = watchers.prefixes.entry(prefix.len()).or_default();
-                of_length.entry(prefix.clone()).or_default().push(watcher);
+        let mut state = self.0.write();
+        if !state.closed {
+            let watchers = state.stores.entry(store).or_default();
+            match &watched {
+                Watched::Key(key) => watchers.keys.entry(key.clone()).or_default().push(watcher),
+                Watched::Prefix(prefix) => {
+                    let of_length = watchers.prefixes.entry(prefix.len()).or_default();
+                    of_length.entry(prefix.clone()).or_default().push(watcher);
+                }
             }
         }
-        self.count.fetch_add(1, Ordering::Release);
         Watch { queue, lagged, watchers: Arc::clone(self), store, watched }
     }
 
-    /// Whether anybody watches anything: if not, a commit gathers no changes.
-    pub(crate) fn any(&self) -> bool {
-        self.count.load(Ordering::Acquire) > 0
+    pub(crate) fn hold(&self) -> HeldWatchers<'_> {
+        HeldWatchers(self.0.read())
+    }
+
+    /// Ends every watch as that of one who was too slow: there were changes that it will not be given.
+    pub(crate) fn cut_off(&self) {
+        for watcher in self.0.write().stores.drain().flat_map(|(_, watchers)| watchers.into_all()) {
+            watcher.lagged.store(true, Ordering::Release);
+        }
+    }
+
+    /// Ends every watch, for there will be no more changes.
+    pub(crate) fn close(&self) {
+        let mut state = self.0.write();
+        state.closed = true;
+        state.stores.clear();
+    }
+}
+
+impl StoreWatchers {
+    fn is_empty(&self) -> bool {
+        self.keys.is_empty() && self.prefixes.is_empty()
+    }
+
+    fn into_all(self) -> impl Iterator<Item = Watcher> {
+        self.keys.into_values().chain(self.prefixes.into_values().flat_map(HashMap::into_values)).flatten()
+    }
+}
+
+impl HeldWatchers<'_> {
+    /// Whether nobody watches anything: then a commit gathers no changes.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.stores.is_empty()
     }
 
     /// Whether anybody watches this row.
     pub(crate) fn wants(&self, store: StoreIndex, key: &[u8]) -> bool {
-        let stores = self.stores.read();
-        let Some(watchers) = stores.get(&store) else { return false };
+        let Some(watchers) = self.0.stores.get(&store) else { return false };
         watchers.keys.contains_key(key)
             || watchers.prefixes.iter().any(|(len, prefixes)| key.get(..*len).is_some_and(|prefix| prefixes.contains_key(prefix)))
     }
 
     /// Hands the change to those who watch its row. To be called once the commit is visible to readers.
     pub(crate) fn publish(&self, store: StoreIndex, change: &Arc<Change>) {
-        let stores = self.stores.read();
-        let Some(watchers) = stores.get(&store) else { return };
+        let Some(watchers) = self.0.stores.get(&store) else { return };
         let by_prefix =
             watchers.prefixes.iter().filter_map(|(len, prefixes)| change.key.get(..*len).and_then(|prefix| prefixes.get(prefix)));
         for watcher in watchers.keys.get(&change.key[..]).into_iter().chain(by_prefix).flatten() {
@@ -115,7 +151,8 @@ impl Watchers {
 }
 
 impl Watch {
-    /// The next change; `None` once the watcher fell too far behind and was cut off. What was queued before is given first.
+    /// The next change; `None` once the watcher fell too far behind and was cut off ([`Watch::lagged`]), or the application has stopped.
+    /// What was queued before is given first.
     pub async fn next(&mut self) -> Option<Arc<Change>> {
         match self.queue.try_recv() {
             Ok(change) => Some(change),
@@ -134,8 +171,8 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.queue.close();
-        let mut stores = self.watchers.stores.write();
-        let Some(watchers) = stores.get_mut(&self.store) else { return };
+        let mut state = self.watchers.0.write();
+        let Some(watchers) = state.stores.get_mut(&self.store) else { return };
         let remove = |rows: &mut HashMap<Vec<u8>, Vec<Watcher>>, key: &Vec<u8>| {
             if let Some(list) = rows.get_mut(key) {
                 list.retain(|watcher| !Arc::ptr_eq(&watcher.lagged, &self.lagged));
@@ -155,6 +192,8 @@ impl Drop for Watch {
                 }
             }
         }
-        self.watchers.count.fetch_sub(1, Ordering::Release);
+        if watchers.is_empty() {
+            state.stores.remove(&self.store);
+        }
     }
 }

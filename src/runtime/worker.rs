@@ -18,13 +18,23 @@ const FETCH_BYTES: usize = 1 << 20;
 const SLICE: usize = 128;
 /// The longest sleep; timers on the wall clock are looked at that often.
 const MAX_WAIT: Duration = Duration::from_millis(100);
+/// No transaction of a thread grows much larger than this, whatever the configuration says.
+const MAX_COMMIT_BYTES: usize = 64 << 20;
+/// How many steps are made before the clock and the byte budget are looked at.
+const CHECK_EVERY: usize = 8;
+/// How long a task's slice lasts where its steps are slow.
+const SLICE_TIME: Duration = Duration::from_millis(10);
+
 /// The pause after a failed transaction; each further failure doubles it, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 pub(super) struct Worker {
     shared: Arc<Shared>,
+    number: usize,
     tasks: Vec<Task>,
+    /// The task whose turn is next.
+    next: usize,
     /// When the first uncommitted step was made.
     pending_since: Option<Instant>,
     last_commit: Instant,
@@ -40,16 +50,29 @@ struct Round {
 }
 
 impl Worker {
-    pub(super) fn new(shared: Arc<Shared>, tasks: Vec<Task>) -> Worker {
-        let (last_commit, last_commit_took) = (Instant::now(), Duration::ZERO);
-        Worker { shared, tasks, pending_since: None, last_commit, last_commit_took, pause: FIRST_PAUSE }
+    pub(super) fn new(shared: Arc<Shared>, number: usize, tasks: Vec<Task>) -> Worker {
+        // What a task noted when it was taken is pending from the beginning.
+        let (pending_since, last_commit) = (Some(Instant::now()), Instant::now());
+        Worker {
+            shared,
+            number,
+            tasks,
+            next: 0,
+            pending_since,
+            last_commit,
+            last_commit_took: Duration::ZERO,
+            pause: FIRST_PAUSE,
+        }
     }
 
     /// Runs until the application stops or cannot go on.
     pub(super) fn run(mut self) {
-        while !self.shared.stopping.load(Ordering::Acquire) {
-            if let Err(error) = self.turn() {
-                self.recover(&error);
+        while !self.is_stopping() {
+            if let Err(error) = self.turn()
+                && !self.recover(&error)
+            {
+                // Nothing is committed after a transaction that failed before its tasks were taken anew: its outputs are gone.
+                return;
             }
         }
         if let Err(error) = commit(&self.shared, &mut self.tasks) {
@@ -57,19 +80,21 @@ impl Worker {
         }
     }
 
+    fn is_stopping(&self) -> bool {
+        self.shared.stopping.load(Ordering::Acquire)
+    }
+
     /// One turn: fetch, process, commit if it is time, and wait if there is nothing to do.
     fn turn(&mut self) -> Result<(), CommitError> {
         let seen = self.shared.log.version();
         self.fetch()?;
         let round = self.process()?;
-        if round.worked && self.pending_since.is_none() {
+        if self.pending_since.is_none() && (round.worked || self.tasks.iter().any(Task::has_moved)) {
             self.pending_since = Some(Instant::now());
         }
         if let Some(since) = self.pending_since {
-            let interval = Duration::from_millis(self.shared.config.commit_interval_ms);
-            let full = || self.tasks.iter().map(Task::pending_bytes).sum::<usize>() >= self.shared.config.commit_bytes;
             let rested = self.last_commit.elapsed() >= 2 * self.last_commit_took;
-            if (!round.worked && rested) || since.elapsed() >= interval || full() {
+            if (!round.worked && rested) || since.elapsed() >= self.interval() || self.pending_bytes() >= self.max_bytes() {
                 return self.commit();
             }
         }
@@ -80,6 +105,18 @@ impl Worker {
             self.shared.log.wait(seen, wait);
         }
         Ok(())
+    }
+
+    fn interval(&self) -> Duration {
+        Duration::from_millis(self.shared.config.commit_interval_ms)
+    }
+
+    fn max_bytes(&self) -> usize {
+        self.shared.config.commit_bytes.min(MAX_COMMIT_BYTES)
+    }
+
+    fn pending_bytes(&self) -> usize {
+        self.tasks.iter().map(Task::pending_bytes).sum()
     }
 
     fn commit(&mut self) -> Result<(), CommitError> {
@@ -93,8 +130,31 @@ impl Worker {
             self.shared.metrics.commit_took(self.last_commit_took);
         }
         self.shared.note_counts(&mut self.tasks);
-        self.shared.db.make_room().map_err(ProcessError::State)?;
+        self.make_room()?;
+        self.shared.trouble.lock().remove(&self.number);
+        self.pause = FIRST_PAUSE;
         Ok(())
+    }
+
+    /// Goes on only when the state has room: what is committed stays in memory as long as the disk does not take it.
+    fn make_room(&mut self) -> Result<(), ProcessError> {
+        while let Err(error) = self.shared.db.make_room().map_err(ProcessError::State) {
+            if !error.is_passing() || self.is_stopping() {
+                return Err(error);
+            }
+            self.rest(&error.to_string());
+        }
+        Ok(())
+    }
+
+    /// Says what is wrong, and waits, each time longer, until it may be worth another try.
+    fn rest(&mut self, reason: &str) {
+        self.shared.trouble.lock().insert(self.number, reason.to_owned());
+        let until = Instant::now() + self.pause;
+        while !self.is_stopping() && Instant::now() < until {
+            self.shared.log.wait(self.shared.log.version(), until.saturating_duration_since(Instant::now()));
+        }
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 
     fn fetch(&mut self) -> Result<(), log::Error> {
@@ -104,60 +164,85 @@ impl Worker {
         Ok(())
     }
 
-    /// Lets each task take a slice of steps.
+    /// Lets each task take a slice of steps, as far as the commit interval and the byte budget go; the others are first in the next round.
     fn process(&mut self) -> Result<Round, CommitError> {
         let mut round = Round { worked: false, retry_at: None };
-        for task in &mut self.tasks {
-            let now = self.shared.config.clock.now();
-            let mut checked = false;
-            for _ in 0..SLICE {
-                // A task whose one input is empty while another is not looks again before it goes on: what was appended before
-                // the waiting records must be taken before them.
-                if task.is_lopsided() {
-                    if !checked {
-                        fetch_inputs(&self.shared, task, true)?;
-                        checked = true;
-                    }
-                } else {
-                    checked = false;
-                }
-                match task.step(now)? {
-                    Step::Done | Step::Parked => round.worked = true,
-                    Step::Idle => break,
-                    Step::Paused(at) => {
-                        round.retry_at = Some(round.retry_at.map_or(at, |other| other.min(at)));
-                        break;
-                    }
-                }
+        let (begun, interval, max_bytes) = (Instant::now(), self.interval(), self.max_bytes());
+        let mut pending = self.pending_bytes();
+        for _ in 0..self.tasks.len() {
+            let task = &mut self.tasks[self.next];
+            let others = pending - task.pending_bytes();
+            slice(&self.shared, task, max_bytes.saturating_sub(others), &mut round)?;
+            pending = others + task.pending_bytes();
+            self.next = (self.next + 1) % self.tasks.len();
+            if pending >= max_bytes || begun.elapsed() >= interval {
+                break;
             }
         }
         Ok(round)
     }
 
-    /// After a failed transaction: takes all tasks anew. Keeps trying while the log is away; a log that is damaged ends the application.
-    fn recover(&mut self, error: &CommitError) {
+    /// After a failed transaction: takes all tasks anew, and tries until that succeeds. False if the application stops before, or because
+    /// what has failed will not work again.
+    fn recover(&mut self, error: &CommitError) -> bool {
         tracing::warn!(%error, "the transaction was aborted");
         self.shared.metrics.aborted();
-        let mut fatal = matches!(error, CommitError::Log(error) if error.is_fatal())
-            || matches!(error, CommitError::Process(ProcessError::State(_)));
-        self.pending_since = None;
-        let mut taken = false;
-        while !taken && !fatal && !self.shared.stopping.load(Ordering::Acquire) {
+        let (mut fatal, mut reason) = (error.is_fatal(), error.to_string());
+        while !fatal && !self.is_stopping() {
+            self.rest(&reason);
+            // A log that has failed answers from memory until it is read back, and does not know yet what it has committed.
+            if self.shared.log.health() != log::embedded::Health::Up {
+                continue;
+            }
             match self.shared.retake(&mut self.tasks) {
-                Ok(()) => taken = true,
+                Ok(()) => {
+                    self.pending_since = Some(Instant::now());
+                    return true;
+                }
                 Err(error) => {
-                    fatal = error.is_fatal();
                     tracing::warn!(%error, "the tasks cannot be taken anew yet");
+                    (fatal, reason) = (error.is_fatal(), error.to_string());
                 }
             }
             self.shared.log.wait(self.shared.log.version(), self.pause);
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         }
         if fatal {
-            tracing::error!(%error, "the worker cannot go on");
-            self.shared.fail(error.to_string());
+            tracing::error!(reason, "the worker cannot go on");
+            self.shared.fail(reason);
+        }
+        false
+    }
+}
+
+/// Lets a task step until it has nothing to do, or others should have their turn.
+fn slice(shared: &Shared, task: &mut Task, max_bytes: usize, round: &mut Round) -> Result<(), CommitError> {
+    let (begun, now) = (Instant::now(), shared.config.clock.now());
+    let mut checked = false;
+    for step in 1..=SLICE {
+        // A task whose one input is empty while another is not looks again before it goes on: what was appended before the waiting
+        // records must be taken before them.
+        if task.is_lopsided() {
+            if !checked {
+                fetch_inputs(shared, task, true)?;
+                checked = true;
+            }
+        } else {
+            checked = false;
+        }
+        match task.step(now)? {
+            Step::Done | Step::Parked => round.worked = true,
+            Step::Idle => break,
+            Step::Paused(at) => {
+                round.retry_at = Some(round.retry_at.map_or(at, |other| other.min(at)));
+                break;
+            }
+        }
+        if step % CHECK_EVERY == 0 && (task.pending_bytes() >= max_bytes || begun.elapsed() >= SLICE_TIME) {
+            break;
         }
     }
+    Ok(())
 }
 
 /// Fetches for the inputs that want records; only for those that have none if `empty_only`.

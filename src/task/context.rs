@@ -1,7 +1,9 @@
 //! What operators see of their task: stores, the outbox, time and the record's origin. All that one record changes goes through here, so
 //! that it can be undone.
 
-use millstream_state::{TaskState, Value};
+use std::cell::Cell;
+
+use millstream_state::{Direction, Range, Row, TaskState, Value};
 
 use super::meta::{self, TimeDomain, Timers};
 use super::outbox::Outbox;
@@ -23,11 +25,12 @@ pub(crate) struct Context {
     pub(super) state: TaskState,
     pub(super) outbox: Outbox,
     pub(super) timers: Timers,
-    pub(super) stream_time: Timestamp,
     pub(super) wall_clock: Timestamp,
     pub(super) origin: Origin,
     pub(super) dropped: u64,
     pub(super) meta: StoreIndex,
+    /// That the state failed, whatever user code made of the error.
+    state_error: Cell<Option<millstream_state::Error>>,
     node: NodeId,
     buffers: Vec<Vec<u8>>,
 }
@@ -35,7 +38,6 @@ pub(crate) struct Context {
 /// What to go back to when a record fails.
 pub(super) struct Mark {
     timers: Timers,
-    stream_time: Timestamp,
     dropped: u64,
 }
 
@@ -45,11 +47,11 @@ impl Context {
             state,
             outbox,
             timers: Timers::default(),
-            stream_time: Timestamp::UNKNOWN,
             wall_clock: Timestamp::UNKNOWN,
             origin: Origin::default(),
             dropped: 0,
             meta,
+            state_error: Cell::default(),
             node: NodeId::default(),
             buffers: Vec::new(),
         }
@@ -58,23 +60,36 @@ impl Context {
     pub(super) fn mark(&mut self) -> Mark {
         self.outbox.mark();
         self.state.savepoint();
-        Mark { timers: self.timers, stream_time: self.stream_time, dropped: self.dropped }
+        Mark { timers: self.timers, dropped: self.dropped }
     }
 
     pub(super) fn undo_to(&mut self, mark: Mark) {
         self.state.undo();
         self.outbox.undo();
         self.timers = mark.timers;
-        self.set_stream_time(mark.stream_time);
         self.dropped = mark.dropped;
     }
 
-    /// Moves stream time, by which the rows of stores with time-to-live are written and read.
+    /// Moves stream time, which the state keeps: by it the rows of stores with time-to-live are written and read.
     pub(super) fn set_stream_time(&mut self, time: Timestamp) {
-        if self.stream_time != time {
-            self.stream_time = time;
-            self.state.set_stream_time_ms(time.0);
-        }
+        self.state.set_stream_time_ms(time.0);
+    }
+
+    /// The state's failure since it was asked last.
+    pub(super) fn take_state_error(&self) -> Option<millstream_state::Error> {
+        self.state_error.take()
+    }
+
+    fn noted<T>(&self, result: Result<T, millstream_state::Error>) -> Result<T, ProcessError> {
+        result.map_err(|error| {
+            self.state_error.set(Some(error.clone()));
+            ProcessError::State(error)
+        })
+    }
+
+    /// How many bytes the running transaction holds in memory.
+    pub(super) fn pending_bytes(&self) -> usize {
+        self.state.dirty_bytes() + self.outbox.bytes()
     }
 
     /// Notes whose user code runs from here on: it is named if the record fails.
@@ -87,7 +102,7 @@ impl Context {
     }
 
     pub(crate) fn stream_time(&self) -> Timestamp {
-        self.stream_time
+        Timestamp(self.state.stream_time_ms())
     }
 
     pub(crate) fn wall_clock(&self) -> Timestamp {
@@ -144,19 +159,28 @@ impl Context {
     }
 
     pub(crate) fn get(&self, store: StoreIndex, key: &[u8]) -> Result<Option<Value>, ProcessError> {
-        Ok(self.state.get(store.id(), key)?)
+        self.noted(self.state.get(store.id(), key))
     }
 
-    pub(crate) fn put(&mut self, store: StoreIndex, key: &[u8], value: &[u8]) {
+    /// Rows of a range, with what this transaction wrote.
+    pub(crate) fn scan(
+        &self,
+        store: StoreIndex,
+        range: Range,
+        direction: Direction,
+    ) -> impl Iterator<Item = Result<Row, ProcessError>> + '_ {
+        self.state.scan(store.id(), range, direction).map(|row| self.noted(row))
+    }
+
+    /// Writes a row, unless its changelog would refuse it.
+    pub(crate) fn put(&mut self, store: StoreIndex, key: &[u8], value: &[u8]) -> Result<(), ProcessError> {
+        self.outbox.check_row(key, value)?;
         self.state.put(store.id(), key, value);
+        Ok(())
     }
 
     pub(crate) fn delete(&mut self, store: StoreIndex, key: &[u8]) {
         self.state.delete(store.id(), key);
-    }
-
-    pub(crate) fn state(&self) -> &TaskState {
-        &self.state
     }
 
     /// A row of a table's store: the value and the timestamp that it was set with.
@@ -182,11 +206,11 @@ impl Context {
         self.with_buffers(|ctx, row, _| {
             row.extend_from_slice(&timestamp.0.to_be_bytes());
             if encode(V::CODEC, "value", value, row)? {
-                ctx.put(store, key, row);
+                ctx.put(store, key, row)
             } else {
                 ctx.delete(store, key);
+                Ok(())
             }
-            Ok(())
         })
     }
 
@@ -212,7 +236,7 @@ impl Context {
     ) -> Result<(), ProcessError> {
         self.timer(node, domain, at, key, |ctx, row| {
             ctx.timers.note(domain, at);
-            ctx.put(ctx.meta, row, &[]);
+            ctx.put(ctx.meta, row, &[])
         })
     }
 
@@ -224,7 +248,10 @@ impl Context {
         at: Timestamp,
         key: &K,
     ) -> Result<(), ProcessError> {
-        self.timer(node, domain, at, key, |ctx, row| ctx.delete(ctx.meta, row))
+        self.timer(node, domain, at, key, |ctx, row| {
+            ctx.delete(ctx.meta, row);
+            Ok(())
+        })
     }
 
     fn timer<K: Data>(
@@ -233,15 +260,14 @@ impl Context {
         domain: TimeDomain,
         at: Timestamp,
         key: &K,
-        f: impl FnOnce(&mut Context, &[u8]),
+        f: impl FnOnce(&mut Context, &[u8]) -> Result<(), ProcessError>,
     ) -> Result<(), ProcessError> {
         self.with_buffers(|ctx, row, _| {
             meta::push_timer_prefix(row, domain, at, node);
             match K::CODEC.encode(key, row).map_err(|e| ProcessError::unwritable("a timer's key", &e))? {
                 Presence::Present => f(ctx, row),
-                Presence::Null => return Err(ProcessError::Unwritable("a timer's key is null".into())),
+                Presence::Null => Err(ProcessError::Unwritable("a timer's key is null".into())),
             }
-            Ok(())
         })
     }
 }

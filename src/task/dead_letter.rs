@@ -17,10 +17,22 @@ pub(crate) mod headers {
     pub(crate) const TIMESTAMP: &str = "__streams.errors.timestamp";
     pub(crate) const APPLICATION: &str = "__streams.errors.application";
     pub(crate) const NODE: &str = "__streams.errors.node";
+    /// `time` where no record failed, but a timer or a punctuator.
+    pub(crate) const EVENT: &str = "__streams.errors.event";
 }
 
 /// The longest message that is kept, in bytes.
 const MESSAGE_BYTES: usize = 1_000;
+/// The longest name that is kept, in bytes; names of topics are shorter.
+const NAME_BYTES: usize = 250;
+/// What the headers of a dead letter take at most, in bytes: the log takes records that are larger by so much than any that it is given
+/// from outside or by an operator, so that each can be parked as it is.
+pub(crate) const ROOM: usize = 4 << 10;
+
+/// As much of a text as fits, in whole characters.
+fn cut(text: &str, max: usize) -> &str {
+    &text[..text.floor_char_boundary(max)]
+}
 
 /// Where a record failed, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +55,8 @@ pub(crate) struct DeadLetter {
     pub timestamp: Timestamp,
     /// Its own headers.
     pub original: Headers,
+    /// Whether it was a record that failed, and not a timer or a punctuator.
+    pub is_record: bool,
 }
 
 /// The name of the kind of failure.
@@ -58,20 +72,18 @@ pub(super) fn exception(error: &ProcessError) -> &'static str {
 impl DeadLetter {
     /// The record's own headers and those that say why it is here.
     pub(super) fn to_headers(&self) -> Headers {
-        let mut cut = self.message.len().min(MESSAGE_BYTES);
-        while !self.message.is_char_boundary(cut) {
-            cut -= 1;
-        }
-        self.original
+        let headers = self
+            .original
             .clone()
             .with(headers::EXCEPTION, self.exception.as_str())
-            .with(headers::MESSAGE, &self.message[..cut])
+            .with(headers::MESSAGE, cut(&self.message, MESSAGE_BYTES))
             .with(headers::TOPIC, self.topic.as_str())
             .with(headers::PARTITION, self.partition.to_string())
             .with(headers::OFFSET, self.offset.to_string())
             .with(headers::TIMESTAMP, self.timestamp.to_string())
             .with(headers::APPLICATION, self.application.as_str())
-            .with(headers::NODE, self.node.as_str())
+            .with(headers::NODE, cut(&self.node, NAME_BYTES));
+        if self.is_record { headers } else { headers.with(headers::EVENT, "time") }
     }
 
     /// Reads a record of a dead-letter topic back; `None` if it is not one that an engine wrote.
@@ -87,6 +99,7 @@ impl DeadLetter {
             partition: Partition(text(headers::PARTITION)?.parse().ok()?),
             offset: Offset(text(headers::OFFSET)?.parse().ok()?),
             timestamp: Timestamp(text(headers::TIMESTAMP)?.parse().ok()?),
+            is_record: all.get(headers::EVENT).is_none(),
             original: all.iter().filter(|(name, _)| !name.starts_with(headers::PREFIX)).collect(),
         })
     }

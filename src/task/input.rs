@@ -46,12 +46,9 @@ impl Input {
         self.skip_done();
     }
 
-    /// The log begins later than this input wants (its records were deleted by retention): goes on from there.
+    /// The log begins later than this input wants (its records were deleted by retention): goes on from there, after what it has.
     pub(super) fn skip_to(&mut self, start: Offset) {
-        self.batches.clear();
-        self.cursor = BatchCursor::default();
-        self.next = self.next.max(start);
-        self.fetch_from = self.next;
+        self.push([], start);
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -4,6 +4,8 @@
 //! Rows, by their first byte: `1` topic name -> next offset; `2` -> stream time; `3` punctuator -> due;
 //! `4` time domain, time, node, key -> nothing, so that a domain's rows lie in the order in which they fire.
 
+use std::ops::Bound;
+
 use millstream_state::{Direction, Range, StoreId, TaskState, Value};
 
 use crate::codec::Data;
@@ -41,13 +43,13 @@ pub(super) struct Timers([Timestamp; 2]);
 
 impl Default for Timers {
     fn default() -> Self {
-        Timers([Timestamp::UNKNOWN; 2])
+        Timers([Timestamp(i64::MIN); 2])
     }
 }
 
 impl Timers {
-    pub(super) fn may_fire(&self, domain: TimeDomain, now: Timestamp) -> bool {
-        self.0[usize::from(domain.byte())] <= now
+    pub(super) fn next(&self, domain: TimeDomain) -> Timestamp {
+        self.0[usize::from(domain.byte())]
     }
 
     pub(super) fn note(&mut self, domain: TimeDomain, at: Timestamp) {
@@ -81,10 +83,17 @@ pub(super) fn push_timer_prefix(row: &mut Vec<u8>, domain: TimeDomain, at: Times
     row.push(0);
 }
 
-/// The first timer of a domain.
-pub(super) fn first_timer(state: &TaskState, store: StoreId, domain: TimeDomain) -> Result<Option<TimerRow>, ProcessError> {
+/// The first timer of a domain, where none is before `from`: so that the search does not pass all those that have fired lately.
+pub(super) fn first_timer(
+    state: &TaskState,
+    store: StoreId,
+    domain: TimeDomain,
+    from: Timestamp,
+) -> Result<Option<TimerRow>, ProcessError> {
     let prefix = [TIMER, domain.byte()];
-    let Some(entry) = state.scan(store, Range::prefix(&prefix), Direction::Forward).next() else { return Ok(None) };
+    let first = [&prefix[..], &ordered(from.0)].concat();
+    let rest = Range::new(Bound::Included(&first), Range::prefix(&prefix).bounds().1);
+    let Some(entry) = state.scan(store, rest, Direction::Forward).next() else { return Ok(None) };
     let row = entry?.key().to_vec();
     let damaged = || ProcessError::failed("a timer's row is damaged");
     let (at, rest) = row[prefix.len()..].split_first_chunk::<8>().ok_or_else(damaged)?;

@@ -11,7 +11,7 @@ mod outbox;
 #[expect(clippy::module_inception, reason = "the type that this module is about")]
 mod task;
 
-pub(crate) use self::dead_letter::DeadLetter;
+pub(crate) use self::dead_letter::{DeadLetter, ROOM};
 pub use self::meta::TimeDomain;
 pub(crate) use self::task::{Counts, Effects, Step, Task};
 

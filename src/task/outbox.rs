@@ -9,6 +9,9 @@ use crate::log::{Limits, Mark, RecordBatch, TopicInfo, partition};
 use crate::record::{Headers, Partition, Timestamp};
 use crate::topology::TopicIndex;
 
+/// What a store with time-to-live adds to a row.
+const ROW_TIME_BYTES: usize = 8;
+
 /// Records for one partition of one topic.
 #[derive(Debug, Default)]
 pub(crate) struct Outgoing {
@@ -67,7 +70,19 @@ impl Outbox {
         Ok(())
     }
 
-    /// Adds a record at a given partition, unchecked: what a dead letter carries was in the log before.
+    /// Whether the changelog takes a row.
+    pub(super) fn check_row(&self, key: &[u8], value: &[u8]) -> Result<(), ProcessError> {
+        let (bytes, max) = (key.len() + value.len() + ROW_TIME_BYTES, self.limits.max_record_bytes);
+        if bytes > max {
+            return Err(ProcessError::Unwritable(format!(
+                "a row of {bytes} bytes is larger than the {max} that a changelog takes"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Adds a record at a given partition, unchecked: what a dead letter carries was in the log before, which has room
+    /// for its headers: see [`super::dead_letter::ROOM`].
     pub(super) fn push_to(
         &mut self,
         topic: TopicIndex,

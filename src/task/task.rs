@@ -11,9 +11,9 @@ use super::input::Input;
 use super::meta::{self, TimeDomain};
 use super::outbox::{Outbox, Outgoing};
 use crate::error::ProcessError;
-use crate::log::{Limits, RecordBatch, StoredBatch, TopicInfo};
+use crate::log::{Limits, RecordBatch, RecordRef, StoredBatch, TopicInfo};
 use crate::record::{Headers, Offset, Partition, Timestamp};
-use crate::topology::{Punctuator, StoreIndex, TopicIndex, Topology};
+use crate::topology::{Punctuator, SourceDef, StoreIndex, TopicIndex, Topology};
 
 /// How often a failing record is tried again before it is parked.
 const RETRIES: u32 = 3;
@@ -21,6 +21,12 @@ const RETRIES: u32 = 3;
 const FIRST_BACKOFF_MS: i64 = 50;
 /// How many expired rows of a store one commit deletes at most.
 const EXPIRE_ROWS: usize = 1_000;
+/// How often rows are looked at while they live, to delete those that have outlived their time.
+const SWEEPS_PER_LIFE: u64 = 16;
+/// A step that writes so much is the record's failure: no transaction could carry it. In bytes.
+const MAX_STEP_BYTES: usize = 512 << 20;
+/// Later than this stream time does not get, so that there is always a later time for a punctuator to be due.
+const LATEST: Timestamp = Timestamp(i64::MAX - 1);
 
 /// What one call of `step` did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +61,7 @@ pub(crate) struct Counts {
     pub retries: u64,
 }
 
-/// What failed and is tried again. Only its own success or its parking ends the count.
+/// What failed and is tried again. The task does nothing else until it has succeeded or is parked.
 struct Failing {
     what: Attempt,
     attempts: u32,
@@ -69,6 +75,14 @@ enum Attempt {
     Timer(TimeDomain),
 }
 
+/// Deleting what has expired of a store with time-to-live.
+struct Sweep {
+    store: StoreIndex,
+    every_ms: i64,
+    /// The stream time at which the next round begins.
+    next: Timestamp,
+}
+
 /// One partition of one sub-topology.
 pub(crate) struct Task {
     topology: Arc<Topology>,
@@ -78,6 +92,7 @@ pub(crate) struct Task {
     ctx: Context,
     inputs: Vec<Input>,
     punctuators_due: Vec<Timestamp>,
+    sweeps: Vec<Sweep>,
     committed_stream_time: Timestamp,
     failing: Option<Failing>,
     counts: Counts,
@@ -106,6 +121,7 @@ impl Task {
             ctx,
             inputs: Vec::new(),
             punctuators_due: Vec::new(),
+            sweeps: Vec::new(),
             committed_stream_time: Timestamp::UNKNOWN,
             failing: None,
             counts: Counts::default(),
@@ -119,7 +135,12 @@ impl Task {
         let topology = Arc::clone(&self.topology);
         let sub = &topology.subs[self.sub];
         self.failing = None;
-        let (state, store) = (self.ctx.state(), sub.meta.id());
+        self.take_counts();
+        let (state, store) = (&mut self.ctx.state, sub.meta.id());
+        self.committed_stream_time = meta::stream_time(state, store)?;
+        state.set_stream_time_ms(self.committed_stream_time.0);
+        // A commit of nothing: readers, too, must know the time by which rows have expired.
+        state.commit(&[]);
         self.inputs.clear();
         for &source in &sub.sources {
             let topic = topology.sources[source.0].topic;
@@ -128,19 +149,29 @@ impl Task {
                 self.inputs.push(Input::new(source, next));
             }
         }
-        let mut due = Vec::new();
+        self.punctuators_due.clear();
         for punctuator in &sub.punctuators {
             let stored = meta::punctuator_due(state, store, &punctuator.name)?.or(punctuator.anchor);
-            due.push(match (stored, punctuator.domain) {
-                (Some(due), _) => due,
-                (None, TimeDomain::Stream) => Timestamp(0),
-                (None, TimeDomain::WallClock) => self.ctx.wall_clock.plus_ms(punctuator.interval_ms),
+            let due = stored.unwrap_or_else(|| match punctuator.domain {
+                TimeDomain::Stream => Timestamp(0),
+                TimeDomain::WallClock => {
+                    // Committed with whatever comes first, so that restarts do not put it off for ever.
+                    let due = self.ctx.wall_clock.plus_ms(punctuator.interval_ms);
+                    meta::set_punctuator_due(state, store, &punctuator.name, due);
+                    due
+                }
             });
+            self.punctuators_due.push(due);
         }
-        self.committed_stream_time = meta::stream_time(state, store)?;
-        self.punctuators_due = due;
-        self.ctx.set_stream_time(self.committed_stream_time);
+        let sweep = |store: &StoreIndex| {
+            let every_ms = (topology.stores[store.0].ttl_ms? / SWEEPS_PER_LIFE).clamp(1, i64::MAX as u64) as i64;
+            Some(Sweep { store: *store, every_ms, next: Timestamp(0) })
+        };
+        self.sweeps = sub.stores.iter().filter_map(sweep).collect();
         self.ctx.timers = Default::default();
+        let first = &self.inputs[0];
+        self.ctx.origin =
+            Origin { topic: topology.sources[first.source.0].topic, partition: self.partition, offset: first.next() };
         Ok(())
     }
 
@@ -165,7 +196,12 @@ impl Task {
 
     /// The task's stores, for reading.
     pub(crate) fn state(&self) -> &TaskState {
-        self.ctx.state()
+        &self.ctx.state
+    }
+
+    /// Whether an input has moved since the last commit, be it only past records that are gone.
+    pub(crate) fn has_moved(&self) -> bool {
+        self.inputs.iter().any(Input::changed)
     }
 
     fn inputs(&self) -> impl Iterator<Item = (TopicIndex, &Input)> {
@@ -209,17 +245,37 @@ impl Task {
     /// If the state cannot be read: nothing of the step remains, and the transaction must be aborted.
     pub(crate) fn step(&mut self, now: Timestamp) -> Result<Step, ProcessError> {
         self.ctx.wall_clock = now;
-        if let Some(failing) = self.failing.as_ref().filter(|failing| now < failing.retry_at) {
-            return Ok(Step::Paused(failing.retry_at));
+        if let Some(Failing { what, retry_at, .. }) = self.failing {
+            let step = match what {
+                _ if now < retry_at => return Ok(Step::Paused(retry_at)),
+                Attempt::Record(index) => Some(self.process(index)?),
+                Attempt::Punctuator(index) => Some(self.punctuate(index)?),
+                Attempt::Timer(domain) => self.fire_timer(domain)?,
+            };
+            if let Some(step) = step {
+                return Ok(step);
+            }
         }
         for domain in TimeDomain::ALL {
-            if let Some(step) = self.fire(domain)? {
+            let (now, sub) = (self.now(domain), &self.topology.subs[self.sub]);
+            let due = |(i, p): &(usize, &Punctuator)| p.domain == domain && self.punctuators_due[*i] <= now;
+            if let Some((index, _)) = sub.punctuators.iter().enumerate().find(due) {
+                return self.punctuate(index);
+            }
+            if let Some(step) = self.fire_timer(domain)? {
                 return Ok(step);
             }
         }
         match self.next_input() {
             Some(next) => self.process(next),
             None => Ok(Step::Idle),
+        }
+    }
+
+    fn now(&self, domain: TimeDomain) -> Timestamp {
+        match domain {
+            TimeDomain::Stream => self.ctx.stream_time(),
+            TimeDomain::WallClock => self.ctx.wall_clock,
         }
     }
 
@@ -235,77 +291,77 @@ impl Task {
     }
 
     fn process(&mut self, index: usize) -> Result<Step, ProcessError> {
-        let what = Attempt::Record(index);
         let Task { topology, ctx, inputs, counts, failing, .. } = self;
-        let input = &inputs[index];
-        let Some((record, after)) = input.head() else { return Ok(Step::Idle) };
-        let offset = record.offset;
-        let entry = &topology.sources[input.source.0];
-        ctx.origin = Origin { topic: entry.topic, partition: self.partition, offset };
-        let source = if entry.replays { topology.replayed(self.sub, &record) } else { Some(entry) };
+        let Some((queued, after)) = inputs[index].head() else { return Ok(Step::Idle) };
+        let next = queued.offset.next();
+        let entry = &topology.sources[inputs[index].source.0];
+        // A dead letter that is replayed is taken as the record it was, from where it was.
+        let replayed = if entry.replays { Replayed::read(topology, self.sub, &queued) } else { None };
+        let (source, record) = match &replayed {
+            Some(replayed) => (replayed.source, replayed.record()),
+            None => (entry, queued),
+        };
+        ctx.origin = Origin { topic: source.topic, partition: self.partition, offset: record.offset };
         let mark = ctx.mark();
-        let outcome = guarded(|| {
-            ctx.set_stream_time(ctx.stream_time.max(record.timestamp));
-            match source.and_then(|source| source.processor.as_ref()) {
+        let outcome = guarded(ctx, |ctx| {
+            ctx.set_stream_time(ctx.stream_time().max(record.timestamp).min(LATEST));
+            match &source.processor {
                 Some(processor) => processor.process(ctx, &record),
-                None => Err(ProcessError::Unwritable("the topic that is to be replayed is not read here".into())),
+                None => Err(ProcessError::Unwritable("what is to be replayed was not read here".into())),
             }
         });
         let step = match outcome {
             Ok(()) => {
                 counts.processed += 1;
+                *failing = None;
                 Step::Done
             }
             Err(error) => {
                 ctx.undo_to(mark);
-                if let Some(paused) = retry(failing, counts, what, ctx.wall_clock, &error)? {
+                if let Some(paused) = retry(failing, counts, Attempt::Record(index), ctx.wall_clock, &error)? {
                     return Ok(paused);
                 }
-                let source = source.unwrap_or(entry);
-                let letter = DeadLetter {
-                    topic: topology.topics[source.topic.0].name.clone(),
-                    offset,
-                    timestamp: record.timestamp,
-                    original: record.headers.to_headers(),
-                    ..letter(topology, ctx, &error)
-                };
-                park(ctx, counts, source.dead_letters, &letter, record.key, record.value);
+                let original = record.headers.to_headers();
+                let letter =
+                    DeadLetter { timestamp: record.timestamp, original, is_record: true, ..letter(topology, ctx, &error) };
+                // A foreign record in the replay topic has no source; the dead letters of the first input are as good as any.
+                let fallback = topology.sources[inputs[0].source.0].dead_letters;
+                let to = if source.processor.is_some() { source.dead_letters } else { fallback };
+                park(ctx, counts, to, &letter, record.key, record.value);
                 Step::Parked
             }
         };
-        if failing.as_ref().is_some_and(|failing| failing.what == what) {
-            *failing = None;
-        }
-        inputs[index].advance(offset.next(), after);
+        inputs[index].advance(next, after);
         Ok(step)
     }
 
-    /// Runs one punctuator or timer of the domain, if one is due.
-    fn fire(&mut self, domain: TimeDomain) -> Result<Option<Step>, ProcessError> {
-        let now = match domain {
-            TimeDomain::Stream => self.ctx.stream_time,
-            TimeDomain::WallClock => self.ctx.wall_clock,
-        };
+    /// Runs a punctuator, which is due.
+    fn punctuate(&mut self, index: usize) -> Result<Step, ProcessError> {
         let topology = Arc::clone(&self.topology);
         let sub = &topology.subs[self.sub];
-        let due = |(i, p): &(usize, &Punctuator)| p.domain == domain && self.punctuators_due[*i] <= now;
-        if let Some((i, punctuator)) = sub.punctuators.iter().enumerate().find(due) {
-            let next = next_due(self.punctuators_due[i], now, punctuator.interval_ms);
-            let step = self.attempt(Attempt::Punctuator(i), None, |ctx| {
-                ctx.enter(punctuator.node);
-                meta::set_punctuator_due(&mut ctx.state, sub.meta.id(), &punctuator.name, next);
-                (punctuator.call)(ctx, now)
-            })?;
-            if !matches!(step, Step::Paused(_)) {
-                self.punctuators_due[i] = next;
-                meta::set_punctuator_due(&mut self.ctx.state, sub.meta.id(), &punctuator.name, next);
-            }
-            return Ok(Some(step));
+        let punctuator = &sub.punctuators[index];
+        let now = self.now(punctuator.domain);
+        let step = self.attempt(Attempt::Punctuator(index), None, |ctx| {
+            ctx.enter(punctuator.node);
+            (punctuator.call)(ctx, now)
+        })?;
+        if !matches!(step, Step::Paused(_)) {
+            let next = next_due(self.punctuators_due[index], now, punctuator.interval_ms);
+            self.punctuators_due[index] = next;
+            meta::set_punctuator_due(&mut self.ctx.state, sub.meta.id(), &punctuator.name, next);
         }
-        if !self.ctx.timers.may_fire(domain, now) {
+        Ok(step)
+    }
+
+    /// Fires the first timer of the domain, if it is due.
+    fn fire_timer(&mut self, domain: TimeDomain) -> Result<Option<Step>, ProcessError> {
+        let (now, next) = (self.now(domain), self.ctx.timers.next(domain));
+        if now < next {
             return Ok(None);
         }
-        let first = meta::first_timer(&self.ctx.state, sub.meta.id(), domain)?;
+        let topology = Arc::clone(&self.topology);
+        let sub = &topology.subs[self.sub];
+        let first = meta::first_timer(&self.ctx.state, sub.meta.id(), domain, next)?;
         self.ctx.timers.set(domain, first.as_ref().map(|row| row.at));
         let Some(row) = first.filter(|row| row.at <= now) else { return Ok(None) };
         let handler = sub.timers.get(&row.node);
@@ -328,29 +384,28 @@ impl Task {
         key: Option<&[u8]>,
         f: impl FnOnce(&mut Context) -> Result<(), ProcessError>,
     ) -> Result<Step, ProcessError> {
-        let Task { topology, ctx, counts, failing, .. } = self;
+        let Task { topology, ctx, counts, failing, inputs, .. } = self;
         let mark = ctx.mark();
-        let step = match guarded(|| f(ctx)) {
-            Ok(()) => Step::Done,
+        match guarded(ctx, f) {
+            Ok(()) => {
+                *failing = None;
+                Ok(Step::Done)
+            }
             Err(error) => {
                 ctx.undo_to(mark);
                 if let Some(paused) = retry(failing, counts, what, ctx.wall_clock, &error)? {
                     return Ok(paused);
                 }
-                let source = &topology.sources[topology.subs[self.sub].sources[0].0];
-                park(ctx, counts, source.dead_letters, &letter(topology, ctx, &error), key, None);
-                Step::Parked
+                let to = topology.sources[inputs[0].source.0].dead_letters;
+                park(ctx, counts, to, &letter(topology, ctx, &error), key, None);
+                Ok(Step::Parked)
             }
-        };
-        if failing.as_ref().is_some_and(|failing| failing.what == what) {
-            *failing = None;
         }
-        Ok(step)
     }
 
     /// How many bytes the running transaction holds in memory.
     pub(crate) fn pending_bytes(&self) -> usize {
-        self.ctx.state.dirty_bytes() + self.ctx.outbox.bytes()
+        self.ctx.pending_bytes()
     }
 
     /// What a commit must append for this task; `None` if there is nothing. `now` stamps the changelog records.
@@ -360,16 +415,19 @@ impl Task {
     pub(crate) fn effects(&mut self, now: Timestamp) -> Result<Option<Effects>, ProcessError> {
         let topology = Arc::clone(&self.topology);
         let sub = &topology.subs[self.sub];
+        let stream_time = self.ctx.stream_time();
         let (state, meta) = (&mut self.ctx.state, sub.meta.id());
         for input in self.inputs.iter().filter(|input| input.changed()) {
             let topic = &topology.topics[topology.sources[input.source.0].topic.0];
             meta::set_offset(state, meta, &topic.name, input.next());
         }
-        if self.ctx.stream_time != self.committed_stream_time {
-            meta::set_stream_time(state, meta, self.ctx.stream_time);
+        if stream_time != self.committed_stream_time {
+            meta::set_stream_time(state, meta, stream_time);
         }
-        for &store in sub.stores.iter().filter(|store| topology.stores[store.0].ttl_ms.is_some()) {
-            state.expire(store.id(), EXPIRE_ROWS)?;
+        for sweep in self.sweeps.iter_mut().filter(|sweep| sweep.next <= stream_time) {
+            if state.expire(sweep.store.id(), EXPIRE_ROWS)?.finished {
+                sweep.next = stream_time.plus_ms(sweep.every_ms);
+            }
         }
         let mut changelogs: Vec<(StoreIndex, RecordBatch)> = Vec::new();
         for row in state.dirty() {
@@ -392,7 +450,7 @@ impl Task {
     pub(crate) fn committed(&mut self, positions: &[(millstream_state::StoreId, Position)]) {
         self.ctx.state.commit(positions);
         self.inputs.iter_mut().for_each(Input::committed);
-        self.committed_stream_time = self.ctx.stream_time;
+        self.committed_stream_time = self.ctx.stream_time();
     }
 
     /// The transaction did not happen, or nobody knows: everything since the last commit is forgotten, `restore` brings the state to
@@ -414,19 +472,24 @@ impl Task {
 /// When a punctuator that was due at `due` and runs at `now` is due again: at the next point of its grid, however many it missed. The
 /// grid of stream time begins at 0 (KIP-138).
 fn next_due(due: Timestamp, now: Timestamp, interval_ms: i64) -> Timestamp {
-    due.plus_ms(((now.0 - due.0).div_euclid(interval_ms) + 1).saturating_mul(interval_ms))
+    due.plus_ms((now.0.saturating_sub(due.0).div_euclid(interval_ms) + 1).saturating_mul(interval_ms))
 }
 
-/// Runs user code; a panic is a failure like any other, for all that it changed is undone.
-fn guarded(f: impl FnOnce() -> Result<(), ProcessError>) -> Result<(), ProcessError> {
-    catch_unwind(AssertUnwindSafe(f)).unwrap_or_else(|panic| {
-        let text =
-            panic.downcast_ref::<&str>().map(|text| (*text).to_owned()).or_else(|| panic.downcast_ref::<String>().cloned());
-        Err(ProcessError::Failed(format!("panicked: {}", text.as_deref().unwrap_or("with no message"))))
-    })
+/// Runs user code. A panic is a failure like any other, for all that it changed is undone; a failure of the state is one of the state,
+/// whatever user code made of it.
+fn guarded(ctx: &mut Context, f: impl FnOnce(&mut Context) -> Result<(), ProcessError>) -> Result<(), ProcessError> {
+    let outcome = catch_unwind(AssertUnwindSafe(|| f(ctx))).unwrap_or_else(|panic| Err(ProcessError::panicked(&*panic)));
+    if let Some(error) = ctx.take_state_error() {
+        return Err(ProcessError::State(error));
+    }
+    outcome?;
+    match ctx.pending_bytes() {
+        bytes if bytes > MAX_STEP_BYTES => Err(ProcessError::Unwritable(format!("what it writes takes {bytes} bytes"))),
+        _ => Ok(()),
+    }
 }
 
-/// Whether to try again: the pause until then, or `None` if the record is to be parked.
+/// Whether to try again: the pause until then, or `None` if the failure is to be parked, and is no longer counted.
 ///
 /// # Errors
 /// The error itself, if the state is at fault and not the record.
@@ -440,7 +503,7 @@ fn retry(
     if let ProcessError::State(error) = error {
         return Err(ProcessError::State(error.clone()));
     }
-    let attempts = failing.as_ref().filter(|failing| failing.what == what).map_or(0, |failing| failing.attempts);
+    let attempts = failing.take().map_or(0, |failing| failing.attempts);
     if !error.is_retriable() || attempts == RETRIES {
         return Ok(None);
     }
@@ -448,6 +511,29 @@ fn retry(
     let retry_at = now.plus_ms(FIRST_BACKOFF_MS << (2 * attempts));
     *failing = Some(Failing { what, attempts: attempts + 1, retry_at });
     Ok(Some(Step::Paused(retry_at)))
+}
+
+/// A dead letter that is processed again.
+struct Replayed<'a> {
+    source: &'a SourceDef,
+    offset: Offset,
+    batch: RecordBatch,
+}
+
+impl<'a> Replayed<'a> {
+    /// What a record of the replay topic brings back; `None` if no source of the sub-topology has read it.
+    fn read(topology: &'a Topology, sub: usize, record: &RecordRef<'_>) -> Option<Replayed<'a>> {
+        let letter = DeadLetter::from_record(record)?;
+        let mut sources = topology.subs[sub].sources.iter().map(|source| &topology.sources[source.0]);
+        let source = sources.find(|source| topology.topics[source.topic.0].name == letter.topic)?;
+        let mut batch = RecordBatch::new();
+        batch.push(record.timestamp, record.key, record.value, &letter.original);
+        Some(Replayed { source, offset: letter.offset, batch })
+    }
+
+    fn record(&self) -> RecordRef<'_> {
+        self.batch.records(self.offset).next().expect("it was pushed")
+    }
 }
 
 /// A dead letter about where the context stands.
@@ -463,6 +549,7 @@ fn letter(topology: &Topology, ctx: &Context, error: &ProcessError) -> DeadLette
         offset: origin.offset,
         timestamp: ctx.wall_clock,
         original: Headers::EMPTY,
+        is_record: false,
     }
 }
 
@@ -476,7 +563,6 @@ fn park(ctx: &mut Context, counts: &mut Counts, to: TopicIndex, letter: &DeadLet
         "a record was parked in its dead-letter topic"
     );
     counts.dead_letters += 1;
-    ctx.mark();
     let timestamp = Timestamp(letter.timestamp.0.max(0));
     ctx.outbox.push_to(to, letter.partition, key, value, timestamp, &letter.to_headers());
 }

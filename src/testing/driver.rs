@@ -10,7 +10,7 @@ use crate::log::{Limits, RecordBatch, StoredBatch, TopicId, TopicInfo, partition
 use crate::record::{Headers, Offset, Partition, Record, Timestamp};
 use crate::store::Store;
 use crate::task::context::split_table_row;
-use crate::task::{Effects, Step, Task};
+use crate::task::{Effects, ROOM, Step, Task};
 use crate::topic::Topic;
 use crate::topology::{StoreIndex, StoreKind, TopicIndex, Topology};
 
@@ -48,8 +48,13 @@ struct PartitionLog {
 }
 
 impl PartitionLog {
-    fn append(&mut self, batch: &RecordBatch, now: Timestamp) {
+    fn append(&mut self, topic: &TopicInfo, batch: &RecordBatch, now: Timestamp) {
+        let limits = Limits { max_record_bytes: Limits::default().max_record_bytes + ROOM };
         for record in batch.records(Offset(0)) {
+            let (partition, headers) = (Partition(0), record.headers.to_headers());
+            limits
+                .check(topic, partition, record.timestamp, record.key, record.value, &headers)
+                .expect("the log takes the record");
             let mut one = RecordBatch::new();
             one.push(record.timestamp, record.key, record.value, &record.headers.to_headers());
             let base = Offset(self.batches.len() as u64);
@@ -148,7 +153,7 @@ impl TestDriver {
         let mut batch = RecordBatch::new();
         batch.push(timestamp, key, value, headers);
         let partition = partition(key, self.topics[topic.0].partitions, 0);
-        self.log[topic.0][partition.0 as usize].append(&batch, self.clock.now());
+        self.log[topic.0][partition.0 as usize].append(&self.topics[topic.0], &batch, self.clock.now());
         self.run();
     }
 
@@ -196,13 +201,14 @@ impl TestDriver {
         let now = self.clock.now();
         let Some(Effects { outputs, changelogs, .. }) = task.effects(now).expect(CANNOT_FAIL) else { return };
         for outgoing in outputs {
-            self.log[outgoing.topic.0][outgoing.partition.0 as usize].append(&outgoing.batch, now);
+            let topic = outgoing.topic.0;
+            self.log[topic][outgoing.partition.0 as usize].append(&self.topics[topic], &outgoing.batch, now);
         }
         let mut positions = Vec::new();
         for (store, batch) in changelogs {
             let topic = self.topology.stores[store.0].changelog;
             let log = &mut self.log[topic.0][task.partition().0 as usize];
-            log.append(&batch, now);
+            log.append(&self.topics[topic.0], &batch, now);
             let end = log.batches.len() as u64;
             positions.push((store.id(), self.position(store, end)));
         }

@@ -14,16 +14,13 @@ use millstream_state::{Access, StoreId};
 
 use crate::codec::Format;
 use crate::error::ProcessError;
-use crate::log::{Cleanup, RecordRef};
+use crate::log::Cleanup;
 use crate::record::Timestamp;
 use crate::task::context::Context;
 use crate::task::{Source, TimeDomain};
 
 pub use self::draft::TopologyError;
 pub(crate) use self::draft::{Draft, NodeDraft};
-
-/// The header of a record in a replay topic that names the topic whose source is to read it.
-pub(crate) const REPLAY_TOPIC: &str = "__streams.replay.topic";
 
 macro_rules! indexes {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(
@@ -120,7 +117,7 @@ pub(crate) struct TopicDef {
 
 pub(crate) struct SourceDef {
     pub topic: TopicIndex,
-    /// `None` for the replay topic, whose records go to the source that their header names.
+    /// `None` for the replay topic, whose records are dead letters and go to the source that had read them.
     pub processor: Option<Arc<dyn Source>>,
     pub replays: bool,
     pub dead_letters: TopicIndex,
@@ -183,13 +180,6 @@ impl Topology {
     #[must_use]
     pub fn application(&self) -> &str {
         &self.application
-    }
-
-    /// The source of `sub` whose topic a replayed record names.
-    pub(crate) fn replayed(&self, sub: usize, record: &RecordRef<'_>) -> Option<&SourceDef> {
-        let topic = record.headers.get(REPLAY_TOPIC)?;
-        let mut sources = self.subs[sub].sources.iter().map(|source| &self.sources[source.0]);
-        sources.find(|source| self.topics[source.topic.0].name.as_bytes() == topic)
     }
 
     /// The store of this name and the sub-topology that owns it.

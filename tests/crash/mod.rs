@@ -178,16 +178,14 @@ impl Life {
     }
 }
 
-/// Each point, and at which visit the process dies there. The first two are passed only while a directory is new.
+/// Each point, and at which visit the process dies there. Something is to be restored after a crash between log and state.
 const POINTS: &[(&str, u32)] = &[
-    ("state:clear:position-deleted", 2),
-    ("state:clear:rows-deleted", 2),
-    ("state:restore:applied", 3),
     ("commit:before-log", 4),
     ("log:commit:before-write", 9),
     ("log:commit:after-write", 9),
     ("log:commit:after-publish", 9),
     ("commit:after-log", 4),
+    ("state:restore:applied", 1),
     ("state:commit:begin", 4),
     ("state:commit:store-applied", 8),
     ("state:commit:applied", 4),

@@ -1,5 +1,7 @@
-//! The engine through its public interface, on the test driver: what a topology may be, what failing records do, and time.
+//! The engine through its public interface, on the test driver: what a topology may be, what failing records do, time, and
+//! how types become bytes.
 
+mod codecs;
 mod failures;
 mod time;
 mod topologies;

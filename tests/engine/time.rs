@@ -107,3 +107,56 @@ fn punctuators_keep_their_grid_across_a_restart() {
     assert_eq!(ticks(1_000), ["1200"], "once, however many were missed");
     assert_eq!(ticks(100), ["1300"]);
 }
+
+#[test]
+fn the_first_call_of_a_punctuator_is_not_put_off_by_restarts() {
+    let mut builder = StreamBuilder::new("app");
+    let process = Process::new("tick", |_: &mut Scope<'_, String, String>, _: Record<String, i64>| Ok(()));
+    let process = process.punctuate("every", TimeDomain::WallClock, 100, |ctx, now| {
+        ctx.forward(Record::new("tick".to_owned(), now.to_string(), now))
+    });
+    builder.stream(&IN).process(process).to(&OUT);
+    let mut driver = TestDriver::new(builder.build().expect("the topology is valid"));
+    for n in 0..10 {
+        set(&mut driver, &format!("key-{n}"), 1, 0);
+    }
+    for _ in 0..3 {
+        driver.advance_wall_clock(40);
+        driver.restart();
+    }
+    driver.advance_wall_clock(0);
+    assert_eq!(fired(&mut driver), [("tick".to_owned(), "120".to_owned()), ("tick".to_owned(), "120".to_owned())]);
+}
+
+#[test]
+fn a_record_that_fails_is_parked_although_a_punctuator_fails_all_the_time() {
+    let mut builder = StreamBuilder::new("app");
+    let process = Process::new("broken", |_: &mut Scope<'_, String, String>, record: Record<String, i64>| match record.value {
+        0 => Ok(()),
+        _ => Err(ProcessError::failed("a record")),
+    });
+    let process = process.punctuate("often", TimeDomain::WallClock, 10, |_, _| Err(ProcessError::failed("a punctuator")));
+    builder.stream(&IN).process(process).to(&OUT);
+    let mut driver = TestDriver::new(builder.build().expect("the topology is valid"));
+    set(&mut driver, "a", 1, 5);
+    let parked: Topic<Option<Vec<u8>>, Option<Vec<u8>>> = Topic::new("in.dlq");
+    let letters = driver.read(&parked);
+    assert_eq!(letters.iter().filter(|letter| letter.value.is_some()).count(), 1, "{letters:?}");
+}
+
+#[test]
+fn a_record_from_the_end_of_time_stops_nothing() {
+    let mut builder = StreamBuilder::new("app");
+    let process = Process::new("tick", |ctx: &mut Scope<'_, String, String>, record: Record<String, i64>| {
+        ctx.forward(Record::new(record.key, record.value.to_string(), Timestamp(0)))
+    });
+    let process = process.punctuate("every", TimeDomain::Stream, 100, |ctx, now| {
+        ctx.forward(Record::new("tick".to_owned(), now.to_string(), Timestamp(0)))
+    });
+    builder.stream(&IN).process(process).to(&OUT);
+    let mut driver = TestDriver::new(builder.build().expect("the topology is valid"));
+    set(&mut driver, "a", 1, i64::MAX);
+    set(&mut driver, "a", 2, 7);
+    let values: Vec<String> = fired(&mut driver).into_iter().map(|(_, value)| value).collect();
+    assert_eq!(values, ["1".to_owned(), (i64::MAX - 1).to_string(), "2".to_owned()]);
+}

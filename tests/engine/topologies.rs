@@ -128,3 +128,15 @@ fn a_stream_whose_key_changed_is_repartitioned_like_the_table_before_it_is_joine
     let joined: Vec<String> = driver.read(&out).into_iter().map(|record| record.value).collect();
     assert_eq!(joined, (0..20).map(|id| format!("{}-{id}", "x".repeat(id))).collect::<Vec<_>>());
 }
+
+#[test]
+fn a_grouped_stream_can_be_folded_more_than_once() {
+    let mut builder = StreamBuilder::new("app");
+    let words = builder.stream(&LINES).group_by("by-line", |_, line| line.clone());
+    words.count("counts");
+    words.reduce("longest", |a, b| if a.len() > b.len() { a } else { b });
+    let mut driver = TestDriver::new(builder.build().expect("one repartition topic serves both"));
+    driver.pipe(&LINES, &Record::new("k".to_owned(), "line".to_owned(), Timestamp(0)));
+    assert_eq!(driver.table::<String, u64>("counts").len(), 1);
+    assert_eq!(driver.table::<String, String>("longest").len(), 1);
+}

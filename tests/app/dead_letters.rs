@@ -1,0 +1,168 @@
+//! Dead letters of a running application: listed with their cause, and replayed to the sub-topology that failed, to no other.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use millstream::{
+    Handle, Headers, Offset, Partition, Process, ProcessError, Record, Replayed, Scope, Selection, Store, StreamBuilder,
+    TimeDomain, Topic,
+};
+
+use super::support::{IN, OUT, SUMS, append, catch_up, eventually, read, record, start, sum, values, wait};
+
+const SEEN: Store<String, i64> = Store::keyed("seen");
+
+/// Two sub-topologies: one sums up and fails for negative values while it is broken, and the one after it counts what it hears.
+fn fragile(broken: &Arc<AtomicBool>) -> StreamBuilder {
+    let broken = Arc::clone(broken);
+    let mut builder = StreamBuilder::new("app");
+    let process = Process::new("sum", move |ctx: &mut Scope<'_, String, i64>, record: Record<String, i64>| {
+        let sum = ctx.store(&SUMS).get(&record.key)?.unwrap_or(0) + record.value;
+        ctx.store(&SUMS).put(&record.key, &sum)?;
+        ctx.forward(record.clone().with_value(sum))?;
+        if record.value < 0 && broken.load(Ordering::Relaxed) {
+            return Err(ProcessError::failed("negative"));
+        }
+        Ok(())
+    });
+    let sums = builder.stream(&IN).process(process.store(&SUMS));
+    sums.to(&OUT);
+    sums.group_by("again", |key, _| key.clone()).count("heard");
+    builder
+}
+
+fn replay(handle: &Handle, selection: &Selection, dry_run: bool) -> Replayed {
+    wait(handle.replay("in.dlq", selection, dry_run)).expect("the log takes it").expect("the topic is known")
+}
+
+fn parked(handle: &Handle) -> Vec<millstream::ParkedRecord> {
+    handle.dead_letters("in.dlq", None, 100).expect("the log answers").expect("the topic is known")
+}
+
+#[test]
+fn a_parked_record_is_listed_and_when_replayed_processed_once_where_it_failed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let broken = Arc::new(AtomicBool::new(true));
+    let app = start(fragile(&broken), dir.path());
+    let handle = app.handle();
+    append(&handle, "a", 10);
+    let negative = Record { headers: Headers::EMPTY.with("origin", "test"), ..record("a", -3) };
+    handle.append_blocking(millstream::Events::new().with(&IN, &negative)).expect("the log takes it");
+    append(&handle, "a", 100);
+    catch_up(&handle, "heard");
+    assert_eq!(sum(&handle, "a"), Some(110));
+    assert!(handle.dead_letter_topics().expect("the log answers").contains(&("in.dlq".to_owned(), 1)));
+    let letters = parked(&handle);
+    let failure = letters[0].failure.clone().expect("an engine parked it");
+    assert_eq!((failure.cause.as_str(), failure.node.as_str(), failure.offset), ("Failed: negative", "sum", Offset(1)));
+    assert_eq!(letters[0].headers, negative.headers);
+
+    // Still broken: it is parked again, under the place where it was read first.
+    assert_eq!(replay(&handle, &Selection::default(), true), Replayed { matched: 1, replayed: 0 });
+    assert_eq!(replay(&handle, &Selection::default(), false), Replayed { matched: 1, replayed: 1 });
+    eventually("it is parked again", || parked(&handle).len() == 2);
+    let again = parked(&handle).pop().expect("there are two");
+    let again_failure = again.failure.expect("an engine parked it");
+    assert_eq!((again_failure.offset, &again_failure.topic), (failure.offset, &failure.topic));
+    assert_eq!(again.headers, negative.headers);
+
+    broken.store(false, Ordering::Relaxed);
+    let other_key = Selection { key: Some(b"b".to_vec()), ..Selection::default() };
+    assert_eq!(replay(&handle, &other_key, false), Replayed::default());
+    let later = Selection { from: Some(handle.now().plus_ms(60_000)), ..Selection::default() };
+    assert_eq!(replay(&handle, &later, false), Replayed::default());
+    let lately = Selection { from: Some(handle.now().plus_ms(-60_000)), key: Some(b"a".to_vec()), ..Selection::default() };
+    assert_eq!(replay(&handle, &lately, false), Replayed { matched: 2, replayed: 2 });
+    catch_up(&handle, "heard");
+    assert_eq!(sum(&handle, "a"), Some(104), "each of the two letters was processed once");
+    let key = handle.view("heard").expect("a store").key_from_text("a").expect("a key");
+    let heard = handle.view("heard").expect("a store").get(&key).expect("the view answers").expect("it was heard");
+    assert_eq!(heard[..], 4u64.to_be_bytes());
+    drop(handle);
+    app.stop();
+    assert_eq!(values(dir.path(), &OUT, "a"), [10, 110, 107, 104]);
+    let outputs = read(dir.path(), &OUT);
+    let with_headers: Vec<_> = outputs.iter().filter(|record| !record.headers.is_empty()).collect();
+    assert!(with_headers.iter().all(|record| record.headers == negative.headers), "a replay is not seen in what it emits");
+    assert_eq!(read(dir.path(), &IN).len(), 3, "the source topic has nothing twice");
+}
+
+#[test]
+fn a_record_of_the_largest_size_can_be_parked() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let texts: Topic<String, String> = Topic::new("texts");
+    let mut builder = StreamBuilder::new("app");
+    let process =
+        Process::new("fussy", |ctx: &mut Scope<'_, String, i64>, record: Record<String, String>| match record.value.len() {
+            0..100 => ctx.store(&SEEN).put(&record.key, &1),
+            _ => Err(ProcessError::Unwritable("long".repeat(10_000))),
+        });
+    builder.stream(&texts).process(process.store(&SEEN));
+    let app = start(builder, dir.path());
+    let handle = app.handle();
+    let text = |key: &str, len: usize| {
+        let record = Record::new(key.to_owned(), "x".repeat(len), handle.now());
+        handle.append_blocking(millstream::Events::new().with(&texts, &record)).map(drop)
+    };
+    let largest = (1 << 20) - 3;
+    text("big", largest).expect("the log takes it");
+    assert!(text("big", largest + 1).is_err(), "that was the largest");
+    text("small", 1).expect("the log takes it");
+    catch_up(&handle, "seen");
+    let seen = handle.view("seen").expect("a store").typed(&SEEN);
+    assert_eq!(seen.get(&"small".to_owned()).expect("the view answers"), Some(1));
+    let letters = handle.dead_letters("texts.dlq", None, 10).expect("the log answers").expect("the topic is known");
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].value.as_ref().map(|value| value.len()), Some(largest), "all of it is kept");
+    assert_eq!(letters[0].failure.as_ref().expect("an engine parked it").offset, Offset(0));
+}
+
+#[test]
+fn a_row_that_the_changelog_would_refuse_is_the_records_failure() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let rows: Store<String, String> = Store::keyed("rows");
+    let mut builder = StreamBuilder::new("app");
+    let process = Process::new("grow", |ctx: &mut Scope<'_, String, i64>, record: Record<String, i64>| {
+        let rows: Store<String, String> = Store::keyed("rows");
+        ctx.store(&rows).put(&record.key, &"x".repeat(record.value as usize))
+    });
+    builder.stream(&IN).process(process.store(&rows));
+    let app = start(builder, dir.path());
+    let handle = app.handle();
+    append(&handle, "a", 3);
+    append(&handle, "a", 2 << 20);
+    append(&handle, "b", 4);
+    catch_up(&handle, "rows");
+    let view = handle.view("rows").expect("a store").typed(&rows);
+    assert_eq!(view.get(&"a".to_owned()).expect("the view answers").map(|row| row.len()), Some(3));
+    assert_eq!(view.get(&"b".to_owned()).expect("the view answers").map(|row| row.len()), Some(4));
+    assert_eq!(parked(&handle).len(), 1);
+}
+
+#[test]
+fn what_was_no_record_is_parked_and_not_replayed_as_one() {
+    let dir = tempfile::tempdir().expect("a directory");
+    // Merged from topics of different size: the failing timer's task has no partition in the smaller one.
+    let small: Topic<String, i64> = Topic::new("small").keep_forever();
+    let mut builder = StreamBuilder::new("app");
+    let process = Process::new("timer", |ctx: &mut Scope<'_, String, i64>, record: Record<String, i64>| {
+        ctx.schedule(TimeDomain::WallClock, ctx.wall_clock(), &record.key)
+    });
+    let process = process.on_timer(|ctx, key: String, _| match ctx.partition() {
+        Partition(0) => Ok(()),
+        _ => Err(ProcessError::Unwritable(format!("no time for {key}"))),
+    });
+    let (first, second) = (builder.stream(&small), builder.stream(&IN));
+    first.merge(&second).process(process).to(&OUT);
+    let app = start(builder, dir.path());
+    let handle = app.handle();
+    for n in 0..12 {
+        append(&handle, &format!("key-{n}"), 1);
+    }
+    eventually("the timers of two partitions fail", || {
+        let letters = parked(&handle);
+        letters.iter().map(|letter| letter.partition).collect::<std::collections::BTreeSet<_>>().len() == 2
+    });
+    let letters = parked(&handle).len() as u64;
+    assert_eq!(replay(&handle, &Selection::default(), false), Replayed { matched: letters, replayed: 0 });
+}

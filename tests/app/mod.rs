@@ -1,0 +1,10 @@
+//! A running application from outside, in a temporary directory: what it promises over restarts, failures of the log and the disk, and to
+//! those who append, read and watch.
+
+mod dead_letters;
+mod faults;
+mod idle;
+mod reading;
+mod requests;
+mod starting;
+mod support;

@@ -1,0 +1,145 @@
+//! Starting and stopping: a restart loses nothing and repeats nothing; a directory that does not fit is refused in one sentence.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use millstream::log::{EmbeddedLog, Log, embedded};
+use millstream::{App, Clock, Health, StreamBuilder, Topic};
+
+use super::support::{IN, OUT, append, catch_up, config, start, sum, sums, values};
+
+#[test]
+fn a_restart_keeps_state_and_processes_nothing_again() {
+    let dir = tempfile::tempdir().expect("a directory");
+    for round in 1..=3 {
+        let app = start(sums(), dir.path());
+        append(&app.handle(), "a", 1);
+        catch_up(&app.handle(), "counts");
+        assert_eq!(sum(&app.handle(), "a"), Some(round));
+        assert_eq!(app.stop(), None);
+    }
+    assert_eq!(values(dir.path(), &OUT, "a"), [1, 2, 3]);
+}
+
+#[test]
+fn an_application_is_ready_once_it_has_processed_what_was_there_at_the_start() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let app = start(sums(), dir.path());
+    assert!(app.handle().ready(), "nothing was there");
+    append(&app.handle(), "a", 1);
+    assert!(app.handle().ready(), "what came later does not count");
+    app.stop();
+    let app = start(sums(), dir.path());
+    super::support::eventually("it becomes ready", || app.handle().ready());
+    assert_eq!(sum(&app.handle(), "a"), Some(1));
+}
+
+#[test]
+fn an_idle_application_stops_at_once() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let app = start(sums(), dir.path());
+    append(&app.handle(), "a", 1);
+    catch_up(&app.handle(), "counts");
+    let begun = Instant::now();
+    assert_eq!(app.stop(), None);
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+/// Why the topology does not start on this directory.
+fn refusal(builder: StreamBuilder, dir: &Path) -> String {
+    match App::start(builder.build().expect("the topology is valid"), config(dir)) {
+        Ok(_) => panic!("it started"),
+        Err(error) => error.to_string(),
+    }
+}
+
+fn check_refused(builder: StreamBuilder, dir: &Path, parts: &[&str]) {
+    let sentence = refusal(builder, dir);
+    for part in parts {
+        assert!(sentence.contains(part), "{part:?} is not in: {sentence}");
+    }
+    assert!(!sentence.contains('\n'), "one sentence: {sentence}");
+}
+
+#[test]
+fn a_directory_has_one_application_at_a_time() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let app = start(sums(), dir.path());
+    check_refused(sums(), dir.path(), &["in use by another process", &dir.path().display().to_string()]);
+    append(&app.handle(), "a", 1);
+    catch_up(&app.handle(), "sums");
+}
+
+fn topics(dir: &Path) -> Vec<String> {
+    let log = EmbeddedLog::open(dir.join("log"), embedded::Options::new(|| Clock::System.now())).expect("the log opens");
+    log.topics().expect("the log answers").into_iter().map(|topic| topic.name.to_string()).collect()
+}
+
+#[test]
+fn another_topology_is_refused_by_what_differs_and_leaves_no_trace() {
+    let dir = tempfile::tempdir().expect("a directory");
+    start(sums(), dir.path()).stop();
+    let before = topics(dir.path());
+
+    let mut other = StreamBuilder::new("other");
+    other.stream(&IN).group_by_key().count("seen");
+    check_refused(other, dir.path(), &["application was app, and is now other"]);
+
+    let mut retyped = StreamBuilder::new("app");
+    let words: Topic<String, String> = Topic::new("words");
+    retyped.stream(&words).group_by_key().reduce("sums", |a, _| a);
+    check_refused(retyped, dir.path(), &["store"]);
+    assert_eq!(topics(dir.path()), before);
+
+    let app = start(sums(), dir.path());
+    assert_eq!(app.handle().health(), Health::Up);
+}
+
+#[test]
+fn a_store_and_a_sub_topology_can_be_added() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let app = start(sums(), dir.path());
+    append(&app.handle(), "a", 5);
+    catch_up(&app.handle(), "counts");
+    app.stop();
+
+    let mut more = sums();
+    let added: Topic<String, i64> = Topic::new("added");
+    more.stream(&added).group_by_key().count("added-counts");
+    let app = start(more, dir.path());
+    append(&app.handle(), "a", 2);
+    catch_up(&app.handle(), "counts");
+    catch_up(&app.handle(), "added-counts");
+    assert_eq!(sum(&app.handle(), "a"), Some(7));
+}
+
+#[test]
+fn a_damaged_directory_is_refused_by_name() {
+    for part in ["log/db", "state"] {
+        let dir = tempfile::tempdir().expect("a directory");
+        let app = start(sums(), dir.path());
+        append(&app.handle(), "a", 1);
+        catch_up(&app.handle(), "sums");
+        app.stop();
+        let current = walk(&dir.path().join(part)).into_iter().find(|path| path.ends_with("CURRENT")).expect("a database");
+        std::fs::write(current, "nonsense\n").expect("the file can be written");
+        check_refused(sums(), dir.path(), &["damaged", &dir.path().display().to_string()]);
+    }
+}
+
+#[test]
+fn state_and_log_of_different_origin_are_refused() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let app = start(sums(), dir.path());
+    append(&app.handle(), "a", 1);
+    catch_up(&app.handle(), "counts");
+    app.stop();
+    std::fs::remove_dir_all(dir.path().join("log")).expect("the log can be removed");
+    check_refused(sums(), dir.path(), &["belongs to another log", "restore both from one backup"]);
+}
+
+/// All files below a directory.
+fn walk(dir: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(dir).expect("a directory").map(|entry| entry.expect("an entry").path());
+    entries.flat_map(|path| if path.is_dir() { walk(&path) } else { vec![path] }).collect()
+}
