@@ -133,7 +133,7 @@ fn a_state_that_cannot_be_written_waits_for_space() {
             expected.extend(keys());
         }
         eventually("it says so", || matches!(handle.health(), Health::Degraded(_)));
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        std::thread::park_timeout(std::time::Duration::from_millis(300));
         assert!(matches!(handle.health(), Health::Degraded(_)), "{:?}", handle.health());
         fault::disarm("state:flush:frozen");
         catch_up(&handle, "counts");
