@@ -67,7 +67,7 @@ pub struct Memory {
 impl Db {
     /// Opens the database, or makes it.
     ///
-    /// Panics if a store has no name, or two have the same.
+    /// Panics if a store has no name or is called "default", or two have the same name.
     pub fn open(options: Options) -> Result<Db, OpenError> {
         let names: Vec<&str> = options.stores.iter().map(|s| s.name.as_str()).collect();
         assert!(

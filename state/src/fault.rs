@@ -2,7 +2,8 @@
 //! every build, so that what is tested is what runs, and cost one relaxed load until one is armed.
 //!
 //! `MILLSTREAM_FAULT=state:flush:store-synced:2:abort` kills the process at the second time it comes by that point; `fail` in place of
-//! `abort` makes the point return an error, that time and every time after. Several are separated by commas.
+//! `abort` makes the point return an error, that time and every time after. Several are separated by commas. The points of this crate are
+//! those that `tests/state/faults.rs` goes through.
 
 use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};

@@ -99,7 +99,11 @@ impl Pace {
         while !state.stop && state.rounds_done < round && budget.exceeded() {
             self.changed.wait(&mut state);
         }
-        if budget.exceeded() { state.outcome.clone() } else { Ok(()) }
+        match () {
+            () if !budget.exceeded() => Ok(()),
+            () if state.stop => Err(Error::io("flushed", &"the flusher has stopped")),
+            () => state.outcome.clone(),
+        }
     }
 
     /// Waits until a round is due; false to stop.
@@ -131,19 +135,27 @@ impl Pace {
     fn due(&self, state: &State) -> Option<Instant> {
         let idle = (state.last_commit + self.idle).max(state.last_flush + self.idle * IDLE_GAP);
         let waited = state.dirty_since.map(|since| idle.min(since + self.every));
-        let due = if state.pressed { Some(state.last_commit) } else { waited };
-        due.map(|due| due.max(state.retry_at.unwrap_or(due)))
+        state.retry_at.or(if state.pressed { Some(state.last_commit) } else { waited })
     }
 }
 
 /// The flusher's thread.
 pub(crate) fn run(shared: &Shared) {
+    let _stop = StopAtEnd(&shared.pace); // also at the end by a panic: nobody may wait for a round that does not come
     while shared.pace.begin_round() {
         let outcome = round(shared);
         if let Err(error) = &outcome {
             tracing::error!(%error, "state could not be flushed, the rows stay in memory");
         }
         shared.pace.end_round(outcome);
+    }
+}
+
+struct StopAtEnd<'a>(&'a Pace);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.stop();
     }
 }
 

@@ -42,6 +42,7 @@ mod row;
 mod scan;
 mod table;
 mod task;
+mod tree;
 mod ttl;
 
 pub use db::{Db, Memory};

@@ -31,8 +31,8 @@ pub struct Options {
     /// Runs on the flushing thread right before rows become durable, all of which were committed before it is called. It is for a log that is
     /// not synced by each commit, and syncs it: a state on disk that is newer than its log is wrong. Its error stops the flush.
     pub before_sync: Option<Arc<dyn Fn() -> io::Result<()> + Send + Sync>>,
-    /// Hears how every flush ended, on the flushing thread. After an error nothing is lost: the rows stay in memory, and the database's own
-    /// thread tries again after a second.
+    /// Hears how every flush ended, on the flushing thread and before the next one begins. It must neither flush nor own a `Db`. After an
+    /// error nothing is lost: the rows stay in memory, and the database's own thread tries again after a second.
     pub after_flush: Option<AfterFlush>,
 }
 
@@ -69,7 +69,7 @@ pub enum Home {
 /// A store as the program declares it.
 #[derive(Clone, Debug)]
 pub struct StoreSpec {
-    /// Its name, unique and not empty; also the name of its column family. What is on disk is found by it.
+    /// Its name: unique, not empty, not "default". It is the name of its column family too, by which what is on disk is found.
     pub name: String,
     /// How it is read.
     pub access: Access,

@@ -1,8 +1,7 @@
 //! Rows in memory, by key: a hash map for stores that are read by key, an ordered one for stores that are scanned. Overlay and hot layer are
 //! both made of it. It knows no layers, no positions and no locks; what a slot's `mark` means is its owner's affair.
 
-use std::borrow::Borrow;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::hash::Hasher;
 use std::ops::{Bound, RangeBounds};
 
@@ -13,6 +12,7 @@ use rustc_hash::FxHasher;
 use crate::entry::Entry;
 use crate::options::Access;
 use crate::scan::{Bounds, Direction, Range};
+use crate::tree::Tree;
 
 /// One row, with its owner's mark and, in a hash map, its hash: growing never touches the entries.
 pub(crate) struct Slot {
@@ -31,7 +31,7 @@ enum Rows {
     /// Many small maps in place of a large one: growing, walking and forgetting go one shard at a time, so no lock is held for long and no
     /// table is ever there twice.
     Hash(Box<[HashTable<Slot>]>),
-    Tree(BTreeSet<Slot>),
+    Tree(Tree),
 }
 
 /// Where a walk over a table stands.
@@ -47,8 +47,8 @@ const STEP: usize = 4096;
 /// The least that a hash map gives of a range at a time, for it has to look at all its rows for it.
 const HASH_RANGE: usize = 4096;
 
-/// What one row takes in a B-tree: a slot, and its part of nodes that are two thirds full.
-const TREE_SLOT: usize = 28;
+/// Rows that an emptied hash map stays ready for.
+const KEPT_CAPACITY: usize = 64 << 10;
 
 /// The hash of a key for stores that are read by key.
 pub(crate) fn hash_key(seed: u64, key: &[u8]) -> u32 {
@@ -73,7 +73,7 @@ impl Table {
         debug_assert!(shards.is_power_of_two());
         let rows = match access {
             Access::Keyed => Rows::Hash((0..shards).map(|_| HashTable::new()).collect()),
-            Access::Ordered => Rows::Tree(BTreeSet::new()),
+            Access::Ordered => Rows::Tree(Tree::default()),
         };
         Table { rows, entry_bytes: 0 }
     }
@@ -111,22 +111,22 @@ impl Table {
                 let shard = &mut shards[shard(hash, shards.len())];
                 shard.find_entry(spread(hash), |s| s.entry.key() == key).ok().map(|place| place.remove().0)
             }
-            Rows::Tree(tree) => tree.take(key),
+            Rows::Tree(tree) => tree.remove(key),
         };
         self.entry_bytes -= old.as_ref().map_or(0, |s| s.entry.memory());
         old
     }
 
     /// Empties the table into `f`.
-    pub(crate) fn drain(&mut self, mut f: impl FnMut(Slot)) {
+    pub(crate) fn drain(&mut self, f: impl FnMut(Slot)) {
         self.entry_bytes = 0;
         match &mut self.rows {
-            Rows::Hash(shards) => shards.iter_mut().flat_map(HashTable::drain).for_each(f),
-            Rows::Tree(tree) => {
-                while let Some(slot) = tree.pop_first() {
-                    f(slot);
-                }
+            Rows::Hash(shards) => {
+                shards.iter_mut().flat_map(HashTable::drain).for_each(f);
+                // The buckets are for the next transaction, but not those of the largest ever.
+                shards.iter_mut().filter(|shard| shard.capacity() > KEPT_CAPACITY).for_each(|shard| *shard = HashTable::new());
             }
+            Rows::Tree(tree) => tree.drain(f),
         }
     }
 
@@ -144,7 +144,7 @@ impl Table {
         self.entry_bytes
             + match &self.rows {
                 Rows::Hash(shards) => shards.iter().map(|s| s.allocation_size() + size_of::<HashTable<Slot>>()).sum(),
-                Rows::Tree(tree) => tree.len() * TREE_SLOT,
+                Rows::Tree(tree) => tree.len() * Tree::ROW_BYTES,
             }
     }
 
@@ -168,7 +168,7 @@ impl Table {
             Rows::Tree(tree) => {
                 let mut last = None;
                 let mut seen = 0;
-                for slot in tree.range::<[u8], _>(cursor.rest()).take(STEP) {
+                for slot in tree.range(cursor.rest()).take(STEP) {
                     f(slot);
                     last = Some(&slot.entry);
                     seen += 1;
@@ -198,13 +198,13 @@ impl Table {
                 cursor.shard < count
             }
             Rows::Tree(tree) => {
-                let last = tree.range::<[u8], _>(cursor.rest()).take(STEP).last().map(|s| s.entry.clone());
+                let last = tree.range(cursor.rest()).take(STEP).last().map(|s| s.entry.clone());
                 if let Some(last) = &last {
                     let part = (
                         cursor.after.as_ref().map_or(Bound::Unbounded, |e| Bound::Excluded(e.key())),
                         Bound::Included(last.key()),
                     );
-                    let doomed: Vec<Entry> = tree.range::<[u8], _>(part).filter(|s| !keep(s)).map(|s| s.entry.clone()).collect();
+                    let doomed: Vec<Entry> = tree.range(part).filter(|s| !keep(s)).map(|s| s.entry.clone()).collect();
                     for entry in doomed {
                         freed += entry.memory();
                         tree.remove(entry.key());
@@ -246,7 +246,7 @@ impl Table {
             }
             Rows::Tree(tree) => {
                 let before = into.len();
-                let rows = tree.range::<[u8], _>(bounds);
+                let rows = tree.range(bounds);
                 match direction {
                     Direction::Forward => into.extend(rows.take(limit).map(|s| s.entry.clone())),
                     Direction::Reverse => into.extend(rows.rev().take(limit).map(|s| s.entry.clone())),
@@ -262,29 +262,3 @@ impl Cursor {
         (self.after.as_ref().map_or(Bound::Unbounded, |e| Bound::Excluded(e.key())), Bound::Unbounded)
     }
 }
-
-impl Borrow<[u8]> for Slot {
-    fn borrow(&self) -> &[u8] {
-        self.entry.key()
-    }
-}
-
-impl Ord for Slot {
-    fn cmp(&self, other: &Slot) -> std::cmp::Ordering {
-        self.entry.key().cmp(other.entry.key())
-    }
-}
-
-impl PartialOrd for Slot {
-    fn partial_cmp(&self, other: &Slot) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Slot {
-    fn eq(&self, other: &Slot) -> bool {
-        self.entry.key() == other.entry.key()
-    }
-}
-
-impl Eq for Slot {}

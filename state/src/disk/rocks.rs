@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use parking_lot::Mutex;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBPinnableSlice, DBRawIterator,
-    DataBlockIndexType, ErrorKind, IngestExternalFileOptions, ReadOptions, SstFileWriter, WriteOptions,
+    DataBlockIndexType, ErrorKind, IngestExternalFileOptions, ReadOptions, SstFileWriter, WaitForCompactOptions, WriteOptions,
 };
 
 use super::{Disk, DiskScan, Family, PARTITION, place, places, with_place};
@@ -66,6 +66,9 @@ impl Rocks {
         self.db.cf_handle(&self.names[family.0]).expect("every family is opened with the database")
     }
 }
+
+/// Files that may wait for their compaction, each of which a read may have to look into.
+const MOST_FILES: u64 = 20;
 
 fn database_options() -> rocksdb::Options {
     let mut options = rocksdb::Options::default();
@@ -161,7 +164,13 @@ impl Disk for Rocks {
             options.set_move_files(true);
             self.db.ingest_external_file_cf_opts(handle, &options, vec![file]).map_err(failed)?;
         }
-        self.db.flush_cf(handle).map_err(failed)
+        self.db.flush_cf(handle).map_err(failed)?;
+        // RocksDB slows down who writes faster than it compacts, but not who hands it whole files.
+        let level_0 = self.db.property_int_value_cf(handle, rocksdb::properties::num_files_at_level(0)).map_err(failed)?;
+        if level_0.is_some_and(|files| files > MOST_FILES) {
+            self.db.wait_for_compact(&WaitForCompactOptions::default()).map_err(failed)?;
+        }
+        Ok(())
     }
 
     fn bytes_on_disk(&self) -> u64 {

@@ -18,6 +18,7 @@ const TTL_MS: i64 = 100;
 const TASKS: [TaskId; 2] = [TaskId { sub_topology: 0, partition: 0 }, TaskId { sub_topology: 0, partition: 7 }];
 
 type Key = Vec<u8>;
+type LogRecord = (Key, Option<Vec<u8>>);
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -106,7 +107,7 @@ struct Task {
     saved: Rows,
     now: Rows,
     /// The changelogs.
-    log: BTreeMap<StoreId, Vec<(Key, Option<Vec<u8>>)>>,
+    log: BTreeMap<StoreId, Vec<LogRecord>>,
     /// What the stores stand at.
     positions: BTreeMap<StoreId, Position>,
     commits: i64,

@@ -11,7 +11,7 @@ use millstream_state::{Access, Db, Direction, FlushReport, MemoryDisk, Options, 
 use crate::support::{A, B, TASK, TestHome, commit, everywhere, position, task};
 
 const KEYS: u32 = 400;
-const COMMITS: u64 = 150;
+const COMMITS: u64 = 40;
 
 fn key(i: u32) -> Vec<u8> {
     format!("key {i:04}").into_bytes()
@@ -110,6 +110,27 @@ fn what_was_committed_is_flushed_without_being_asked() {
         let report = reports.recv_timeout(Duration::from_secs(20)).unwrap();
         assert!(report.positions.contains(&(TASK, A, position(n))), "{report:?}");
     }
+}
+
+#[test]
+fn a_failed_flush_is_tried_again() {
+    let (send, outcomes) = mpsc::channel::<bool>();
+    let send = Mutex::new(send);
+    let disk = MemoryDisk::new();
+    let after_flush = move |outcome: Result<&FlushReport, &_>| send.lock().unwrap().send(outcome.is_ok()).unwrap_or(()); // the test may be over
+    let stores = TestHome::memory().options(Access::Keyed).stores;
+    let options = Options::new(millstream_state::Home::Memory(disk.clone()), stores);
+    let idle = Duration::from_millis(5);
+    let db = Db::open(Options { flush_when_idle_for: idle, after_flush: Some(Arc::new(after_flush)), ..options }).unwrap();
+    let mut state = task(&db);
+    disk.fail_after(Some(0));
+    state.put(A, b"k", b"v");
+    commit(&mut state, 1);
+    let next = || outcomes.recv_timeout(Duration::from_secs(20)).unwrap();
+    assert!(!next());
+    disk.fail_after(None);
+    while !next() {}
+    assert_eq!(db.memory().dirty, 0);
 }
 
 #[test]
