@@ -123,7 +123,6 @@ impl Worker {
         let begun = Instant::now();
         let committed = commit(&self.shared, &mut self.tasks)?;
         self.pending_since = None;
-        self.pause = FIRST_PAUSE;
         if committed {
             self.last_commit = Instant::now();
             self.last_commit_took = self.last_commit - begun;
@@ -204,8 +203,6 @@ impl Worker {
                     (fatal, reason) = (error.is_fatal(), error.to_string());
                 }
             }
-            self.shared.log.wait(self.shared.log.version(), self.pause);
-            self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         }
         if fatal {
             tracing::error!(reason, "the worker cannot go on");
