@@ -50,8 +50,13 @@ pub enum Presence {
 
 /// What a codec can do without knowing the Rust type: show bytes to people, and read keys that people write.
 pub trait Format: Send + Sync + 'static {
-    /// The name and version that the fingerprint of a topology keeps: two formats of one name read each other's bytes.
+    /// The name and version of the format.
     fn name(&self) -> &'static str;
+    /// What the fingerprint of a topology keeps: two formats that say the same here read each other's bytes. The name, unless there are
+    /// parts with formats of their own.
+    fn fingerprint(&self) -> String {
+        self.name().to_owned()
+    }
     /// Appends the value of `bytes` as JSON.
     fn to_json(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Error>;
     /// Appends the bytes of the value that `text`, from a URL or a command line, stands for.

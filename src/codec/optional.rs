@@ -10,6 +10,10 @@ impl<T: 'static> Format for Optional<T> {
         self.0.name()
     }
 
+    fn fingerprint(&self) -> String {
+        self.0.fingerprint()
+    }
+
     fn to_json(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
         self.0.to_json(bytes, out)
     }

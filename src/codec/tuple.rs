@@ -118,6 +118,10 @@ impl<A: Data, B: Data> Format for Tuple<(A, B)> {
         NAME
     }
 
+    fn fingerprint(&self) -> String {
+        format!("({}, {})", A::CODEC.fingerprint(), B::CODEC.fingerprint())
+    }
+
     fn to_json(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {
         parts_to_json(&[A::CODEC as &dyn Format, B::CODEC as &dyn Format], bytes, out)
     }
@@ -147,6 +151,10 @@ impl<A: Data, B: Data> Data for (A, B) {
 impl<A: Data, B: Data, C: Data> Format for Tuple<(A, B, C)> {
     fn name(&self) -> &'static str {
         NAME
+    }
+
+    fn fingerprint(&self) -> String {
+        format!("({}, {}, {})", A::CODEC.fingerprint(), B::CODEC.fingerprint(), C::CODEC.fingerprint())
     }
 
     fn to_json(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use millstream::{App, Config, Health, Process, Record, Scope, Store, StreamBuilder, Timestamp};
 use millstream_state::fault::{self, Action};
 
-use super::support::{IN, OUT, alone, append, catch_up, config, events, eventually, read, record, start, sum, sums};
+use super::support::{IN, OUT, alone, append, catch_up, config, events, eventually, pass, read, record, start, sum, sums};
 
 /// Sums up `value`s that are all 1: each output is one more than the one before it, or something was lost or done twice.
 fn check_exactly_once(dir: &Path, expected: &BTreeMap<String, i64>) {
@@ -133,7 +133,7 @@ fn a_state_that_cannot_be_written_waits_for_space() {
             expected.extend(keys());
         }
         eventually("it says so", || matches!(handle.health(), Health::Degraded(_)));
-        std::thread::park_timeout(std::time::Duration::from_millis(300));
+        pass(std::time::Duration::from_millis(300));
         assert!(matches!(handle.health(), Health::Degraded(_)), "{:?}", handle.health());
         fault::disarm("state:flush:frozen");
         catch_up(&handle, "counts");

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use millstream::log::{EmbeddedLog, Log, embedded};
-use millstream::{App, Clock, Health, StreamBuilder, Topic};
+use millstream::{App, Clock, Health, Process, Record, Scope, StreamBuilder, Topic};
 
-use super::support::{IN, OUT, append, catch_up, config, start, sum, sums, values};
+use super::support::{IN, OUT, SUMS, append, catch_up, config, start, sum, sums, values};
 
 #[test]
 fn a_restart_keeps_state_and_processes_nothing_again() {
@@ -86,9 +86,11 @@ fn another_topology_is_refused_by_what_differs_and_leaves_no_trace() {
     check_refused(other, dir.path(), &["application was app, and is now other"]);
 
     let mut retyped = StreamBuilder::new("app");
-    let words: Topic<String, String> = Topic::new("words");
-    retyped.stream(&words).group_by_key().reduce("sums", |a, _| a);
-    check_refused(retyped, dir.path(), &["store"]);
+    let read = retyped.stream(&IN).process(
+        Process::new("sum", |ctx: &mut Scope<'_, String, i64>, record: Record<String, i64>| ctx.forward(record)).store(&SUMS),
+    );
+    read.group_by("by-sum", |_, sum| sum.to_string()).count("counts");
+    check_refused(retyped, dir.path(), &["format of store counts was", "i64 -> u64", "and is now", "utf-8 -> u64"]);
     assert_eq!(topics(dir.path()), before);
 
     let app = start(sums(), dir.path());
