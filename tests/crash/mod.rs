@@ -190,11 +190,11 @@ const POINTS: &[(&str, u32)] = &[
     ("state:commit:store-applied", 8),
     ("state:commit:applied", 4),
     ("commit:after-state", 4),
-    ("state:flush:frozen", 2),
-    ("state:flush:store-written", 3),
-    ("state:flush:store-synced", 3),
-    ("state:flush:positions-written", 2),
-    ("state:flush:positions-synced", 2),
+    ("state:flush:frozen", 1),
+    ("state:flush:store-written", 1),
+    ("state:flush:store-synced", 1),
+    ("state:flush:positions-written", 1),
+    ("state:flush:positions-synced", 1),
 ];
 
 #[test]
@@ -202,7 +202,7 @@ fn a_crash_at_each_step_of_commit_flush_and_restore_changes_nothing() {
     let mut life = Life::new();
     let mut total = 0;
     for (point, nth) in POINTS {
-        total += 300;
+        total += 600;
         let child = life.spawn(total, Some(&format!("{point}:{nth}:abort")));
         assert!(!life.follow(child, |_| false), "{point} was never reached for the time {nth}");
     }
