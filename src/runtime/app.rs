@@ -31,13 +31,15 @@ use crate::topology::{StoreIndex, TopicIndex, TopicRole, Topology, TopologyError
 /// A running application. Dropping it stops it.
 ///
 /// ```no_run
-/// # fn topology() -> millstream::Topology { unimplemented!() }
-/// use millstream::{App, Config};
+/// use millstream::{App, Config, StartError, Topology};
 ///
-/// let app = App::start(topology(), Config::embedded("./data"))?;
-/// let handle = app.handle(); // append, read views, watch
-/// app.stop();
-/// # Ok::<(), millstream::StartError>(())
+/// fn run(topology: Topology) -> Result<(), StartError> {
+///     let app = App::start(topology, Config::embedded("./data"))?;
+///     let handle = app.handle(); // append, read views, watch
+///     drop(handle);
+///     app.stop();
+///     Ok(())
+/// }
 /// ```
 pub struct App {
     shared: Arc<Shared>,
