@@ -6,13 +6,15 @@ use super::{Stream, declare_store};
 use crate::codec::Data;
 use crate::error::ProcessError;
 use crate::operators::Outlet;
-use crate::operators::process::{Processor, PunctuatorDraft, RecordCall, Scope, StoreTable, TimerCall};
+use crate::operators::process::{Processor, PunctuatorDraft, RecordCall, Scope, SinkEntry, StoreTable, TimerCall};
 use crate::record::{Record, Timestamp};
 use crate::store::Store;
 use crate::task::TimeDomain;
-use crate::topology::{StoreIndex, StoreKind};
+use crate::topic::Topic;
+use crate::topology::{NodeDraft, NodeId, NodeKind, StoreIndex, StoreKind, TopicRole};
 
 type DeclareStore = Box<dyn FnOnce(&super::SharedDraft) -> (&'static str, StoreIndex)>;
+type DeclareSink = Box<dyn FnOnce(&super::SharedDraft, NodeId) -> SinkEntry>;
 
 /// What a processor does: with each record, when a timer fires, and at intervals. Whatever it remembers between records lies in the
 /// stores that it names, so that a crash or a failed record leaves nothing half done.
@@ -51,6 +53,7 @@ pub struct Process<K, V, L: 'static, W: 'static> {
     on_timer: Option<TimerCall<L, W>>,
     punctuators: Vec<PunctuatorDraft<L, W>>,
     stores: Vec<DeclareStore>,
+    sinks: Vec<DeclareSink>,
 }
 
 impl<K: Data, V: Clone + Send + Sync + 'static, L: Data, W: Clone + Send + Sync + 'static> Process<K, V, L, W> {
@@ -65,6 +68,7 @@ impl<K: Data, V: Clone + Send + Sync + 'static, L: Data, W: Clone + Send + Sync 
             on_timer: None,
             punctuators: Vec::new(),
             stores: Vec::new(),
+            sinks: Vec::new(),
         }
     }
 
@@ -74,6 +78,25 @@ impl<K: Data, V: Clone + Send + Sync + 'static, L: Data, W: Clone + Send + Sync 
         let (name, access, ttl_ms) = (store.name, store.access, store.ttl_ms);
         self.stores
             .push(Box::new(move |draft| (name, declare_store::<SK, SV>(draft, name, StoreKind::KeyValue, access, ttl_ms))));
+        self
+    }
+
+    /// It writes to this topic, by [`Scope::send`] or [`Scope::reject`].
+    #[must_use]
+    pub fn sink<SK: 'static, SV: 'static>(mut self, topic: &Topic<SK, SV>) -> Self {
+        let spec = topic.spec();
+        self.sinks.push(Box::new(move |draft, parent| {
+            let mut draft = draft.borrow_mut();
+            let topic = draft.topic(&spec.name, TopicRole::External, spec.partitions, spec.cleanup);
+            let node = NodeDraft {
+                kind: NodeKind::Sink,
+                name: Err("to"),
+                parents: vec![parent],
+                stores: Vec::new(),
+                topic: Some(topic),
+            };
+            SinkEntry { name: spec.name, node: draft.node(node), topic }
+        }));
         self
     }
 
@@ -128,11 +151,14 @@ impl<K: Data, V: Clone + Send + Sync + 'static, L: Data, W: Clone + Send + Sync 
     pub(super) fn attach(self, upstream: &Stream<K, V>) -> Stream<L, W> {
         let stores: StoreTable = self.stores.into_iter().map(|declare| declare(&upstream.draft)).collect();
         let id = upstream.declare(Ok(&self.name), stores.iter().map(|(_, store)| *store).collect());
+        let sinks = self.sinks.into_iter().map(|declare| declare(&upstream.draft, id)).collect();
         let out = Outlet::new();
         let processor = Arc::new(Processor {
             id,
             name: self.name.clone(),
+            application: upstream.draft.borrow().application.clone(),
             stores,
+            sinks,
             on_record: self.on_record,
             on_timer: self.on_timer,
             out: Arc::clone(&out),

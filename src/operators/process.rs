@@ -3,6 +3,7 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
+use super::sink::{NullKeys, Sink};
 use super::{Node, Outlet};
 use crate::codec::{self, Data};
 use crate::error::ProcessError;
@@ -10,10 +11,18 @@ use crate::record::{Offset, Partition, Record, Timestamp};
 use crate::store::Store;
 use crate::task::TimeDomain;
 use crate::task::context::{Context, encode};
-use crate::topology::{Draft, NodeId, Punctuator, StoreIndex, Timer};
+use crate::topic::Topic;
+use crate::topology::{Draft, NodeId, Punctuator, StoreIndex, Timer, TopicIndex};
 use millstream_state::{Direction, Range};
 
 pub(crate) type StoreTable = Box<[(&'static str, StoreIndex)]>;
+
+/// A topic that a processor writes to, by its name.
+pub(crate) struct SinkEntry {
+    pub(crate) name: String,
+    pub(crate) node: NodeId,
+    pub(crate) topic: TopicIndex,
+}
 pub(crate) type RecordCall<K, V, L, W> =
     Box<dyn Fn(&mut Scope<'_, L, W>, Record<K, V>) -> Result<(), ProcessError> + Send + Sync>;
 pub(crate) type TimeCall<L, W> = Box<dyn Fn(&mut Scope<'_, L, W>, Timestamp) -> Result<(), ProcessError> + Send + Sync>;
@@ -31,7 +40,9 @@ pub(crate) struct PunctuatorDraft<L: 'static, W: 'static> {
 pub(crate) struct Processor<K, V, L: 'static, W: 'static> {
     pub(crate) id: NodeId,
     pub(crate) name: String,
+    pub(crate) application: String,
     pub(crate) stores: StoreTable,
+    pub(crate) sinks: Box<[SinkEntry]>,
     pub(crate) on_record: RecordCall<K, V, L, W>,
     pub(crate) on_timer: Option<TimerCall<L, W>>,
     pub(crate) out: Arc<Outlet<L, W>>,
@@ -63,7 +74,8 @@ where
     }
 
     fn scope<'a>(&'a self, ctx: &'a mut Context) -> Scope<'a, L, W> {
-        Scope { ctx, id: self.id, name: &self.name, stores: &self.stores, out: &self.out }
+        let Processor { id, name, application, stores, sinks, out, .. } = self;
+        Scope { ctx, id: *id, name, application, stores, sinks, out }
     }
 }
 
@@ -86,7 +98,9 @@ pub struct Scope<'a, L: 'static, W: 'static> {
     ctx: &'a mut Context,
     id: NodeId,
     name: &'a str,
+    application: &'a str,
     stores: &'a [(&'static str, StoreIndex)],
+    sinks: &'a [SinkEntry],
     out: &'a Outlet<L, W>,
 }
 
@@ -109,6 +123,45 @@ impl<L: Data, W: Clone + Send + Sync + 'static> Scope<'_, L, W> {
         self.out.forward(self.ctx, record)?;
         self.ctx.enter(self.id);
         Ok(())
+    }
+
+    /// Writes a record to one of the topics that the processor named as sinks, at the partition of its key.
+    ///
+    /// # Errors
+    /// If key or value do not encode, or the log would refuse the record.
+    ///
+    /// # Panics
+    /// If the processor did not name this topic: a programming error.
+    pub fn send<SK, SV>(&mut self, topic: &Topic<SK, SV>, record: Record<SK, SV>) -> Result<(), ProcessError>
+    where
+        SK: Send + Sync + 'static,
+        SV: Clone + Send + Sync + 'static,
+    {
+        let found = self.sinks.iter().find(|sink| sink.name == topic.name());
+        let entry = found.unwrap_or_else(|| panic!("processor {:?} did not name topic {:?}", self.name, topic.name()));
+        let (key, value) = (topic.key_codec(), topic.value_codec());
+        Sink { id: entry.node, topic: entry.topic, key, value, null_keys: NullKeys::Keep }.process(self.ctx, record)?;
+        self.ctx.enter(self.id);
+        Ok(())
+    }
+
+    /// Writes a record that this application refuses to one of its sinks, with the reason and where it came from in its headers: as a
+    /// dead letter, so that it is listed and can be replayed like one, but what was done for it stays done. By convention such a topic
+    /// is named `<topic>.rejected`.
+    ///
+    /// # Errors
+    /// As [`Scope::send`].
+    ///
+    /// # Panics
+    /// As [`Scope::send`].
+    pub fn reject<SK, SV>(&mut self, topic: &Topic<SK, SV>, record: Record<SK, SV>, reason: &str) -> Result<(), ProcessError>
+    where
+        SK: Send + Sync + 'static,
+        SV: Clone + Send + Sync + 'static,
+    {
+        let Record { key, value, timestamp, headers } = record;
+        let headers = self.ctx.rejection(self.application, self.name, reason, timestamp, headers);
+        self.send(topic, Record { key, value, timestamp, headers })
     }
 
     /// The greatest timestamp of the task's records so far, this one included.

@@ -249,6 +249,18 @@ impl Request {
         self.json().await
     }
 
+    /// The body, declared as JSON; `{}` where there is none.
+    ///
+    /// # Errors
+    /// As [`Request::body`] and [`Request::expect_json`].
+    pub async fn body_or_empty_object(&mut self) -> Result<Bytes, ApiError> {
+        if self.body.is_end_stream() {
+            return Ok(Bytes::from_static(b"{}"));
+        }
+        self.expect_json()?;
+        self.body().await
+    }
+
     /// Refuses a body that is not declared as JSON. A page of another origin cannot declare that without asking first (CORS).
     ///
     /// # Errors

@@ -5,6 +5,7 @@ use std::cell::Cell;
 
 use millstream_state::{Direction, Range, Row, TaskState, Value};
 
+use super::dead_letter::{DeadLetter, REJECTED};
 use super::meta::{self, TimeDomain, Timers};
 use super::outbox::Outbox;
 use crate::codec::{Codec, Data, Presence};
@@ -115,6 +116,24 @@ impl Context {
 
     pub(crate) fn partition(&self) -> Partition {
         self.outbox.home()
+    }
+
+    /// The headers of the record that is being processed where the application refuses it: those of a dead letter.
+    pub(crate) fn rejection(&self, application: &str, node: &str, reason: &str, timestamp: Timestamp, original: Headers) -> Headers {
+        let Origin { topic, partition, offset } = self.origin;
+        let letter = DeadLetter {
+            exception: REJECTED.to_owned(),
+            message: reason.to_owned(),
+            application: application.to_owned(),
+            node: node.to_owned(),
+            topic: self.outbox.topic_name(topic).to_owned(),
+            partition,
+            offset,
+            timestamp,
+            original,
+            is_record: true,
+        };
+        letter.to_headers()
     }
 
     /// Counts a record that goes no further because its key is null.

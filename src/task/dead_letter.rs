@@ -34,10 +34,13 @@ fn cut(text: &str, max: usize) -> &str {
     &text[..text.floor_char_boundary(max)]
 }
 
+/// What stands for the kind of failure where the application itself refused the record.
+pub(super) const REJECTED: &str = "Rejected";
+
 /// Where a record failed, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DeadLetter {
-    /// The kind of failure: `Undecodable`, `Unwritable` or `Failed`.
+    /// The kind of failure: `Undecodable`, `Unwritable` or `Failed`; or [`REJECTED`].
     pub exception: String,
     /// The cause in words.
     pub message: String,

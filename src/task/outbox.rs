@@ -40,6 +40,10 @@ impl Outbox {
         self.home
     }
 
+    pub(super) fn topic_name(&self, topic: TopicIndex) -> &str {
+        &self.topics[topic.0].name
+    }
+
     /// From here on a record's outputs can be undone.
     pub(super) fn mark(&mut self) {
         self.touched.clear();

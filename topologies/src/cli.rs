@@ -6,9 +6,11 @@ use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::process;
+use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
+use jiff::SignedDuration;
 
 use crate::client::Target;
 
@@ -44,6 +46,9 @@ pub struct Dev {
     /// Memory for state and caches, such as 64MiB or 2GiB
     #[arg(long, env = "SHOP_MEMORY_BUDGET", value_name = "SIZE", default_value = "256MiB", value_parser = bytes)]
     pub memory_budget: usize,
+    /// An order that is not paid within this time fails, such as 15m or 90s
+    #[arg(long, env = "SHOP_PAYMENT_TIMEOUT", value_name = "TIME", default_value = "15m", value_parser = duration)]
+    pub payment_timeout: Duration,
     /// Language of the messages to users
     #[arg(long, env = "SHOP_LANG", value_name = "LANGUAGE", default_value = "ko")]
     pub lang: Language,
@@ -304,6 +309,13 @@ fn sentence(message: &str) -> String {
     let wrong = message.split("\n\n").next().unwrap_or_default();
     let words: Vec<&str> = wrong.split_whitespace().collect();
     words.join(" ").trim_start_matches("error: ").to_owned()
+}
+
+/// A time with its unit.
+fn duration(text: &str) -> Result<Duration, String> {
+    let parsed: Result<SignedDuration, _> = text.parse();
+    let duration = parsed.ok().and_then(|duration| Duration::try_from(duration).ok());
+    duration.filter(|duration| duration.as_millis() > 0).ok_or_else(|| "a time has a number and a unit, such as 15m or 90s".into())
 }
 
 fn bytes(text: &str) -> Result<usize, String> {

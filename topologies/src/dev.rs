@@ -15,6 +15,7 @@ use tokio::sync::oneshot;
 use crate::api::auth::Secret;
 use crate::api::{Api, routes};
 use crate::cli::Dev;
+use crate::topology::Settings;
 use crate::{demo, logging, metrics, open_files, topology};
 
 /// How often it is looked whether the application still runs.
@@ -63,7 +64,8 @@ async fn serve(dev: &Dev, http: HttpConfig, secret: Option<Secret>) -> Result<()
     if let Some(threads) = dev.threads {
         config.threads = threads.get();
     }
-    let app = App::start(topology::all().map_err(misconfigured)?, config).map_err(misconfigured)?;
+    let settings = Settings { payment_timeout_ms: dev.payment_timeout.as_millis() as i64 };
+    let app = App::start(topology::all(&settings).map_err(misconfigured)?, config).map_err(misconfigured)?;
     let handle = app.handle();
     let api = Api::new(&handle, dev.lang);
     metrics::register(&api, &mut handle.registry().write());

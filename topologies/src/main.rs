@@ -5,15 +5,21 @@ mod api;
 mod cli;
 mod client;
 mod coupons;
+mod deliveries;
 mod demo;
 mod dev;
 mod dlq;
+mod events;
+mod inventory;
 mod load;
 mod logging;
 mod messages;
 mod metrics;
 mod notifications;
 mod open_files;
+mod orders;
+mod payments;
+mod points;
 mod time;
 mod topology;
 
@@ -53,7 +59,7 @@ fn as_client<E: ToString>(command: impl Future<Output = Result<(), E>>) -> Resul
 
 fn print_topology(command: &cli::Topology) -> Result<(), String> {
     let built = match &command.name {
-        None => topology::all(),
+        None => topology::all(&topology::Settings::default()),
         Some(name) => {
             topology::named(name).ok_or_else(|| format!("there is no topology {name:?}, only {}", topology::names()))?
         }

@@ -11,31 +11,27 @@ use crate::coupons::domain::Refusal;
 use crate::notifications::{News, Notification};
 use crate::time::Iso;
 
+/// What everybody is shown: what happened, in words, and when.
 #[derive(Serialize)]
-#[serde(untagged, rename_all_fields = "camelCase")]
-enum Data<'a> {
-    CouponIssued { coupon_id: u64, coupon_name: &'a str, message: &'static str, timestamp: Iso },
-    CouponRejected { coupon_id: u64, reason: Refusal, message: &'static str, timestamp: Iso },
+struct Data<'a, N> {
+    #[serde(flatten)]
+    news: N,
+    message: &'a str,
+    timestamp: Iso,
 }
 
-/// A stored notification as an event.
+/// A stored notification as an event. Its name and its fields are those of the stored news.
 ///
 /// # Errors
 /// If it is not stored as one.
 pub fn shown(stored: &[u8], language: Language) -> Result<Shown, codec::Error> {
     let Notification { at_ms, news }: Notification = Json.decode(Some(stored))?;
-    let timestamp = Iso(Timestamp(at_ms));
     let message = message(&news, language);
-    let (name, data) = match &news {
-        News::CouponIssued { coupon_id, coupon_name } => {
-            ("coupon-issued", Data::CouponIssued { coupon_id: *coupon_id, coupon_name, message, timestamp })
-        }
-        News::CouponRejected { coupon_id, reason } => {
-            ("coupon-rejected", Data::CouponRejected { coupon_id: *coupon_id, reason: *reason, message, timestamp })
-        }
-    };
-    let data = serde_json::to_vec(&data).map_err(|error| codec::Error::invalid("json", error))?;
-    Ok(Shown { name: name.into(), data })
+    let invalid = |error| codec::Error::invalid("json", error);
+    let news = serde_json::to_value(&news).map_err(invalid)?;
+    let (name, fields) = news.as_object().and_then(|news| news.iter().next()).expect("news are an object of one field, its name");
+    let data = serde_json::to_vec(&Data { news: fields, message, timestamp: Iso(Timestamp(at_ms)) }).map_err(invalid)?;
+    Ok(Shown { name: name.clone().into(), data })
 }
 
 fn message(news: &News, language: Language) -> &'static str {
@@ -49,6 +45,14 @@ fn message(news: &News, language: Language) -> &'static str {
             ("쿠폰 발급 기간이 아닙니다", "The coupon cannot be claimed at this time")
         }
         News::CouponRejected { reason: Refusal::NotFound, .. } => ("존재하지 않는 쿠폰입니다", "There is no such coupon"),
+        News::PaymentCompleted { .. } => ("결제가 완료되었습니다", "The payment is complete"),
+        News::PaymentRefunded { .. } => ("결제가 환불되었습니다", "The payment has been refunded"),
+        News::OrderCompleted { .. } => ("주문이 완료되었습니다", "The order is complete"),
+        News::OrderCancelled { .. } => ("주문이 취소되었습니다", "The order has been cancelled"),
+        News::OrderFailed { .. } => ("주문이 실패했습니다", "The order could not be completed"),
+        News::CancelRejected { .. } => ("주문을 취소할 수 없습니다", "The order cannot be cancelled any more"),
+        News::OrderShipped { .. } => ("상품이 발송되었습니다", "The order has been shipped"),
+        News::OrderDelivered { .. } => ("배송이 완료되었습니다", "The order has been delivered"),
     };
     match language {
         Language::Ko => korean,

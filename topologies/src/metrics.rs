@@ -1,6 +1,7 @@
 //! What an operator sees of the shop beyond the engine's and the server's metrics. Read off the views when it is scraped, so it is right
 //! after a restart, too.
 
+use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Arc, Weak};
 
@@ -12,6 +13,8 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
 use crate::api::Api;
+use crate::orders::domain::Status;
+use crate::orders::topology::REJECTIONS;
 
 /// Registers the shop's metrics. They end with the API.
 pub fn register(api: &Arc<Api>, registry: &mut Registry) {
@@ -38,9 +41,42 @@ impl Collector for Readings {
             Ok(issued) => gauge("coupon_issue_count", "Coupons issued so far", issued)?,
             Err(error) => tracing::error!(%error, "the issued coupons cannot be counted"),
         }
-        // The shop does not take orders yet.
-        gauge("order_completed_count", "Orders completed so far", 0)
+        let counts = match order_counts(&api) {
+            Ok(counts) => counts,
+            Err(error) => {
+                tracing::error!(%error, "the orders cannot be counted");
+                return Ok(());
+            }
+        };
+        let count = |name: &str| counts.get(name).copied().unwrap_or(0);
+        gauge("order_completed_count", "Orders completed so far", count(Status::Confirmed.name()))?;
+        gauge("shop_rejected_events", "Events that orders refused so far", count(REJECTIONS))?;
+        let help = "Orders that ever had the status";
+        let mut family = encoder.encode_descriptor("shop_order_transitions", help, None, MetricType::Gauge)?;
+        for status in STATUSES {
+            ConstGauge::new(count(status.name())).encode(family.encode_family(&[("to", status.name())])?)?;
+        }
+        let help = "Orders that failed, by the reason";
+        let mut family = encoder.encode_descriptor("shop_orders_failed", help, None, MetricType::Gauge)?;
+        for (name, count) in &counts {
+            if let Some(reason) = name.strip_prefix("FAILED:") {
+                ConstGauge::new(*count).encode(family.encode_family(&[("reason", reason)])?)?;
+            }
+        }
+        Ok(())
     }
+}
+
+const STATUSES: [Status; 6] =
+    [Status::Pending, Status::Confirmed, Status::Shipped, Status::Delivered, Status::Cancelled, Status::Failed];
+
+/// What each partition counted, together.
+fn order_counts(api: &Api) -> Result<BTreeMap<String, u64>, QueryError> {
+    let mut counts = BTreeMap::new();
+    for (name, count) in api.order_counts().page(&Range::all(), Direction::Forward, MAX_PAGE)? {
+        *counts.entry(name).or_default() += count;
+    }
+    Ok(counts)
 }
 
 /// The sum over all coupons.

@@ -57,6 +57,74 @@ pub enum News {
         /// Why.
         reason: Refusal,
     },
+    /// A payment was applied to the user's order.
+    PaymentCompleted {
+        /// Which.
+        payment_id: u64,
+        /// The order.
+        order_id: u64,
+        /// How much.
+        amount: u64,
+    },
+    /// A payment was given back.
+    PaymentRefunded {
+        /// Which.
+        payment_id: u64,
+        /// The order.
+        order_id: u64,
+        /// How much.
+        amount: u64,
+        /// Why.
+        reason: String,
+    },
+    /// An order is paid and all that it needs is done.
+    OrderCompleted {
+        /// Which.
+        order_id: u64,
+        /// Its name for people.
+        order_number: String,
+        /// The sum of its lines.
+        total_amount: u64,
+    },
+    /// An order is cancelled.
+    OrderCancelled {
+        /// Which.
+        order_id: u64,
+        /// Its name for people.
+        order_number: String,
+        /// Why.
+        reason: String,
+    },
+    /// An order could not be carried out.
+    OrderFailed {
+        /// Which.
+        order_id: u64,
+        /// Its name for people.
+        order_number: String,
+        /// Why.
+        reason: String,
+    },
+    /// An order cannot be cancelled any more.
+    CancelRejected {
+        /// Which.
+        order_id: u64,
+        /// Why.
+        reason: String,
+    },
+    /// The carrier has an order.
+    OrderShipped {
+        /// Which.
+        order_id: u64,
+        /// Its name for people.
+        order_number: String,
+    },
+    /// The user has an order.
+    OrderDelivered {
+        /// Which.
+        order_id: u64,
+        /// Its name for people.
+        order_number: String,
+    },
 }
 
 /// A coupon that a user has.

@@ -3,21 +3,44 @@
 
 use millstream::{StreamBuilder, Topology, TopologyError};
 
-use crate::{coupons, notifications};
+use crate::{coupons, deliveries, inventory, notifications, orders, payments, points};
 
 /// The name of the application, which its internal topics begin with.
 const APPLICATION: &str = "shop";
 
+/// What the topologies can be told.
+#[derive(Clone, Copy, Debug)]
+pub struct Settings {
+    /// An order that is not paid by then fails, in milliseconds.
+    pub payment_timeout_ms: i64,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        Settings { payment_timeout_ms: 15 * 60_000 }
+    }
+}
+
+/// Adds one topology.
+type Declare = fn(&mut StreamBuilder, &Settings);
+
 /// The topologies by name.
-const ALL: [(&str, fn(&mut StreamBuilder)); 2] =
-    [("coupons", coupons::topology::declare), ("notifications", notifications::declare)];
+const ALL: [(&str, Declare); 7] = [
+    ("coupons", |builder, _| coupons::topology::declare(builder)),
+    ("orders", |builder, settings| orders::topology::declare(builder, settings.payment_timeout_ms)),
+    ("payments", |builder, _| payments::declare(builder)),
+    ("inventory", |builder, _| inventory::topology::declare(builder)),
+    ("points", |builder, _| points::declare(builder)),
+    ("deliveries", |builder, _| deliveries::declare(builder)),
+    ("notifications", |builder, _| notifications::declare(builder)),
+];
 
 /// All of them.
 ///
 /// # Errors
 /// If one is declared wrongly.
-pub fn all() -> Result<Topology, TopologyError> {
-    build(&ALL)
+pub fn all(settings: &Settings) -> Result<Topology, TopologyError> {
+    build(&ALL, settings)
 }
 
 /// The one of this name, if there is one.
@@ -26,7 +49,7 @@ pub fn all() -> Result<Topology, TopologyError> {
 /// If it is declared wrongly.
 pub fn named(name: &str) -> Option<Result<Topology, TopologyError>> {
     let found = ALL.iter().position(|(known, _)| *known == name)?;
-    Some(build(&ALL[found..=found]))
+    Some(build(&ALL[found..=found], &Settings::default()))
 }
 
 /// What can be asked for, for people.
@@ -35,10 +58,10 @@ pub fn names() -> String {
     ALL.map(|(name, _)| name).join(", ")
 }
 
-fn build(topologies: &[(&str, fn(&mut StreamBuilder))]) -> Result<Topology, TopologyError> {
+fn build(topologies: &[(&str, Declare)], settings: &Settings) -> Result<Topology, TopologyError> {
     let mut builder = StreamBuilder::new(APPLICATION);
     for (_, declare) in topologies {
-        declare(&mut builder);
+        declare(&mut builder, settings);
     }
     builder.build()
 }

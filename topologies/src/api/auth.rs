@@ -44,19 +44,44 @@ impl Role {
     }
 }
 
-/// Who may use a route.
+/// Who may use a route. An admin may use them all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Need {
+    /// Anybody, with no token.
     Nobody,
-    Anybody,
+    /// A user, for what is its own.
+    User,
+    /// A service.
+    Service,
+    /// A service for what is anybody's, a user for what is its own.
+    UserOrService,
     Admin,
+}
+
+impl Need {
+    fn is_met_by(self, role: Role) -> bool {
+        match self {
+            Need::Nobody => true,
+            Need::User => role != Role::Service,
+            Need::Service => role != Role::User,
+            Need::UserOrService => true,
+            Need::Admin => role == Role::Admin,
+        }
+    }
 }
 
 /// What a route needs.
 fn need(method: &Method, route: &str) -> Need {
-    match (method.as_str(), route) {
-        ("GET" | "HEAD", "/" | "/healthz" | "/readyz" | "/api/coupons" | "/api/coupons/{couponId}") => Need::Nobody,
-        (_, "/api/coupons/{couponId}/issue" | "/api/users/{userId}/coupons" | "/api/sse/subscribe/{userId}") => Need::Anybody,
+    let reads = matches!(method.as_str(), "GET" | "HEAD");
+    match route {
+        "/" | "/healthz" | "/readyz" if reads => Need::Nobody,
+        "/api/coupons" | "/api/coupons/{couponId}" | "/api/products" | "/api/products/{productId}" if reads => Need::Nobody,
+        "/api/orders/{orderId}" | "/api/payments/{paymentId}" | "/api/deliveries/{orderId}" if reads => Need::UserOrService,
+        "/api/users/{userId}/orders" if reads => Need::UserOrService,
+        "/api/users/{userId}/coupons" | "/api/users/{userId}/points" | "/api/sse/subscribe/{userId}" if reads => Need::User,
+        "/api/coupons/{couponId}/issue" | "/api/orders" | "/api/orders/{orderId}/cancel" => Need::User,
+        "/api/payments" | "/api/users/{userId}/points" => Need::Service,
+        "/api/orders/{orderId}/ship" | "/api/orders/{orderId}/deliver" => Need::Service,
         _ => Need::Admin,
     }
 }
@@ -105,8 +130,8 @@ impl Secret {
             let claims = jsonwebtoken::decode::<Claims>(&token, &key, &rules);
             let Claims { sub, role, exp } =
                 claims.map_err(|_| ApiError::unauthenticated("the token is not valid, or no longer"))?.claims;
-            if need == Need::Admin && role != Role::Admin {
-                return Err(ApiError::forbidden("this is for admins"));
+            if !need.is_met_by(role) {
+                return Err(ApiError::forbidden(format!("this is not for the role {:?}", role.name())));
             }
             let left_ms = exp.saturating_mul(1_000).saturating_sub(app.now().0 as u64);
             let expires_at = Instant::now().checked_add(Duration::from_millis(left_ms));
@@ -135,6 +160,20 @@ pub fn acts_for(caller: &Caller, user_id: u64) -> Result<(), ApiError> {
     if caller.role == Role::Admin.name() || is_user() { Ok(()) } else { Err(ApiError::forbidden("this is for another user")) }
 }
 
+/// Whether the caller may see what belongs to this user: its own, or anything as a service or an admin.
+#[must_use]
+pub fn may_see(caller: &Caller, user_id: u64) -> bool {
+    caller.role == Role::Service.name() || acts_for(caller, user_id).is_ok()
+}
+
+/// As [`acts_for`], but a service may, too.
+///
+/// # Errors
+/// 403.
+pub fn reads_for(caller: &Caller, user_id: u64) -> Result<(), ApiError> {
+    if may_see(caller, user_id) { Ok(()) } else { acts_for(caller, user_id) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,16 +181,50 @@ mod tests {
     #[test]
     fn routes_need_what_the_contract_says() {
         let check = |method: Method, route: &str, expected: Need| assert_eq!(need(&method, route), expected, "{method} {route}");
-        for open in ["/", "/healthz", "/readyz", "/api/coupons", "/api/coupons/{couponId}"] {
+        for open in ["/", "/healthz", "/readyz"] {
             check(Method::GET, open, Need::Nobody);
             check(Method::HEAD, open, Need::Nobody);
         }
-        check(Method::POST, "/api/coupons", Need::Admin);
-        check(Method::POST, "/api/coupons/{couponId}/issue", Need::Anybody);
-        check(Method::GET, "/api/users/{userId}/coupons", Need::Anybody);
-        check(Method::GET, "/api/sse/subscribe/{userId}", Need::Anybody);
-        for closed in ["/views", "/views/{store}/{key}", "/dlq", "/metrics", "/topology", "/what/comes/later"] {
+        for (route, read, write) in [
+            ("/api/coupons", Need::Nobody, Need::Admin),
+            ("/api/coupons/{couponId}", Need::Nobody, Need::Admin),
+            ("/api/coupons/{couponId}/issue", Need::User, Need::User),
+            ("/api/products", Need::Nobody, Need::Admin),
+            ("/api/products/{productId}", Need::Nobody, Need::Admin),
+            ("/api/products/{productId}/stock", Need::Admin, Need::Admin),
+            ("/api/products/{productId}/price", Need::Admin, Need::Admin),
+            ("/api/orders", Need::User, Need::User),
+            ("/api/orders/{orderId}", Need::UserOrService, Need::Admin),
+            ("/api/orders/{orderId}/cancel", Need::User, Need::User),
+            ("/api/orders/{orderId}/ship", Need::Service, Need::Service),
+            ("/api/orders/{orderId}/deliver", Need::Service, Need::Service),
+            ("/api/payments", Need::Service, Need::Service),
+            ("/api/payments/{paymentId}", Need::UserOrService, Need::Admin),
+            ("/api/deliveries/{orderId}", Need::UserOrService, Need::Admin),
+            ("/api/users/{userId}/orders", Need::UserOrService, Need::Admin),
+            ("/api/users/{userId}/coupons", Need::User, Need::Admin),
+            ("/api/users/{userId}/points", Need::User, Need::Service),
+            ("/api/sse/subscribe/{userId}", Need::User, Need::Admin),
+        ] {
+            check(Method::GET, route, read);
+            check(Method::POST, route, write);
+        }
+        for closed in ["/views", "/views/{store}/{key}", "/dlq", "/metrics", "/topology", "/api/stats", "/what/comes/later"] {
             check(Method::GET, closed, Need::Admin);
+        }
+    }
+
+    #[test]
+    fn roles_meet_needs() {
+        for (need, user, service) in [
+            (Need::Nobody, true, true),
+            (Need::User, true, false),
+            (Need::Service, false, true),
+            (Need::UserOrService, true, true),
+            (Need::Admin, false, false),
+        ] {
+            let met = [Role::User, Role::Service, Role::Admin].map(|role| need.is_met_by(role));
+            assert_eq!(met, [user, service, true], "{need:?}");
         }
     }
 

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use millstream::serve::{ApiError, Request, Response, StatusCode, from_json};
-use millstream::{Events, Headers, Partition, Record, Timestamp};
+use millstream::{Events, Record};
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
 
 use super::page::Page;
-use super::write::{Write, carry_out};
+use super::write::{Write, carry_out, event_headers, event_id};
 use super::{Api, auth, bounds};
 use crate::coupons::domain::{Coupon, Decision, Refusal, Terms, decide};
 use crate::coupons::topology::{CATALOGUE, COUPON_ISSUE, COUPONS, COUPONS_BY_AGE, CouponIssueRequest};
+use crate::events::headers;
 use crate::time::Iso;
 
 #[derive(Deserialize)]
@@ -38,7 +38,7 @@ pub async fn create(api: Arc<Api>, mut request: Request) -> Result<Response, Api
         return Err(ApiError::invalid_field("closesAt", "must be later than opensAt"));
     }
     let terms = Terms { coupon_id, name, limit, opens_at, closes_at };
-    let _one_at_a_time = api.creations[coupon_id as usize % api.creations.len()].lock().await;
+    let _one_at_a_time = api.creation(coupon_id).await;
     carry_out(&api.app, &request, &body, || api.create(terms)).await
 }
 
@@ -77,7 +77,7 @@ impl From<Coupon> for Shown {
 pub async fn show(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
     let coupon_id = request.param_id("couponId")?;
     request.at_least(&api.app, COUPONS.name()).await?;
-    let coupon = api.coupon(coupon_id).await?.ok_or_else(|| refused(Refusal::NotFound, coupon_id))?;
+    let coupon = api.coupons.get(coupon_id).await?.ok_or_else(|| refused(Refusal::NotFound, coupon_id))?;
     Response::json(StatusCode::OK, &Shown::from(coupon))
 }
 
@@ -90,16 +90,12 @@ struct Listed {
 
 /// `GET /api/coupons`
 pub async fn list(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
-    let page = Page::asked(&request, |text| {
-        let (created, coupon_id) = text.split_once('-')?;
-        Some((created.parse().ok()?, coupon_id.parse().ok()?))
-    })?;
+    let page = Page::asked(&request, Page::place_by_age)?;
     request.at_least(&api.app, COUPONS_BY_AGE.name()).await?;
     let (ids, next) = page.read(&api.coupons_by_age, None)?;
-    let coupons = ids.iter().filter_map(|id| api.coupons.get(id).transpose());
+    let coupons = ids.iter().filter_map(|id| api.coupons.now(*id).transpose());
     let coupons = coupons.map(|coupon| coupon.map(Shown::from)).collect::<Result<_, _>>()?;
-    let next = next.map(|(created, coupon_id): (i64, u64)| format!("{created}-{coupon_id}"));
-    Response::json(StatusCode::OK, &Listed { coupons, next })
+    Response::json(StatusCode::OK, &Listed { coupons, next: next.map(Page::show_place) })
 }
 
 #[derive(Serialize)]
@@ -112,29 +108,14 @@ struct Accepted<'a> {
 }
 
 impl Api {
-    /// The coupon, if there is one. A view that has not heard of it may be about to, so it is waited for.
-    async fn coupon(&self, coupon_id: u64) -> Result<Option<Coupon>, ApiError> {
-        let partition = self.partition(coupon_id)?;
-        if let Some(coupon) = self.coupons.get_in(partition, &coupon_id)? {
-            return Ok(Some(coupon));
-        }
-        self.catch_up(&COUPONS).await?;
-        Ok(self.coupons.get_in(partition, &coupon_id)?)
-    }
-
-    /// Where everything about a coupon lies.
-    fn partition(&self, coupon_id: u64) -> Result<Partition, ApiError> {
-        self.app.partition(&COUPON_ISSUE, &coupon_id).map_err(ApiError::internal)
-    }
-
     async fn create(&self, terms: Terms) -> Result<Write, ApiError> {
         let coupon_id = terms.coupon_id;
-        match self.coupon(coupon_id).await? {
+        match self.coupons.get(coupon_id).await? {
             None => {
                 let at = self.app.now();
                 let body = Shown::from(Coupon::new(terms.clone()));
                 let event =
-                    Record { key: coupon_id, value: terms, timestamp: at, headers: headers(event_id(), "CouponCreated", at) };
+                    Record { key: coupon_id, value: terms, timestamp: at, headers: event_headers("CouponCreated", at) };
                 Write::new(StatusCode::CREATED, &body, Events::new().with(&CATALOGUE, &event))
             }
             // The terms of the answer are those of the creation; how many are issued by now is for the view to tell.
@@ -148,27 +129,19 @@ impl Api {
 
     async fn claim(&self, coupon_id: u64, user_id: u64) -> Result<Write, ApiError> {
         let at = self.app.now();
-        let coupon = self.coupon(coupon_id).await?;
+        let coupon = self.coupons.get(coupon_id).await?;
         let claimed = |partition| self.coupon_claims.get_in(partition, &(coupon_id, user_id));
-        let has_it = coupon.is_some() && claimed(self.partition(coupon_id)?)?.is_some();
+        let has_it = coupon.is_some() && claimed(self.coupons.partition(coupon_id)?)?.is_some();
         // Refusals of a known coupon need no newer view: that it is issued or sold out is for good, and so are its times.
         if let Decision::Refuse(refusal) = decide(coupon, has_it, at) {
             return Err(refused(refusal, coupon_id));
         }
         let id = event_id();
-        let body = Accepted { request_id: &id, coupon_id, user_id, status: "ACCEPTED" };
+        let body = Accepted { request_id: &id.to_string(), coupon_id, user_id, status: "ACCEPTED" };
         let value = CouponIssueRequest { coupon_id, user_id, requested_at: Iso(at) };
-        let event = Record { key: coupon_id, value, timestamp: at, headers: headers(id.clone(), "CouponIssueRequest", at) };
+        let event = Record { key: coupon_id, value, timestamp: at, headers: headers(id, "CouponIssueRequest", at) };
         Write::new(StatusCode::ACCEPTED, &body, Events::new().with(&COUPON_ISSUE, &event))
     }
-}
-
-fn event_id() -> String {
-    Uuid::now_v7().to_string()
-}
-
-fn headers(id: String, event_type: &str, at: Timestamp) -> Headers {
-    Headers::from_iter([("id", id), ("eventType", event_type.to_owned()), ("occurredAt", Iso(at).to_string())])
 }
 
 fn refused(refusal: Refusal, coupon_id: u64) -> ApiError {

@@ -1,39 +1,59 @@
-//! The shop over HTTP: routes that append events and read views. What a claim comes to is asked of the domain, with what the views know; what
-//! becomes of it for good is decided by the topology. No rule of the business is written here.
+//! The shop over HTTP: routes that append events and read views. What a request comes to is asked of the domain, with what the views know;
+//! what becomes of it for good is decided by the topologies. No rule of the business is written here.
 
 pub mod auth;
 mod bounds;
 mod coupons;
+mod ids;
+mod known;
+mod orders;
 mod page;
+mod payments;
+mod products;
 mod users;
 mod write;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use millstream::serve::{ApiError, Feed, Request, Response, Routes, StatusCode, application_routes};
-use millstream::{Handle, Store, TypedView};
-use tokio::sync::Mutex;
+use millstream::{Handle, TypedView};
+use tokio::sync::{Mutex, MutexGuard};
 
+use self::ids::Ids;
+use self::known::{Known, view};
 use crate::coupons::domain::Coupon;
-use crate::coupons::topology::{COUPON_CLAIMS, COUPONS, COUPONS_BY_AGE};
+use crate::coupons::topology::{COUPON_CLAIMS, COUPON_ISSUE, COUPONS, COUPONS_BY_AGE};
+use crate::deliveries::{DELIVERIES, DELIVERY_COMMANDS, Delivery};
+use crate::inventory::domain::Product;
+use crate::inventory::topology::{INVENTORY, PRODUCTS, PRODUCTS_BY_AGE};
 use crate::messages::{Language, shown};
 use crate::notifications::{HEARD, NOTIFICATION_COUNTS, USER_COUPONS, UserCoupon};
-
-/// The longest wait for the views before a refusal that they could still take back.
-const CATCH_UP: Duration = Duration::from_secs(2);
+use crate::orders::domain::Order;
+use crate::orders::topology::{ORDER_COUNTS, ORDER_EVENTS, ORDERS, ORDERS_BY_USER};
+use crate::payments::{PAYMENT_EVENTS, PAYMENTS, Payment};
+use crate::points::{Balance, POINTS, POINTS_COMMANDS};
 
 const PAGE: &str = include_str!("../../web/index.html");
 
 /// What the routes are given.
 pub struct Api {
     app: Handle,
-    coupons: TypedView<u64, Coupon>,
+    coupons: Known<Coupon>,
     coupons_by_age: TypedView<(i64, u64), u64>,
     coupon_claims: TypedView<(u64, u64), i64>,
     user_coupons: TypedView<(u64, u64), UserCoupon>,
+    products: Known<Product>,
+    products_by_age: TypedView<(i64, u64), u64>,
+    orders: Known<Order>,
+    orders_by_user: TypedView<(u64, u64), u64>,
+    order_counts: TypedView<String, u64>,
+    payments: Known<Payment>,
+    deliveries: Known<Delivery>,
+    points: Known<Balance>,
     feed: Feed,
-    /// Creations of one coupon go one after the other, so that of two with different terms the second is told.
+    order_ids: Ids,
+    payment_ids: Ids,
+    /// Creations of one coupon or product go one after the other, so that of two with different terms the second is told.
     creations: [Mutex<()>; 32],
 }
 
@@ -44,13 +64,23 @@ impl Api {
     /// If the application does not run the shop's topologies: a programming error.
     #[must_use]
     pub fn new(app: &Handle, language: Language) -> Arc<Api> {
-        let view = |name| app.view(name).unwrap_or_else(|| panic!("the topology has no store {name:?}"));
+        let bytes = |name| app.view(name).unwrap_or_else(|| panic!("the topology has no store {name:?}"));
         Arc::new(Api {
-            coupons: view(COUPONS.name()).typed(&COUPONS),
-            coupons_by_age: view(COUPONS_BY_AGE.name()).typed(&COUPONS_BY_AGE),
-            coupon_claims: view(COUPON_CLAIMS.name()).typed(&COUPON_CLAIMS),
-            user_coupons: view(USER_COUPONS.name()).typed(&USER_COUPONS),
-            feed: Feed::new(view(HEARD.name()), view(NOTIFICATION_COUNTS.name()), move |value| shown(value, language)),
+            coupons: Known::new(app, &COUPONS, COUPON_ISSUE),
+            coupons_by_age: view(app, &COUPONS_BY_AGE),
+            coupon_claims: view(app, &COUPON_CLAIMS),
+            user_coupons: view(app, &USER_COUPONS),
+            products: Known::new(app, &PRODUCTS, INVENTORY),
+            products_by_age: view(app, &PRODUCTS_BY_AGE),
+            orders: Known::new(app, &ORDERS, ORDER_EVENTS),
+            orders_by_user: view(app, &ORDERS_BY_USER),
+            order_counts: view(app, &ORDER_COUNTS),
+            payments: Known::new(app, &PAYMENTS, PAYMENT_EVENTS),
+            deliveries: Known::new(app, &DELIVERIES, DELIVERY_COMMANDS),
+            points: Known::new(app, &POINTS, POINTS_COMMANDS),
+            feed: Feed::new(bytes(HEARD.name()), bytes(NOTIFICATION_COUNTS.name()), move |value| shown(value, language)),
+            order_ids: Ids::default(),
+            payment_ids: Ids::default(),
             creations: Default::default(),
             app: app.clone(),
         })
@@ -59,17 +89,18 @@ impl Api {
     /// Every coupon, for reading.
     #[must_use]
     pub fn coupons(&self) -> &TypedView<u64, Coupon> {
-        &self.coupons
+        self.coupons.view()
     }
 
-    /// Lets the view of a store reach the log's end as it is now.
-    async fn catch_up<K, V>(&self, store: &Store<K, V>) -> Result<(), ApiError>
-    where
-        K: millstream::codec::Data,
-        V: millstream::codec::Data,
-    {
-        let caught_up = self.app.caught_up(store.name(), CATCH_UP).await;
-        caught_up.map_err(|behind| ApiError::unavailable("NOT_READY", behind.to_string()))
+    /// What was counted of orders, for reading.
+    #[must_use]
+    pub fn order_counts(&self) -> &TypedView<String, u64> {
+        &self.order_counts
+    }
+
+    /// Held while something of this id is created.
+    async fn creation(&self, id: u64) -> MutexGuard<'_, ()> {
+        self.creations[id as usize % self.creations.len()].lock().await
     }
 }
 
@@ -82,7 +113,23 @@ pub fn routes(api: &Arc<Api>) -> Routes<Arc<Api>> {
         .post("/api/coupons", coupons::create)
         .get("/api/coupons/{couponId}", coupons::show)
         .post("/api/coupons/{couponId}/issue", coupons::claim)
+        .get("/api/products", products::list)
+        .post("/api/products", products::create)
+        .get("/api/products/{productId}", products::show)
+        .post("/api/products/{productId}/stock", products::add_stock)
+        .post("/api/products/{productId}/price", products::set_price)
+        .post("/api/orders", orders::create)
+        .get("/api/orders/{orderId}", orders::show)
+        .post("/api/orders/{orderId}/cancel", orders::cancel)
+        .post("/api/orders/{orderId}/ship", orders::ship)
+        .post("/api/orders/{orderId}/deliver", orders::deliver)
+        .post("/api/payments", payments::create)
+        .get("/api/payments/{paymentId}", payments::show)
+        .get("/api/deliveries/{orderId}", orders::delivery)
+        .get("/api/users/{userId}/orders", users::orders)
         .get("/api/users/{userId}/coupons", users::coupons)
+        .get("/api/users/{userId}/points", users::points)
+        .post("/api/users/{userId}/points", users::add_points)
         .get("/api/sse/subscribe/{userId}", users::subscribe)
         .merge(application_routes(&api.app))
 }

@@ -26,6 +26,19 @@ impl<P> Page<P> {
     }
 }
 
+impl Page<(i64, u64)> {
+    /// Reads a place in a list by age.
+    pub fn place_by_age(text: &str) -> Option<(i64, u64)> {
+        let (created, id) = text.split_once('-')?;
+        Some((created.parse().ok()?, id.parse().ok()?))
+    }
+
+    /// Writes it.
+    pub fn show_place((created, id): (i64, u64)) -> String {
+        format!("{created}-{id}")
+    }
+}
+
 impl<A: Data, B: Data> Page<(A, B)> {
     /// The rows of this page from the last key on, and the place of the next page, if there is one. `of` leaves only keys that begin so.
     pub fn read<V: Data>(&self, view: &TypedView<(A, B), V>, of: Option<&A>) -> Result<(Vec<V>, Option<(A, B)>), ApiError> {

@@ -2,12 +2,17 @@
 
 use std::sync::Arc;
 
-use millstream::serve::{ApiError, Request, Response, StatusCode};
-use serde::Serialize;
+use millstream::serve::{ApiError, Request, Response, StatusCode, from_json};
+use millstream::{Events, Record};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
 
 use super::page::Page;
-use super::{Api, auth};
+use super::write::{Write, carry_out, event_headers};
+use super::{Api, auth, bounds, orders};
 use crate::notifications::{USER_COUPONS, UserCoupon};
+use crate::orders::topology::ORDERS_BY_USER;
+use crate::points::{POINTS, POINTS_COMMANDS, PointsCommand};
 use crate::time::Iso;
 
 #[derive(Serialize)]
@@ -34,4 +39,56 @@ pub async fn subscribe(api: Arc<Api>, request: Request) -> Result<Response, ApiE
     auth::acts_for(request.caller(), user_id)?;
     let greeting = format!(r#"{{"userId":{user_id},"timestamp":"{}"}}"#, Iso(api.app.now()));
     api.feed.subscribe(&request, &user_id, greeting)
+}
+
+#[derive(Serialize)]
+struct Orders {
+    orders: Vec<orders::Shown>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next: Option<String>,
+}
+
+/// `GET /api/users/{userId}/orders`
+pub async fn orders(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
+    let user_id = request.param_id("userId")?;
+    auth::reads_for(request.caller(), user_id)?;
+    let page = Page::asked(&request, |text| Some((user_id, text.parse().ok()?)))?;
+    request.at_least(&api.app, ORDERS_BY_USER.name()).await?;
+    let (ids, next) = page.read(&api.orders_by_user, Some(&user_id))?;
+    let orders = ids.iter().filter_map(|id| api.orders.now(*id).transpose());
+    let orders = orders.map(|order| order.map(orders::Shown::from)).collect::<Result<_, _>>()?;
+    let next = next.map(|(_, order_id): (u64, u64)| order_id.to_string());
+    Response::json(StatusCode::OK, &Orders { orders, next })
+}
+
+/// `GET /api/users/{userId}/points`
+pub async fn points(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
+    let user_id = request.param_id("userId")?;
+    auth::acts_for(request.caller(), user_id)?;
+    request.at_least(&api.app, POINTS.name()).await?;
+    Response::json(StatusCode::OK, &api.points.now(user_id)?.unwrap_or_default())
+}
+
+#[derive(Deserialize)]
+struct Addition {
+    #[serde(deserialize_with = "bounds::amount")]
+    add: u64,
+}
+
+/// `POST /api/users/{userId}/points`
+pub async fn add_points(api: Arc<Api>, mut request: Request) -> Result<Response, ApiError> {
+    let user_id = request.param_id("userId")?;
+    request.expect_json()?;
+    let body = request.body().await?;
+    let Addition { add } = from_json(&body)?;
+    let decide = || async {
+        if !api.points.now(user_id)?.unwrap_or_default().takes(add) {
+            return Err(ApiError::invalid_field("add", "must leave the user with fewer than 2^53"));
+        }
+        let at = api.app.now();
+        let (value, headers) = (PointsCommand::Add { add }, event_headers("PointsAdded", at));
+        let events = Events::new().with(&POINTS_COMMANDS, &Record { key: user_id, value, timestamp: at, headers });
+        Write::new(StatusCode::ACCEPTED, &json!({"userId": user_id, "add": add}), events)
+    };
+    carry_out(&api.app, &request, &body, decide).await
 }

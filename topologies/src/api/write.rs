@@ -5,10 +5,13 @@ use std::future::Future;
 
 use millstream::serve::header::HeaderName;
 use millstream::serve::{ApiError, Request, Response, StatusCode};
-use millstream::{Accepted, AppendError, Events, Handle, RequestError, RequestKey, Token};
+use millstream::{Accepted, AppendError, Events, Handle, Headers, RequestError, RequestKey, Timestamp, Token};
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::events;
 
 /// For how long the answer to a key is kept.
 const KEPT_MS: i64 = 24 * 3_600_000;
@@ -16,6 +19,18 @@ const MAX_KEY: usize = 128;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const STREAM_POSITION: HeaderName = HeaderName::from_static("x-stream-position");
+
+/// The id of a new event.
+#[must_use]
+pub fn event_id() -> Uuid {
+    Uuid::now_v7()
+}
+
+/// The headers of a new event.
+#[must_use]
+pub fn event_headers(event_type: &str, at: Timestamp) -> Headers {
+    events::headers(event_id(), event_type, at)
+}
 
 /// What to append, and what to answer once that is durable.
 pub struct Write {

@@ -10,11 +10,12 @@
 //! What a record changes and what its user is told are one transaction, so that whatever crashes, a coupon is issued at most `limit` times
 //! and to each user at most once.
 
-use millstream::codec::{self, Codec, Data, Decimal, Json};
+use millstream::codec::{Codec, Data, Decimal, Json};
 use millstream::{Process, ProcessError, Record, Scope, Store, StreamBuilder, Topic};
 use serde::{Deserialize, Serialize};
 
 use super::domain::{Coupon, Decision, Terms, decide};
+use crate::events::expect_key;
 use crate::notifications::{NOTIFICATIONS, News, Notification};
 use crate::time::Iso;
 
@@ -74,7 +75,7 @@ pub fn declare(builder: &mut StreamBuilder) {
 /// The first terms of a coupon hold; later ones change nothing.
 fn create_coupon(ctx: &mut Scope<'_, u64, ()>, record: Record<u64, Terms>) -> Result<(), ProcessError> {
     let (coupon_id, terms) = (record.key, record.value);
-    same_coupon(coupon_id, terms.coupon_id)?;
+    expect_key(coupon_id, "couponId", terms.coupon_id)?;
     if ctx.store(&COUPONS).get(&coupon_id)?.is_none() {
         ctx.store(&COUPONS).put(&coupon_id, &Coupon::new(terms))?;
         ctx.store(&COUPONS_BY_AGE).put(&(record.timestamp.0, coupon_id), &coupon_id)?;
@@ -85,7 +86,7 @@ fn create_coupon(ctx: &mut Scope<'_, u64, ()>, record: Record<u64, Terms>) -> Re
 /// A claim is decided at the time of its record, and its user hears of it.
 fn decide_claim(ctx: &mut Scope<'_, u64, Notification>, record: Record<u64, CouponIssueRequest>) -> Result<(), ProcessError> {
     let (at, CouponIssueRequest { coupon_id, user_id, .. }) = (record.timestamp, record.value);
-    same_coupon(record.key, coupon_id)?;
+    expect_key(record.key, "couponId", coupon_id)?;
     let claim = (coupon_id, user_id);
     let coupon = ctx.store(&COUPONS).get(&coupon_id)?;
     let has_it = ctx.store(&COUPON_CLAIMS).get(&claim)?.is_some();
@@ -98,15 +99,6 @@ fn decide_claim(ctx: &mut Scope<'_, u64, Notification>, record: Record<u64, Coup
         Decision::Refuse(reason) => News::CouponRejected { coupon_id, reason },
     };
     ctx.forward(Record::new(user_id, Notification { at_ms: at.0, news }, at))
-}
-
-/// The key decides which task gets a record: about another coupon that task knows nothing.
-fn same_coupon(key: u64, coupon_id: u64) -> Result<(), ProcessError> {
-    if key == coupon_id {
-        return Ok(());
-    }
-    let error = codec::Error::invalid("record of its coupon", format_args!("the key is {key} and couponId is {coupon_id}"));
-    Err(ProcessError::Undecodable { part: "value", error })
 }
 
 #[cfg(test)]
@@ -122,7 +114,7 @@ mod tests {
     const COUPON: u64 = 7;
 
     fn driver() -> TestDriver {
-        TestDriver::new(topology::all().expect("the topologies are right"))
+        TestDriver::new(topology::all(&topology::Settings::default()).expect("the topologies are right"))
     }
 
     fn create(driver: &mut TestDriver, limit: u64, at: i64) {

@@ -1,0 +1,4 @@
+//! Products and their stock.
+
+pub mod domain;
+pub mod topology;

@@ -1,0 +1,5 @@
+//! Orders: what they are, what may happen to them, and the saga that carries them through.
+
+pub mod domain;
+pub mod events;
+pub mod topology;
