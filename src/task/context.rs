@@ -119,7 +119,14 @@ impl Context {
     }
 
     /// The headers of the record that is being processed where the application refuses it: those of a dead letter.
-    pub(crate) fn rejection(&self, application: &str, node: &str, reason: &str, timestamp: Timestamp, original: Headers) -> Headers {
+    pub(crate) fn rejection(
+        &self,
+        application: &str,
+        node: &str,
+        reason: &str,
+        timestamp: Timestamp,
+        original: Headers,
+    ) -> Headers {
         let Origin { topic, partition, offset } = self.origin;
         let letter = DeadLetter {
             exception: REJECTED.to_owned(),

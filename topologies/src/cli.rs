@@ -315,7 +315,9 @@ fn sentence(message: &str) -> String {
 fn duration(text: &str) -> Result<Duration, String> {
     let parsed: Result<SignedDuration, _> = text.parse();
     let duration = parsed.ok().and_then(|duration| Duration::try_from(duration).ok());
-    duration.filter(|duration| duration.as_millis() > 0).ok_or_else(|| "a time has a number and a unit, such as 15m or 90s".into())
+    duration
+        .filter(|duration| duration.as_millis() > 0)
+        .ok_or_else(|| "a time has a number and a unit, such as 15m or 90s".into())
 }
 
 fn bytes(text: &str) -> Result<usize, String> {

@@ -21,8 +21,7 @@ use crate::time::Iso;
 const PARTITIONS: u32 = 3;
 
 /// What the payment provider tells, and what is given back. Other programs may write here, too.
-pub const PAYMENT_EVENTS: EventTopic =
-    events::topic("payment-events").partitions(PARTITIONS).retention_ms(7 * 24 * 3_600_000);
+pub const PAYMENT_EVENTS: EventTopic = events::topic("payment-events").partitions(PARTITIONS).retention_ms(7 * 24 * 3_600_000);
 
 /// Payments to be given back, by payment.
 pub const REFUNDS: Topic<u64, Refund> = Topic::with_codecs("shop.refunds", &Decimal, &Json).partitions(PARTITIONS);

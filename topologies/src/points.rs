@@ -46,7 +46,7 @@ impl Balance {
 #[serde(rename_all = "camelCase")]
 pub enum Taken {
     /// The order has so many.
-    Taken(u64),
+    Held(u64),
     /// They are back.
     Returned,
     /// There were not enough.
@@ -118,7 +118,7 @@ fn take(ctx: &mut Scope<'_, u64, ()>, record: Record<u64, PointsCommand>) -> Res
     }
     let (step, answer) = match (step, taken) {
         (PointsStep::Take(_), Taken::Refused) => (Step::TakePoints, Answer::Refused(reason::INSUFFICIENT_POINTS.into())),
-        (PointsStep::Take(_), Taken::Taken(_) | Taken::Returned) => (Step::TakePoints, Answer::Done),
+        (PointsStep::Take(_), Taken::Held(_) | Taken::Returned) => (Step::TakePoints, Answer::Done),
         (PointsStep::Return, _) => (Step::ReturnPoints, Answer::Done),
     };
     ctx.send(&SAGA, Record::new(order_id, SagaMessage::Answered { step, answer }, at))
@@ -127,9 +127,9 @@ fn take(ctx: &mut Scope<'_, u64, ()>, record: Record<u64, PointsCommand>) -> Res
 /// The balance, and what the order has of it, after a step; `before` is what it had. A step that was done is not done again.
 fn decide(balance: u64, before: Option<Taken>, step: PointsStep) -> (u64, Taken) {
     match (before, step) {
-        (None, PointsStep::Take(amount)) if amount <= balance => (balance - amount, Taken::Taken(amount)),
+        (None, PointsStep::Take(amount)) if amount <= balance => (balance - amount, Taken::Held(amount)),
         (None, PointsStep::Take(_)) => (balance, Taken::Refused),
-        (Some(Taken::Taken(amount)), PointsStep::Return) => (balance + amount, Taken::Returned),
+        (Some(Taken::Held(amount)), PointsStep::Return) => (balance + amount, Taken::Returned),
         // Nothing was taken, and nothing can be taken any more.
         (None, PointsStep::Return) => (balance, Taken::Returned),
         (Some(before), PointsStep::Take(_)) | (Some(before @ (Taken::Returned | Taken::Refused)), PointsStep::Return) => {
@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn points_are_taken_and_returned_once() {
         use PointsStep::{Return, Take};
-        use Taken::{Refused, Returned, Taken as Took};
+        use Taken::{Held as Took, Refused, Returned};
         for (balance, before, step, expected) in [
             (10, None, Take(4), (6, Took(4))),
             (10, None, Take(10), (0, Took(10))),

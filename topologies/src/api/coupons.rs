@@ -114,8 +114,7 @@ impl Api {
             None => {
                 let at = self.app.now();
                 let body = Shown::from(Coupon::new(terms.clone()));
-                let event =
-                    Record { key: coupon_id, value: terms, timestamp: at, headers: event_headers("CouponCreated", at) };
+                let event = Record { key: coupon_id, value: terms, timestamp: at, headers: event_headers("CouponCreated", at) };
                 Write::new(StatusCode::CREATED, &body, Events::new().with(&CATALOGUE, &event))
             }
             // The terms of the answer are those of the creation; how many are issued by now is for the view to tell.

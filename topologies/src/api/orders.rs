@@ -11,8 +11,9 @@ use super::write::{Write, carry_out, event_id};
 use super::{Api, auth, bounds};
 use crate::deliveries::DELIVERIES;
 use crate::events::record;
-use crate::orders::domain::{Change, Event, Order, OrderPayment, Progress, Refusal, Status, Step};
+use crate::orders::domain::{Change, Order, OrderPayment, Progress, Status, Step};
 use crate::orders::events::{Item, OrderCancelled, OrderCreated, OrderDelivered, OrderEvent, OrderShipped, total};
+use crate::orders::machine::{Event, Refusal};
 use crate::orders::topology::{ORDER_EVENTS, ORDERS};
 use crate::time::Iso;
 
@@ -170,8 +171,8 @@ pub async fn delivery(api: Arc<Api>, request: Request) -> Result<Response, ApiEr
     let order_id = request.param_id("orderId")?;
     request.at_least(&api.app, DELIVERIES.name()).await?;
     let delivery = api.deliveries.get(order_id).await?.filter(|delivery| auth::may_see(request.caller(), delivery.user_id));
-    let delivery = delivery
-        .ok_or_else(|| ApiError::not_found("DELIVERY_NOT_FOUND", format!("there is no delivery of order {order_id}")))?;
+    let delivery =
+        delivery.ok_or_else(|| ApiError::not_found("DELIVERY_NOT_FOUND", format!("there is no delivery of order {order_id}")))?;
     Response::json(StatusCode::OK, &json!({"orderId": delivery.order_id, "status": delivery.status}))
 }
 
@@ -230,7 +231,11 @@ impl Api {
             let order = order.ok_or_else(|| not_found(order_id))?;
             order.accepts(&happening).map_err(|refusal| refused(refusal, order_id))?;
             let at = self.app.now();
-            Write::new(StatusCode::ACCEPTED, &json!({"orderId": order_id, "status": "ACCEPTED"}), order_event(&event(order_id, at), at)?)
+            Write::new(
+                StatusCode::ACCEPTED,
+                &json!({"orderId": order_id, "status": "ACCEPTED"}),
+                order_event(&event(order_id, at), at)?,
+            )
         };
         carry_out(&self.app, request, body, decide).await
     }

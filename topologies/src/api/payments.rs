@@ -2,15 +2,16 @@
 
 use std::sync::Arc;
 
-use millstream::serve::{ApiError, Request, Response, StatusCode, from_json};
 use millstream::Events;
+use millstream::serve::{ApiError, Request, Response, StatusCode, from_json};
 use serde::{Deserialize, Serialize};
 
 use super::orders::{not_found, refused};
 use super::write::{Write, carry_out, event_id};
 use super::{Api, auth, bounds};
 use crate::events::record;
-use crate::orders::domain::{Event, PaymentStatus, reason};
+use crate::orders::domain::{PaymentStatus, reason};
+use crate::orders::machine::Event;
 use crate::payments::{PAYMENT_EVENTS, PAYMENTS, PaymentEvent, PaymentTold};
 use crate::time::Iso;
 

@@ -109,9 +109,8 @@ pub fn decide(product: Product, held: Option<Held>, step: StockStep) -> (Product
         (None, StockStep::Sell) => (product, Held::Refused, false),
         (Some(held @ (Held::Released | Held::Refused)), StockStep::Release) => (product, held, true),
         (Some(held @ (Held::Released | Held::Refused)), StockStep::Reserve(_) | StockStep::Sell) => (product, held, false),
-        (Some(held @ (Held::Reserved(_) | Held::Sold(_))), StockStep::Reserve(_)) | (Some(held @ Held::Sold(_)), StockStep::Sell) => {
-            (product, held, true)
-        }
+        (Some(held @ (Held::Reserved(_) | Held::Sold(_))), StockStep::Reserve(_))
+        | (Some(held @ Held::Sold(_)), StockStep::Sell) => (product, held, true),
     }
 }
 

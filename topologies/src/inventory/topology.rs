@@ -66,8 +66,7 @@ impl Data for Held {
 
 /// Adds the topology.
 pub fn declare(builder: &mut StreamBuilder) {
-    let inventory =
-        Process::new("inventory", take).store(&PRODUCTS).store(&PRODUCTS_BY_AGE).store(&STOCK_OF_ORDERS).sink(&SAGA);
+    let inventory = Process::new("inventory", take).store(&PRODUCTS).store(&PRODUCTS_BY_AGE).store(&STOCK_OF_ORDERS).sink(&SAGA);
     builder.stream(&INVENTORY).process(inventory);
 }
 

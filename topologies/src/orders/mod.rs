@@ -2,4 +2,5 @@
 
 pub mod domain;
 pub mod events;
+pub mod machine;
 pub mod topology;

@@ -19,8 +19,9 @@ use millstream::codec::{Codec, Data, Decimal, Json};
 use millstream::{Process, ProcessError, Record, Scope, Store, StreamBuilder, TimeDomain, Timestamp, Topic};
 use serde::{Deserialize, Serialize};
 
-use super::domain::{Answer, Effect, Event as Happening, Order, Refusal, Status, Step};
+use super::domain::{Answer, Order, Status, Step};
 use super::events::{OrderCreated, OrderEvent, OrderStatusChanged};
+use super::machine::{Effect, Event as Happening, Refusal};
 use crate::deliveries::{DELIVERY_COMMANDS, DeliveryCommand};
 use crate::events::{self, Event as _, EventTopic, derived_id, expect_key};
 use crate::inventory::domain::StockStep;
@@ -40,8 +41,7 @@ const EARLY_PAYMENT_MS: i64 = 15 * 60_000;
 pub const ORDER_EVENTS: EventTopic = events::topic("order-events").partitions(PARTITIONS).retention_ms(7 * 24 * 3_600_000);
 
 /// What was refused, with the reason in its headers.
-pub const REJECTED: EventTopic =
-    events::topic("order-events.rejected").partitions(PARTITIONS).retention_ms(30 * 24 * 3_600_000);
+pub const REJECTED: EventTopic = events::topic("order-events.rejected").partitions(PARTITIONS).retention_ms(30 * 24 * 3_600_000);
 
 /// Every change of an order's status, for other systems.
 pub const DATA_PLATFORM: EventTopic = events::topic("data-platform").partitions(3).retention_ms(30 * 24 * 3_600_000);
