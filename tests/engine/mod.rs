@@ -3,5 +3,6 @@
 
 mod codecs;
 mod failures;
+mod sinks;
 mod time;
 mod topologies;
