@@ -137,47 +137,74 @@ impl TestDriver {
     /// # Panics
     /// If the topology has no such topic, or the record does not encode.
     pub fn pipe<K: 'static, V: 'static>(&mut self, topic: &Topic<K, V>, record: &Record<K, V>) {
+        self.append(topic, record);
+        self.run();
+    }
+
+    /// Appends a record to a topic, and leaves it to [`TestDriver::step`] when it is processed.
+    ///
+    /// # Panics
+    /// As [`TestDriver::pipe`].
+    pub fn append<K: 'static, V: 'static>(&mut self, topic: &Topic<K, V>, record: &Record<K, V>) {
         let (mut key, mut value) = (Vec::new(), Vec::new());
         let has_key = topic.key_codec().encode(&record.key, &mut key).expect("the key encodes") == Presence::Present;
         let has_value = topic.value_codec().encode(&record.value, &mut value).expect("the value encodes") == Presence::Present;
         let (key, value) = (has_key.then_some(&key[..]), has_value.then_some(&value[..]));
-        self.pipe_bytes(topic.name(), key, value, record.timestamp, &record.headers);
+        self.append_bytes(topic.name(), key, value, record.timestamp, &record.headers);
     }
 
-    /// The same with bytes, which need not be what the topic's codecs read.
+    /// As [`TestDriver::pipe`] with bytes, which need not be what the topic's codecs read.
     ///
     /// # Panics
     /// If the topology has no such topic.
     pub fn pipe_bytes(&mut self, topic: &str, key: Option<&[u8]>, value: Option<&[u8]>, timestamp: Timestamp, headers: &Headers) {
+        self.append_bytes(topic, key, value, timestamp, headers);
+        self.run();
+    }
+
+    fn append_bytes(&mut self, topic: &str, key: Option<&[u8]>, value: Option<&[u8]>, timestamp: Timestamp, headers: &Headers) {
         let topic = self.topic(topic);
         let mut batch = RecordBatch::new();
         batch.push(timestamp, key, value, headers);
         let partition = partition(key, self.topics[topic.0].partitions, 0);
         self.log[topic.0][partition.0 as usize].append(&self.topics[topic.0], &batch, self.clock.now());
-        self.run();
     }
 
     /// Moves the wall clock on and lets what is due run.
     pub fn advance_wall_clock(&mut self, delta_ms: i64) {
-        self.clock.advance_ms(delta_ms);
+        self.pass(delta_ms);
         self.run();
     }
 
-    /// Processes until nothing is left to do, with a commit after every step. A failing record is tried again at once.
+    /// Moves the wall clock on, and leaves it to [`TestDriver::step`] when what is due runs.
+    pub fn pass(&mut self, delta_ms: i64) {
+        self.clock.advance_ms(delta_ms);
+    }
+
+    /// Lets one task that has something to do handle one record or timer, and commits it. `false` if no task has anything to do.
+    ///
+    /// Which one is up to `pick`: it is given a number of tasks and returns one below it. Where a test runs the same records with
+    /// different choices, it sees them in the different orders in which partitions, that have no order among them, may be processed.
+    pub fn step(&mut self, mut pick: impl FnMut(usize) -> usize) -> bool {
+        let mut tasks = std::mem::take(&mut self.tasks);
+        let mut rest: Vec<usize> = (0..tasks.len()).collect();
+        let mut worked = false;
+        while !worked && !rest.is_empty() {
+            let next = rest.swap_remove(pick(rest.len()));
+            worked = self.step_task(&mut tasks[next]);
+        }
+        self.tasks = tasks;
+        worked
+    }
+
+    /// Processes until nothing is left to do, with a commit after every step.
     fn run(&mut self) {
         let mut tasks = std::mem::take(&mut self.tasks);
         loop {
             let mut worked = false;
             for task in &mut tasks {
-                let mut now = self.clock.now();
-                loop {
-                    self.feed(task);
-                    match task.step(now).expect(CANNOT_FAIL) {
-                        Step::Done | Step::Parked => worked = true,
-                        Step::Paused(at) => now = at,
-                        Step::Idle => break,
-                    }
-                    self.commit(task);
+                while self.step_task(task) {
+                    worked = true;
                 }
             }
             if !worked {
@@ -185,6 +212,23 @@ impl TestDriver {
             }
         }
         self.tasks = tasks;
+    }
+
+    /// One step and its commit. A failing record is tried again at once. `false` if there was nothing to do.
+    fn step_task(&mut self, task: &mut Task) -> bool {
+        let mut now = self.clock.now();
+        loop {
+            self.feed(task);
+            let step = task.step(now).expect(CANNOT_FAIL);
+            if let Step::Idle = step {
+                return false;
+            }
+            self.commit(task);
+            match step {
+                Step::Paused(at) => now = at,
+                Step::Done | Step::Parked | Step::Idle => return true,
+            }
+        }
     }
 
     fn feed(&self, task: &mut Task) {

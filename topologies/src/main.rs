@@ -20,6 +20,8 @@ mod open_files;
 mod orders;
 mod payments;
 mod points;
+#[cfg(test)]
+mod tests;
 mod time;
 mod topology;
 
