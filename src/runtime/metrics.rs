@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 
 use super::Shared;
 use crate::log::Log;
-use crate::record::Partition;
+use crate::record::{Partition, Timestamp};
 use crate::task::Counts;
 use crate::topology::{TopicIndex, TopicRole, Topology};
 
@@ -28,6 +28,8 @@ pub(crate) struct Metrics {
     dropped: Vec<Counter>,
     dead_letters: Vec<Counter>,
     retries: Vec<Counter>,
+    processing: Vec<Counter<f64, AtomicU64>>,
+    end_to_end: Vec<Histogram>,
     commit: Histogram,
     aborts: Counter,
     restored: Counter<u64, AtomicU64>,
@@ -49,24 +51,40 @@ impl Metrics {
         let dropped = by_sub("millstream_records_dropped", "Records dropped for a null key");
         let dead_letters = by_sub("millstream_dead_letters", "Records, timers and punctuations parked in dead-letter topics");
         let retries = by_sub("millstream_retries", "Failed attempts that were tried again");
+        let processing = Family::<Labels, Counter<f64, AtomicU64>>::default();
+        registry.register("millstream_process_seconds", "Time spent with processing, without commits", processing.clone());
+        let end_to_end =
+            Family::<Labels, Histogram>::new_with_constructor(|| Histogram::new(exponential_buckets(0.001, 2.0, 18)));
+        let help = "Time from the timestamp of a transaction's oldest record until what came of it was durable";
+        registry.register("millstream_end_to_end_seconds", help, end_to_end.clone());
+        let labels = || topology.subs.iter().map(|sub| vec![("sub_topology", sub.name.clone())]);
+        let processing = labels().map(|labels| processing.get_or_create(&labels).clone()).collect();
+        let end_to_end = labels().map(|labels| end_to_end.get_or_create(&labels).clone()).collect();
         let commit = Histogram::new(exponential_buckets(0.0005, 2.0, 14));
         registry.register("millstream_commit_seconds", "Time from the start of a commit until it was durable", commit.clone());
         let (aborts, restored) = (Counter::default(), Counter::default());
         registry.register("millstream_transactions_aborted", "Transactions that were aborted", aborts.clone());
         registry.register("millstream_restored_records", "Changelog records applied at the start", restored.clone());
-        Metrics { sent, processed, dropped, dead_letters, retries, commit, aborts, restored }
+        Metrics { sent, processed, dropped, dead_letters, retries, processing, end_to_end, commit, aborts, restored }
     }
 
     pub(crate) fn sent(&self, topic: TopicIndex, records: u64) {
         self.sent[topic.0].inc_by(records);
     }
 
-    /// Counts what a task did since it was asked last.
-    pub(crate) fn worked(&self, sub: usize, counts: Counts) {
+    /// Counts what a task did since it was asked last, which is durable `now`.
+    pub(crate) fn worked(&self, sub: usize, counts: Counts, now: Timestamp) {
         self.processed[sub].inc_by(counts.processed);
         self.dropped[sub].inc_by(counts.dropped);
         self.dead_letters[sub].inc_by(counts.dead_letters);
         self.retries[sub].inc_by(counts.retries);
+        if let Some(oldest) = counts.oldest {
+            self.end_to_end[sub].observe(now.0.saturating_sub(oldest.0).max(0) as f64 / 1_000.0);
+        }
+    }
+
+    pub(crate) fn processing_took(&self, sub: usize, time: Duration) {
+        self.processing[sub].inc_by(time.as_secs_f64());
     }
 
     pub(crate) fn commit_took(&self, time: Duration) {

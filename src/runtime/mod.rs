@@ -118,9 +118,11 @@ impl Shared {
         Ok(())
     }
 
+    /// Counts what the transaction that is durable now has done.
     fn note_counts(&self, tasks: &mut [Task]) {
+        let now = self.config.clock.now();
         for task in tasks {
-            self.metrics.worked(task.sub_index(), task.take_counts());
+            self.metrics.worked(task.sub_index(), task.take_counts(), now);
         }
     }
 }

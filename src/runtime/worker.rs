@@ -239,6 +239,7 @@ fn slice(shared: &Shared, task: &mut Task, max_bytes: usize, round: &mut Round) 
             break;
         }
     }
+    shared.metrics.processing_took(task.sub_index(), begun.elapsed());
     Ok(())
 }
 

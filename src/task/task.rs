@@ -59,6 +59,8 @@ pub(crate) struct Counts {
     pub dropped: u64,
     pub dead_letters: u64,
     pub retries: u64,
+    /// The least timestamp of the records that were processed.
+    pub oldest: Option<Timestamp>,
 }
 
 /// What failed and is tried again. The task does nothing else until it has succeeded or is parked.
@@ -313,6 +315,7 @@ impl Task {
         let step = match outcome {
             Ok(()) => {
                 counts.processed += 1;
+                counts.oldest = Some(counts.oldest.map_or(record.timestamp, |oldest| oldest.min(record.timestamp)));
                 *failing = None;
                 Step::Done
             }

@@ -233,7 +233,9 @@ fn operators_see_topology_metrics_and_health() {
     let metrics = client.get("/metrics");
     assert_eq!(metrics.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
     let text = String::from_utf8(metrics.body).unwrap();
-    assert!(text.contains("kafka_consumer_lag") && text.ends_with("# EOF\n"), "{text}");
+    for name in ["kafka_consumer_lag", "millstream_process_seconds_total{", "millstream_end_to_end_seconds_bucket{", "# EOF\n"] {
+        assert!(text.contains(name), "{name}: {text}");
+    }
     for path in ["/healthz", "/readyz"] {
         assert_eq!(client.get(path).status, 200);
     }

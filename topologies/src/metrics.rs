@@ -9,6 +9,7 @@ use millstream::{Direction, MAX_PAGE, QueryError, Range};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
@@ -50,17 +51,23 @@ impl Collector for Readings {
         };
         let count = |name: &str| counts.get(name).copied().unwrap_or(0);
         gauge("order_completed_count", "Orders completed so far", count(Status::Confirmed.name()))?;
-        gauge("shop_rejected_events", "Events that orders refused so far", count(REJECTIONS))?;
+        let help = "Events that orders refused";
+        ConstCounter::new(count(REJECTIONS)).encode(encoder.encode_descriptor(
+            "shop_rejected_events",
+            help,
+            None,
+            MetricType::Counter,
+        )?)?;
         let help = "Orders that ever had the status";
-        let mut family = encoder.encode_descriptor("shop_order_transitions", help, None, MetricType::Gauge)?;
+        let mut family = encoder.encode_descriptor("shop_order_transitions", help, None, MetricType::Counter)?;
         for status in STATUSES {
-            ConstGauge::new(count(status.name())).encode(family.encode_family(&[("to", status.name())])?)?;
+            ConstCounter::new(count(status.name())).encode(family.encode_family(&[("to", status.name())])?)?;
         }
         let help = "Orders that failed, by the reason";
-        let mut family = encoder.encode_descriptor("shop_orders_failed", help, None, MetricType::Gauge)?;
+        let mut family = encoder.encode_descriptor("shop_orders_failed", help, None, MetricType::Counter)?;
         for (name, count) in &counts {
             if let Some(reason) = name.strip_prefix("FAILED:") {
-                ConstGauge::new(*count).encode(family.encode_family(&[("reason", reason)])?)?;
+                ConstCounter::new(*count).encode(family.encode_family(&[("reason", reason)])?)?;
             }
         }
         Ok(())

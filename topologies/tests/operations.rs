@@ -51,6 +51,30 @@ fn metrics_have_the_promised_names_and_count() {
 }
 
 #[test]
+fn dashboard_and_alerts_ask_for_metrics_that_there_are() {
+    let shop = shared();
+    let metrics = shop.get("/metrics");
+    let families: Vec<&str> = metrics.text().lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    for (file, text) in [
+        ("grafana-dashboard.json", include_str!("../operations/grafana-dashboard.json")),
+        ("prometheus-alerts.yml", include_str!("../operations/prometheus-alerts.yml")),
+    ] {
+        let expressions = text
+            .lines()
+            .filter(|line| line.trim_start().starts_with(["expr:", "\"expr\":"][usize::from(file.ends_with("json"))]));
+        let names = expressions.flat_map(|line| line.split(|c: char| !(c.is_ascii_lowercase() || c == '_')));
+        let ours = ["kafka_", "millstream_", "shop_", "sse_", "coupon_issue_", "order_completed_"];
+        let mut asked = 0;
+        for name in names.filter(|name| ours.iter().any(|prefix| name.starts_with(prefix))) {
+            let family = name.trim_end_matches("_bucket").trim_end_matches("_total");
+            assert!(families.contains(&family), "{file} asks for {name}");
+            asked += 1;
+        }
+        assert!(asked >= 10, "{file} asks for {asked} metrics");
+    }
+}
+
+#[test]
 fn dead_letters_can_be_listed() {
     let shop = shared();
     let topics = shop.get("/dlq").ok(200);
