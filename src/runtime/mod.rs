@@ -13,6 +13,7 @@ mod restore;
 mod token;
 mod view;
 mod watch;
+mod windows;
 mod worker;
 
 use std::collections::BTreeMap;
