@@ -86,7 +86,10 @@ impl<K: Data> Format for WindowedKey<K> {
                 push_window(Window { start, end }, out);
                 Ok(())
             }
-            _ => Err(Error::invalid(NAME, format_args!("{text:?} needs a key, start and end in milliseconds, separated by commas"))),
+            _ => Err(Error::invalid(
+                NAME,
+                format_args!("{text:?} needs a key, start and end in milliseconds, separated by commas"),
+            )),
         }
     }
 

@@ -34,13 +34,8 @@ pub(super) fn to_stream<K: Data, V: Data>(
     upstream: Vec<TopicIndex>,
     partitioning: Option<Partitioning<K>>,
 ) -> Stream<K, Option<V>> {
-    let node = NodeDraft {
-        kind: NodeKind::Processor,
-        name: Err("to-stream"),
-        parents: vec![table],
-        stores: Vec::new(),
-        topic: None,
-    };
+    let node =
+        NodeDraft { kind: NodeKind::Processor, name: Err("to-stream"), parents: vec![table], stores: Vec::new(), topic: None };
     let id = draft.borrow_mut().node(node);
     let out = Outlet::new();
     changes.attach(Arc::new(ToStream { out: Arc::clone(&out) }));

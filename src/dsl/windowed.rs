@@ -127,8 +127,7 @@ impl<K: Data, V: Data> WindowedStream<K, V, TimeWindows> {
         }
         let stream = self.stream.partitioned(name);
         let retention_ms = self.retention(name, self.windows.lifetime_ms());
-        let store =
-            declare_store::<Windowed<K>, A>(&stream.draft, name, StoreKind::Window, Access::Ordered, Some(retention_ms));
+        let store = declare_store::<Windowed<K>, A>(&stream.draft, name, StoreKind::Window, Access::Ordered, Some(retention_ms));
         let id = stream.declare(Ok(name), vec![store]);
         let clock = stream.draft.borrow_mut().clock(Some(name));
         let (windows, emit, out) = (self.windows, self.emit(name), Outlet::new());

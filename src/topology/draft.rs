@@ -7,8 +7,8 @@ use std::sync::Arc;
 use millstream_state::Access;
 
 use super::{
-    ClockIndex, CoPartition, NodeDef, NodeId, NodeKind, Punctuator, SourceDef, SourceIndex, StoreDef, StoreIndex, StoreKind, SubTopology,
-    Timer, TopicDef, TopicIndex, TopicRole, Topology,
+    ClockIndex, CoPartition, NodeDef, NodeId, NodeKind, Punctuator, SourceDef, SourceIndex, StoreDef, StoreIndex, StoreKind,
+    SubTopology, Timer, TopicDef, TopicIndex, TopicRole, Topology,
 };
 use crate::codec::{Format, RawBytes};
 use crate::log::Cleanup;

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use millstream::serve::{ApiError, Feed, Request, Response, Routes, Shown, application_routes};
 use millstream::{
-    App, Config, Events, Handle, Process, ProcessError, Record, Scope, Store, StreamBuilder, TimeWindows, Timestamp, Token, Topic, Topology,
+    App, Config, Events, Handle, Process, ProcessError, Record, Scope, Store, StreamBuilder, TimeWindows, Timestamp, Token,
+    Topic, Topology,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -41,7 +42,11 @@ pub fn topology(switches: &Arc<Switches>) -> Topology {
     let mut builder = StreamBuilder::new("post-office");
     builder.table(&PRICES, "prices");
     let inbox = builder.stream(&INBOX);
-    inbox.group_by_key().windowed_by(TimeWindows::tumbling_ms(60_000)).retention_ms(600_000).count("per-minute");
+    inbox
+        .group_by_key()
+        .windowed_by(TimeWindows::tumbling_ms(60_000).grace_ms(300_000))
+        .retention_ms(600_000)
+        .count("per-minute");
     inbox.process(deliver.store(&MESSAGES).store(&NEWEST));
     builder.build().unwrap()
 }

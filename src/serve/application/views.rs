@@ -132,7 +132,9 @@ impl Bounds {
     fn page(&self, view: &View, after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, QueryError> {
         let prefix = self.prefix.as_deref();
         match &self.between {
-            Between::Keys(from, to) => view.page(&range(prefix, from.as_deref(), to.as_deref(), after), Direction::Forward, limit),
+            Between::Keys(from, to) => {
+                view.page(&range(prefix, from.as_deref(), to.as_deref(), after), Direction::Forward, limit)
+            }
             Between::Times(from, to) => view.windows(&range(prefix, None, None, after), (*from, *to), Direction::Forward, limit),
         }
     }
