@@ -24,7 +24,8 @@ fn a_view_shows_what_was_written_before() {
     }
     let stores = world.ok("/views");
     let prices = stores["stores"].as_array().unwrap().iter().find(|store| store["name"] == "prices").unwrap();
-    assert_eq!((&prices["kind"], &prices["partitions"], &prices["entries"]), (&json!("table"), &json!(3), &json!(20)));
+    let [kind, partitions, entries, exact] = ["kind", "partitions", "entries", "entriesExact"].map(|name| &prices[name]);
+    assert_eq!((kind, partitions, entries, exact), (&json!("table"), &json!(3), &json!(20), &json!(true)));
     assert_eq!(prices["positions"].as_array().unwrap().len(), 3);
 }
 

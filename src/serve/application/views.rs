@@ -29,6 +29,7 @@ pub(super) async fn list(application: Handle, _request: Request) -> Result<Respo
             "kind": store.kind,
             "partitions": store.partitions,
             "entries": store.entries,
+            "entriesExact": store.entries_exact,
             "positions": positions.collect::<Vec<_>>(),
         })
     });
