@@ -34,7 +34,6 @@ mod flush;
 mod flusher;
 mod hot;
 mod index;
-pub mod keys;
 mod meta;
 mod options;
 mod order;

@@ -32,12 +32,13 @@ impl Reader {
 
     /// Gets a store ready for being paged through: to be called with the second page. In a [keyed](crate::Access::Keyed) store, of whose rows
     /// in memory every page would look at each, their keys are put in order and kept so, within the memory budget, until they have not been
-    /// used for long or memory is short. No commit waits for it, and nothing changes but the time that pages take.
-    pub fn index(&self, task: TaskId, store: StoreId) -> Result<(), Error> {
+    /// used for long or memory is short. No commit waits for it, and nothing changes but the time that pages take;
+    /// nothing at all where the task is not here.
+    pub fn index(&self, task: TaskId, store: StoreId) {
         let shared = self.db.shared();
-        let task = shared.existing_task(task)?;
-        task.index(task.place(store), &shared.budget);
-        Ok(())
+        if let Ok(task) = shared.existing_task(task) {
+            task.index(task.place(store), &shared.budget);
+        }
     }
 }
 
