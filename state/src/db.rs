@@ -216,8 +216,8 @@ impl Shared {
         &self.stores[store.0 as usize]
     }
 
-    pub(crate) fn view(&self, store: StoreId, stream_time_ms: i64) -> View {
-        View { ttl_ms: self.spec(store).ttl_ms, stream_time_ms }
+    pub(crate) fn view(&self, store: StoreId, time_ms: i64) -> View {
+        View { ttl_ms: self.spec(store).ttl_ms, time_ms }
     }
 
     /// The hash of a key, for stores that are read by key.

@@ -14,6 +14,7 @@ use crate::budget::Budget;
 use crate::entry::Entry;
 use crate::options::{Access, Position, StoreId, TaskId};
 use crate::table::{Cursor, Slot, Table};
+use crate::time::Times;
 
 /// Shards of a hash map of the hot layer: at a million rows, about a millisecond's work each.
 const SHARDS: usize = 64;
@@ -30,8 +31,8 @@ pub(crate) struct HotTask {
 /// What the lock guards.
 pub(crate) struct Hot {
     pub(crate) stores: Vec<HotStore>,
-    /// Stream time of the last commit, by which readers tell whether a row has expired.
-    pub(crate) stream_time_ms: i64,
+    /// Times of the last commit, by which readers tell whether a row has expired.
+    pub(crate) times: Times,
     /// What the budget was told.
     counted: Bytes,
 }
@@ -68,7 +69,8 @@ pub(crate) struct Bytes {
 
 impl HotTask {
     pub(crate) fn new(id: TaskId, stores: Vec<StoreId>, hot: Vec<HotStore>) -> HotTask {
-        let hot = Hot { stores: hot, stream_time_ms: i64::MIN, counted: Bytes::default() };
+        let times = Times::new(i64::MIN, hot.len());
+        let hot = Hot { stores: hot, times, counted: Bytes::default() };
         HotTask { id, stores, owned: AtomicBool::new(false), hot: RwLock::new(hot) }
     }
 

@@ -42,6 +42,7 @@ mod row;
 mod scan;
 mod table;
 mod task;
+mod time;
 mod tree;
 mod ttl;
 
