@@ -13,6 +13,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 
 use crate::client::Target;
+use crate::time::Iso;
 
 /// What `shop` was told to do.
 #[derive(Subcommand, Clone, Debug)]
@@ -333,8 +334,7 @@ fn bytes(text: &str) -> Result<usize, String> {
 
 /// Milliseconds since 1970.
 fn time_ms(text: &str) -> Result<i64, String> {
-    let iso = || text.parse::<jiff::Timestamp>().map(|time| time.as_millisecond());
-    text.parse().or_else(|_| iso()).map_err(|_| "a time is like 2026-01-31T12:00:00Z, or milliseconds since 1970".into())
+    Iso::parse(text).map(|Iso(at)| at.0).ok_or_else(|| "a time is like 2026-01-31T12:00:00Z, or milliseconds since 1970".into())
 }
 
 fn token(text: &str) -> Result<String, String> {

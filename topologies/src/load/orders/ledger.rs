@@ -141,7 +141,8 @@ pub struct Shown {
     /// Where it is.
     pub status: Status,
     items: Vec<Item>,
-    total_amount: u64,
+    /// The sum of its lines.
+    pub total_amount: u64,
     /// How many points it uses.
     pub use_points: u64,
     amount_due: u64,
@@ -171,6 +172,14 @@ pub struct Payment {
     /// What became of it.
     pub status: PaymentStatus,
     reason: Option<String>,
+}
+
+impl Shown {
+    /// Whether it was ever confirmed.
+    #[must_use]
+    pub fn was_confirmed(&self) -> bool {
+        self.history.iter().any(|change| change.status == Status::Confirmed)
+    }
 }
 
 impl Payment {

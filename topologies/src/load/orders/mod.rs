@@ -306,7 +306,7 @@ impl Audience for Trade {
 
 fn report(seconds: f64, made: u64, measured: &Measured, verified: Verified) -> Section {
     let Measured { payments, cancels, ships, delivers, additions, refused, repeated, bad, post, completed, paid } = measured;
-    let Verified { orders, live, pending, cancelled, failed, refunds, events } = verified;
+    let Verified { orders, live, pending, cancelled, failed, refunds, events, .. } = verified;
     Section {
         name: "orders",
         seconds,

@@ -35,11 +35,15 @@ pub struct Verified {
     pub refunds: u64,
     /// Events that users heard.
     pub events: u64,
+    /// That were ever confirmed.
+    confirmed: u64,
+    /// What these come to.
+    revenue: u64,
 }
 
 impl Verified {
     fn add(&mut self, other: Verified) {
-        let Verified { orders, live, pending, cancelled, failed, refunds, events } = other;
+        let Verified { orders, live, pending, cancelled, failed, refunds, events, confirmed, revenue } = other;
         self.orders += orders;
         self.live += live;
         self.pending += pending;
@@ -47,10 +51,16 @@ impl Verified {
         self.failed += failed;
         self.refunds += refunds;
         self.events += events;
+        self.confirmed += confirmed;
+        self.revenue += revenue;
     }
 
     fn count(&mut self, order: &Shown) {
         self.orders += 1;
+        if order.was_confirmed() {
+            self.confirmed += 1;
+            self.revenue += order.total_amount;
+        }
         *match order.status {
             Status::Pending => &mut self.pending,
             Status::Cancelled => &mut self.cancelled,
@@ -114,11 +124,45 @@ pub async fn verify(trade: &Arc<Trade>, each_user: impl Fn() + Send + Sync + 'st
         holdings.add(&held);
     }
     let mut caller = trade.run.caller();
+    check_stats(&mut caller, &all).await?;
     for product in 0..PRODUCTS {
         let counts: Counts = caller.json(&format!("/api/products/{}", trade.id(product))).await?;
         trade.state().ledger.check_product(product, &counts, &holdings)?;
     }
     Ok(all)
+}
+
+#[derive(Deserialize)]
+struct Stats {
+    windows: Vec<Window>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Window {
+    orders_created: u64,
+    orders_confirmed: u64,
+    revenue: u64,
+}
+
+/// What happened in all must be at least what this load did; there may have been other loads, and other users.
+async fn check_stats(caller: &mut Caller, found: &Verified) -> Result<(), Error> {
+    let until = Instant::now() + SETTLE;
+    let due = (found.orders, found.confirmed, found.revenue);
+    loop {
+        let stats: Stats = caller.json("/api/stats?window=1d").await?;
+        let sum = |of: fn(&Window) -> u64| stats.windows.iter().map(of).sum::<u64>();
+        let counted = (sum(|w| w.orders_created), sum(|w| w.orders_confirmed), sum(|w| w.revenue));
+        if counted.0 >= due.0 && counted.1 >= due.1 && counted.2 >= due.2 {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            return Err(Error::Broken(format!(
+                "statistics count fewer orders, confirmed ones or revenue than there are: {counted:?}, not {due:?}"
+            )));
+        }
+        sleep(POLL).await;
+    }
 }
 
 #[derive(Deserialize)]
