@@ -38,6 +38,7 @@ mod meta;
 mod options;
 mod order;
 mod reader;
+mod removal;
 mod row;
 mod scan;
 mod table;

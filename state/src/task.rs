@@ -10,7 +10,6 @@ use crate::entry::Entry;
 use crate::error::Error;
 use crate::fault;
 use crate::hot::{HotStore, HotTask};
-use crate::meta;
 use crate::options::{Position, StoreId, TaskId};
 use crate::order::sort_by_key;
 use crate::row::{self, Row, STAMP, Value};
@@ -19,7 +18,9 @@ use crate::table::{Slot, Table};
 use crate::time::Times;
 use crate::ttl::Sweep;
 
-/// The stores of one task. Dropping it drops the running transaction and lets another owner take the task; what was committed stays.
+/// The stores of one task. Dropping it gives the task back: the running transaction is dropped, what was committed stays, with its positions, and
+/// is flushed like everything else, so that whoever takes the task again restores only what its changelogs got meanwhile. Until then readers see
+/// it as it was; where memory is short, its rows are the first to be forgotten.
 pub struct TaskState {
     pub(crate) db: Db,
     pub(crate) task: Arc<HotTask>,
@@ -276,6 +277,11 @@ impl TaskState {
         self.begin();
     }
 
+    /// Whether the running transaction has written to a store.
+    pub(crate) fn has_written(&self, place: usize) -> bool {
+        !self.overlay[place].table.is_empty()
+    }
+
     fn begin(&mut self) {
         self.undo.clear();
         self.savepoint = 0;
@@ -297,7 +303,7 @@ impl TaskState {
     ) -> Result<(), Error> {
         let place = self.task.place(store);
         let shared = self.db.shared();
-        assert!(self.overlay[place].table.is_empty(), "a store is restored between transactions");
+        assert!(!self.has_written(place), "a store is restored between transactions");
         let stamped = shared.spec(store).ttl_ms.is_some();
         let entries: Vec<Entry> = rows.into_iter().map(|(key, value)| Entry::new(key, value.map(|value| [value, &[]]))).collect();
         if stamped && entries.iter().any(|e| e.value().is_some_and(|value| value.len() < STAMP)) {
@@ -314,32 +320,6 @@ impl TaskState {
         shared.pace.committed(&shared.budget);
         fault::point("state:restore:applied").map_err(|e| Error::io("restored", &e))?;
         self.db.make_room()
-    }
-
-    /// Removes every row of a store and its position, in memory and durably on disk, so that it can be restored from the beginning. After an
-    /// error the store is unusable until a repetition succeeds.
-    ///
-    /// The position goes first: rows without a position are removed when the task is taken again, a position without its rows would be
-    /// believed.
-    ///
-    /// Panics while a transaction has written.
-    pub fn clear(&mut self, store: StoreId) -> Result<(), Error> {
-        let at = |name| fault::point(name).map_err(|e| Error::io("cleared", &e));
-        let place = self.task.place(store);
-        let shared = self.db.shared();
-        let partition = self.task.id.partition;
-        assert!(self.overlay[place].table.is_empty(), "a store is cleared between transactions");
-        let _no_flush = shared.flushing.lock();
-        let mut hot = self.task.hot.write();
-        hot.stores[place].clear();
-        meta::delete_position(&*shared.disk, partition, &shared.spec(store).name)?;
-        at("state:clear:position-deleted")?;
-        shared.disk.clear(Family::of(store), partition)?;
-        shared.disk.sync(Family::of(store))?;
-        at("state:clear:rows-deleted")?;
-        hot.stores[place].complete = true;
-        hot.count(&shared.budget);
-        Ok(())
     }
 }
 
