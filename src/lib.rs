@@ -42,7 +42,7 @@ mod topology;
 mod windows;
 
 pub use clock::Clock;
-pub use dsl::{Grouped, Process, Stream, StreamBuilder, Table, WindowedStream, WindowedTable};
+pub use dsl::{GlobalTable, Grouped, Process, Stream, StreamBuilder, Table, WindowedStream, WindowedTable};
 pub use error::ProcessError;
 pub use log::embedded::Durability;
 pub use millstream_state::{Direction, Range};

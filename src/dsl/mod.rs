@@ -1,6 +1,7 @@
 //! The typed handles with which a topology is declared. Declaring has no effect but on the builder; mistakes are collected and reported
 //! by `build`, all at once.
 
+mod global;
 mod grouped;
 mod process;
 mod stream;
@@ -14,6 +15,7 @@ use std::sync::Arc;
 
 use millstream_state::Access;
 
+pub use self::global::GlobalTable;
 pub use self::grouped::Grouped;
 pub use self::process::Process;
 pub use self::stream::Stream;

@@ -4,6 +4,7 @@
 pub(crate) mod aggregate;
 pub(crate) mod branch;
 pub(crate) mod flat_map;
+pub(crate) mod global_table;
 pub(crate) mod map;
 pub(crate) mod process;
 pub(crate) mod sink;

@@ -24,7 +24,7 @@ use super::roles::{Role, Roles};
 use super::taking::Restorers;
 use super::watch::Watchers;
 use super::worker::Worker;
-use super::{Shared, housekeeping, presence, standby, taking, topics};
+use super::{Shared, global, housekeeping, presence, standby, taking, topics};
 use crate::error::ProcessError;
 use crate::log::{self, EmbeddedLog, Inputs, Limits, Log, Membership, embedded};
 use crate::record::Partition;
@@ -180,10 +180,14 @@ impl App {
             tasks,
         });
         shared.registry.write().register_collector(Box::new(Readings(Arc::downgrade(&shared))));
+        let globals = global::bootstrap(&shared)?;
         let tasks = if shared.embedded.is_some() { take_tasks(&shared)? } else { Vec::new() };
         note_start(&shared, &tasks);
         let mut app = App { shared, threads: Vec::new(), housekeeping: durable };
         app.spawn(tasks, flushed)?;
+        if !globals.is_empty() {
+            app.spawn_thread("global-tables".into(), move |shared| global::run(shared, globals))?;
+        }
         Ok(app)
     }
 

@@ -115,7 +115,7 @@ pub struct StoreStatus {
     /// The Rust type of its values.
     pub value_type: &'static str,
     /// `key-value`, `table` (values have timestamps) `window` (keys have a window, too) or
-    /// `join` (what a side of a join has seen).
+    /// `join` (what a side of a join has seen), or `global-table` (a table that every process has whole).
     pub kind: &'static str,
     /// How many partitions.
     pub partitions: u32,

@@ -11,7 +11,7 @@ use millstream_state::{Position, StoreId, TaskId};
 use super::Shared;
 use crate::log;
 use crate::record::{Offset, Partition};
-use crate::topology::{StoreIndex, TopicRole};
+use crate::topology::{StoreIndex, StoreKind, TopicRole};
 
 /// Positions of the state that a flush has made durable.
 pub(super) type Flushed = Vec<(TaskId, StoreId, Position)>;
@@ -27,6 +27,10 @@ pub(super) fn run(shared: &Arc<Shared>, flushed: &Receiver<Flushed>) {
             Ok(_) if shared.embedded.is_none() => {}
             Ok(positions) => {
                 for (task, store, position) in positions {
+                    // The topic of a global table is the only copy that there is.
+                    if shared.topology.stores[StoreIndex::of(store).0].kind == StoreKind::Global {
+                        continue;
+                    }
                     let changelog = shared.changelog(StoreIndex::of(store));
                     report(shared.log.trim(changelog.id, Partition(task.partition), Offset(position.offset)));
                 }

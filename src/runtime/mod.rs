@@ -4,6 +4,7 @@ mod app;
 mod commit;
 mod config;
 mod dead_letters;
+mod global;
 mod handle;
 mod housekeeping;
 mod metrics;

@@ -102,7 +102,7 @@ impl Shared {
 
     /// What the sub-topology has written by now is what those that read it must come to.
     fn follow_outputs(&self, sub: usize, targets: &mut Targets) {
-        for topic in &self.topology.subs[sub].writes {
+        for topic in self.topology.outputs(sub) {
             targets.entry(*topic).or_default().extend(self.ends(*topic));
         }
     }
@@ -139,7 +139,7 @@ impl Shared {
     }
 
     fn inputs_of(&self, sub: usize) -> impl Iterator<Item = TopicIndex> {
-        self.topology.subs[sub].sources.iter().map(|source| self.topology.sources[source.0].topic)
+        self.topology.inputs(sub)
     }
 
     pub(crate) fn ends(&self, topic: TopicIndex) -> Vec<(Partition, Offset)> {
@@ -163,7 +163,7 @@ impl Shared {
             order.push(sub);
         }
         let mut order = Vec::new();
-        visit(self, sub, &mut vec![false; self.topology.subs.len()], &mut order);
+        visit(self, sub, &mut vec![false; self.topology.subs.len() + self.topology.globals.len()], &mut order);
         order
     }
 

@@ -135,7 +135,11 @@ impl Standby {
         let sub = &shared.topology.subs[self.sub];
         let store = sub.meta.id();
         self.state.set_stream_time_ms(meta::stream_time(&self.state, store)?.0);
-        // A commit of nothing: readers must know the time by which rows have expired.
+        for window_store in sub.stores.iter().filter(|store| shared.topology.stores[store.0].kind.is_windowed()) {
+            let time = meta::store_time(&self.state, store, &shared.topology.stores[window_store.0].name)?;
+            self.state.set_time_ms(window_store.id(), time.0);
+        }
+        // A commit of nothing: readers must know the times by which rows have expired.
         self.state.commit(&[]);
         let mut offsets = Vec::new();
         for source in &sub.sources {

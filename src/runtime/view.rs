@@ -81,7 +81,10 @@ impl View {
     }
 
     pub(super) fn partitions(&self) -> u32 {
-        self.shared.tasks[self.sub]
+        match self.shared.topology.global(self.sub) {
+            Some(global) => self.shared.topics[global.topic.0].partitions,
+            None => self.shared.tasks[self.sub],
+        }
     }
 
     fn tasks(&self) -> impl Iterator<Item = TaskId> {
@@ -92,7 +95,7 @@ impl View {
     /// Reads the committed rows of a task that is here.
     fn read<T>(&self, task: TaskId, f: impl FnOnce(&TaskView<'_>) -> T) -> Result<T, QueryError> {
         let (sub, partition) = (self.sub, Partition(task.partition));
-        if self.shared.roles.get(sub, partition).is_readable() {
+        if self.kind() == StoreKind::Global || self.shared.roles.get(sub, partition).is_readable() {
             return Ok(self.shared.reader.read(task, f)?);
         }
         let endpoint = self.shared.presence.endpoint_of(sub, partition);

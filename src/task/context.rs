@@ -2,17 +2,20 @@
 //! that it can be undone.
 
 use std::cell::Cell;
+use std::sync::Arc;
 
-use millstream_state::{Direction, Range, Row, TaskState, Value};
+use millstream_state::{Direction, Range, Reader, Row, TaskState, Value};
 
 use super::clocks::Clocks;
 use super::dead_letter::{DeadLetter, REJECTED};
+use super::global;
 use super::meta::{self, TimeDomain, Timers};
 use super::outbox::Outbox;
 use crate::codec::{Codec, Data, Presence};
 use crate::error::ProcessError;
+use crate::log::partition;
 use crate::record::{Headers, Offset, Partition, Timestamp};
-use crate::topology::{ClockIndex, NodeId, StoreIndex, TopicIndex};
+use crate::topology::{ClockIndex, GlobalIndex, NodeId, StoreIndex, TopicIndex, Topology};
 
 /// Where the record that is being processed came from. For a timer or punctuation: the record that moved time, or the last one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +35,8 @@ pub(crate) struct Context {
     pub(super) origin: Origin,
     pub(super) dropped: u64,
     pub(super) meta: StoreIndex,
+    topology: Arc<Topology>,
+    reader: Reader,
     /// That the state failed, whatever user code made of the error.
     state_error: Cell<Option<millstream_state::Error>>,
     node: NodeId,
@@ -53,8 +58,10 @@ pub(super) struct Mark {
 }
 
 impl Context {
-    pub(super) fn new(state: TaskState, meta: StoreIndex, outbox: Outbox) -> Context {
+    pub(super) fn new(topology: Arc<Topology>, state: TaskState, meta: StoreIndex, outbox: Outbox) -> Context {
         Context {
+            topology,
+            reader: state.reader(),
             state,
             outbox,
             timers: Timers::default(),
@@ -228,6 +235,24 @@ impl Context {
         let (timestamp, value) = split_table_row(&row)?;
         let value = V::CODEC.decode(Some(value)).map_err(|e| ProcessError::failed(format_args!("a stored value {e}")))?;
         Ok(Some((value, timestamp)))
+    }
+
+    /// What a global table holds for a key now.
+    pub(crate) fn global_get<V: Data>(&self, table: GlobalIndex, key: &[u8]) -> Result<Option<V>, ProcessError> {
+        let global = &self.topology.globals[table.0];
+        let partitions = self.outbox.partitions(global.topic);
+        // Where it hashes to first: elsewhere it is only if whoever wrote it has another way.
+        let home = partition(Some(key), partitions, 0).0;
+        for partition in (home..partitions).chain(0..home).map(Partition) {
+            let task = global::task_id(&self.topology, table.0, partition);
+            let row = self.noted(self.reader.read(task, |rows| rows.get(global.store.id(), key)).flatten())?;
+            if let Some(row) = row {
+                let (_, value) = split_table_row(&row)?;
+                let value = V::CODEC.decode(Some(value));
+                return value.map(Some).map_err(|e| ProcessError::failed(format_args!("a stored value {e}")));
+            }
+        }
+        Ok(None)
     }
 
     /// Sets or deletes a row of a table's store. A value that encodes to null deletes, too.

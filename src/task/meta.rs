@@ -192,7 +192,7 @@ pub(super) fn set_clock(state: &mut TaskState, store: StoreId, name: &str, time:
 }
 
 /// The time of a window store.
-pub(super) fn store_time(state: &TaskState, store: StoreId, name: &str) -> Result<Timestamp, ProcessError> {
+pub(crate) fn store_time(state: &TaskState, store: StoreId, name: &str) -> Result<Timestamp, ProcessError> {
     time(state, store, &named(STORE_TIME, name))
 }
 

@@ -6,6 +6,7 @@
 mod clocks;
 pub(crate) mod context;
 mod dead_letter;
+pub(crate) mod global;
 mod input;
 pub(crate) mod meta;
 mod outbox;

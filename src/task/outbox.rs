@@ -40,6 +40,10 @@ impl Outbox {
         self.home
     }
 
+    pub(super) fn partitions(&self, topic: TopicIndex) -> u32 {
+        self.topics[topic.0].partitions
+    }
+
     pub(super) fn topic_name(&self, topic: TopicIndex) -> &str {
         &self.topics[topic.0].name
     }

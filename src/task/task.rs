@@ -105,7 +105,7 @@ impl Task {
     ) -> Result<Task, ProcessError> {
         let meta = topology.subs[sub].meta;
         let outbox = Outbox::new(partition, Arc::clone(&topics), limits);
-        let mut ctx = Context::new(state, meta, outbox);
+        let mut ctx = Context::new(Arc::clone(&topology), state, meta, outbox);
         ctx.wall_clock = now;
         let mut task = Task {
             topology,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millstream_state::{Db, Direction, Home, MemoryDisk, Options, Position, Range, StoreSpec, TaskId};
+use millstream_state::{Db, Direction, Home, MemoryDisk, Options, Position, Range, StoreSpec, TaskId, TaskState};
 
 use crate::clock::Clock;
 use crate::codec::{Data, Presence};
@@ -10,6 +10,7 @@ use crate::log::{Limits, RecordBatch, StoredBatch, TopicId, TopicInfo, partition
 use crate::record::{Headers, Offset, Partition, Record, Timestamp};
 use crate::store::Store;
 use crate::task::context::split_table_row;
+use crate::task::global::GlobalPart;
 use crate::task::{Effects, ROOM, Step, Task};
 use crate::topic::Topic;
 use crate::topology::{StoreIndex, TopicIndex, Topology};
@@ -36,6 +37,7 @@ pub struct TestDriver {
     topics: Arc<[TopicInfo]>,
     clock: Clock,
     tasks: Vec<Task>,
+    globals: Vec<(GlobalPart, Offset)>,
     log: Vec<Vec<PartitionLog>>,
     /// How far `read` is, by topic and partition.
     read: Vec<Vec<usize>>,
@@ -84,7 +86,8 @@ impl TestDriver {
         let log = counts.iter().map(|n| (0..*n).map(|_| PartitionLog::default()).collect()).collect();
         let read = counts.iter().map(|n| vec![0; *n as usize]).collect();
         let clock = Clock::manual(Timestamp(0));
-        let mut driver = TestDriver { topology: Arc::new(topology), topics, clock, tasks: Vec::new(), log, read };
+        let mut driver =
+            TestDriver { topology: Arc::new(topology), topics, clock, tasks: Vec::new(), globals: Vec::new(), log, read };
         driver.restart();
         driver
     }
@@ -95,6 +98,7 @@ impl TestDriver {
     /// If the state cannot be restored.
     pub fn restart(&mut self) {
         self.tasks.clear();
+        self.globals.clear();
         let spec = |store: &crate::topology::StoreDef| StoreSpec {
             name: store.name.clone(),
             access: store.access,
@@ -104,6 +108,13 @@ impl TestDriver {
         let options = Options { background: false, ..Options::new(Home::Memory(MemoryDisk::new()), stores) };
         let db = Db::open(options).expect(CANNOT_FAIL);
         let counts: Vec<u32> = self.topics.iter().map(|topic| topic.partitions).collect();
+        for (index, global) in self.topology.globals.iter().enumerate() {
+            for partition in (0..counts[global.topic.0]).map(Partition) {
+                let part = GlobalPart::take(&db, &self.topology, index, partition).expect(CANNOT_FAIL);
+                self.globals.push((part, Offset(0)));
+            }
+        }
+        self.follow_globals();
         for (index, sub) in self.topology.subs.iter().enumerate() {
             let stores: Vec<_> = sub.stores.iter().map(|store| store.id()).collect();
             for p in 0..self.topology.tasks(index, &counts) {
@@ -118,6 +129,20 @@ impl TestDriver {
                 let (topology, topics) = (Arc::clone(&self.topology), Arc::clone(&self.topics));
                 let task = Task::new(topology, index, Partition(p), state, topics, Limits::default(), self.clock.now());
                 self.tasks.push(task.expect(CANNOT_FAIL));
+            }
+        }
+    }
+
+    /// Brings the global tables to the ends of their topics.
+    fn follow_globals(&mut self) {
+        for (part, next) in &mut self.globals {
+            let topic = part.def().topic.0;
+            let batches = &self.log[topic][part.partition().0 as usize].batches;
+            let end = Offset(batches.len() as u64);
+            if *next < end {
+                let new = &batches[next.0 as usize..];
+                part.apply(&self.topics[topic], new, (*next, end), self.clock.now()).expect(CANNOT_FAIL);
+                *next = end;
             }
         }
     }
@@ -168,6 +193,7 @@ impl TestDriver {
         batch.push(timestamp, key, value, headers);
         let partition = partition(key, self.topics[topic.0].partitions, 0);
         self.log[topic.0][partition.0 as usize].append(&self.topics[topic.0], &batch, self.clock.now());
+        self.follow_globals();
     }
 
     /// Moves the wall clock on and lets what is due run.
@@ -257,6 +283,7 @@ impl TestDriver {
             positions.push((store.id(), self.position(store, end)));
         }
         task.committed(&positions);
+        self.follow_globals();
     }
 
     /// The records of a topic since it was last read, by partition and in order there.
@@ -285,7 +312,7 @@ impl TestDriver {
         let mut bytes = Vec::new();
         K::CODEC.encode(key, &mut bytes).expect("the key encodes");
         let index = self.topology.store(store.name()).unwrap_or_else(|| panic!("there is no store {:?}", store.name())).0;
-        let found = self.tasks_of(index).find_map(|task| task.state().get(index.id(), &bytes).expect(CANNOT_FAIL));
+        let found = self.states_of(index).find_map(|state| state.get(index.id(), &bytes).expect(CANNOT_FAIL));
         found.map(|value| V::CODEC.decode(Some(&value)).expect("the value decodes"))
     }
 
@@ -305,16 +332,18 @@ impl TestDriver {
         self.rows_of(store)
     }
 
-    fn tasks_of(&self, store: StoreIndex) -> impl Iterator<Item = &Task> {
-        self.tasks.iter().filter(move |task| self.topology.subs[task.sub_index()].stores.contains(&store))
+    fn states_of(&self, store: StoreIndex) -> impl Iterator<Item = &TaskState> {
+        let tasks = self.tasks.iter().filter(move |task| self.topology.subs[task.sub_index()].stores.contains(&store));
+        let globals = self.globals.iter().filter(move |(part, _)| part.def().store == store);
+        tasks.map(Task::state).chain(globals.map(|(part, _)| part.state()))
     }
 
     fn rows_of<K: Data, V: Data>(&self, store: &str) -> Vec<(K, V, Timestamp)> {
         let index = self.topology.store(store).unwrap_or_else(|| panic!("there is no store {store:?}")).0;
         let is_table = self.topology.stores[index.0].kind.has_timestamps();
         let mut rows = Vec::new();
-        for task in self.tasks_of(index) {
-            for row in task.state().scan(index.id(), Range::all(), Direction::Forward) {
+        for state in self.states_of(index) {
+            for row in state.scan(index.id(), Range::all(), Direction::Forward) {
                 let row = row.expect(CANNOT_FAIL);
                 let plain = (Timestamp(0), row.value());
                 let (timestamp, value) = if is_table { split_table_row(row.value()).expect("a table's row") } else { plain };

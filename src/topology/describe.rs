@@ -46,6 +46,10 @@ impl Topology {
                 }
             }
         }
+        for global in self.globals.iter().filter(|global| self.stores[global.store.0].name.starts_with(prefix)) {
+            let (store, topic) = (&self.stores[global.store.0].name, &self.topics[global.topic.0].name);
+            let _ = writeln!(out, "  Global table: {store} (topic: {topic})");
+        }
         out
     }
 

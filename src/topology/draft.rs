@@ -7,12 +7,13 @@ use std::sync::Arc;
 use millstream_state::Access;
 
 use super::{
-    ClockIndex, CoPartition, NodeDef, NodeId, NodeKind, Punctuator, SourceDef, SourceIndex, StoreDef, StoreIndex, StoreKind,
-    SubTopology, Timer, TopicDef, TopicIndex, TopicRole, Topology,
+    ClockIndex, CoPartition, GlobalDef, GlobalIndex, NodeDef, NodeId, NodeKind, Punctuator, SourceDef, SourceIndex, StoreDef,
+    StoreIndex, StoreKind, SubTopology, Timer, TopicDef, TopicIndex, TopicRole, Topology,
 };
 use crate::codec::{Format, RawBytes};
 use crate::log::Cleanup;
 use crate::task::Source;
+use crate::task::global::GlobalRows;
 
 /// What is wrong with a topology: one sentence for each mistake.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,6 +54,7 @@ pub(crate) struct Draft {
     pub timers: Vec<(String, Timer)>,
     pub copartitions: Vec<CoPartition>,
     clocks: Vec<Option<String>>,
+    globals: Vec<GlobalDef>,
     pub mistakes: Vec<String>,
 }
 
@@ -68,6 +70,7 @@ impl Draft {
             timers: Vec::new(),
             copartitions: Vec::new(),
             clocks: Vec::new(),
+            globals: Vec::new(),
             mistakes: Vec::new(),
         };
         draft.check_name("application", application);
@@ -130,10 +133,24 @@ impl Draft {
             }
             return StoreIndex(i);
         }
-        self.check_name("store", name);
         let changelog = format!("{}-{name}-changelog", self.application);
         let cleanup = Cleanup::Compact { delete_retention_ms: DELETE_RETENTION_MS };
         let changelog = self.topic(&changelog, TopicRole::Changelog, 1, cleanup);
+        self.add_store(name, kind, access, ttl_ms, key, value, changelog)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "a store's definition, part by part")]
+    fn add_store(
+        &mut self,
+        name: &str,
+        kind: StoreKind,
+        access: Access,
+        ttl_ms: Option<u64>,
+        key: (&'static dyn Format, &'static str),
+        value: (&'static dyn Format, &'static str),
+        changelog: TopicIndex,
+    ) -> StoreIndex {
+        self.check_name("store", name);
         self.stores.push(StoreDef {
             name: name.to_owned(),
             kind,
@@ -146,6 +163,30 @@ impl Draft {
             changelog,
         });
         StoreIndex(self.stores.len() - 1)
+    }
+
+    /// The topic as a table that every process has whole.
+    pub(crate) fn global_table(
+        &mut self,
+        name: &str,
+        topic: TopicIndex,
+        key: (&'static dyn Format, &'static str),
+        value: (&'static dyn Format, &'static str),
+        rows: Arc<dyn GlobalRows>,
+    ) -> GlobalIndex {
+        if self.stores.iter().any(|store| store.name == name) {
+            self.mistakes.push(format!("two stores are named {name:?}"));
+        }
+        let known = &self.topics[topic.0];
+        if !matches!(known.cleanup, FOREVER | Cleanup::Compact { .. }) {
+            let topic = &known.name;
+            self.mistakes.push(format!(
+                "global table {name:?} is of topic {topic:?}, which forgets: make it compacted or keep it forever"
+            ));
+        }
+        let store = self.add_store(name, StoreKind::Global, Access::Keyed, None, key, value, topic);
+        self.globals.push(GlobalDef { store, topic, rows });
+        GlobalIndex(self.globals.len() - 1)
     }
 
     pub(crate) fn node(&mut self, node: NodeDraft<'_>) -> NodeId {
@@ -191,6 +232,13 @@ impl Draft {
         if self.sources.is_empty() {
             self.mistakes.push("the topology reads no topic".to_owned());
         }
+        for (i, global) in self.globals.iter().enumerate() {
+            let read = self.sources.iter().map(|(_, topic, _)| *topic).chain(self.globals[..i].iter().map(|other| other.topic));
+            if read.into_iter().any(|topic| topic == global.topic) {
+                let name = &self.topics[global.topic.0].name;
+                self.mistakes.push(format!("topic {name:?} is a global table and is read otherwise, too"));
+            }
+        }
         if !self.mistakes.is_empty() {
             return Err(TopologyError(self.mistakes));
         }
@@ -229,6 +277,7 @@ impl Draft {
             topics: self.topics,
             sources,
             subs,
+            globals: self.globals,
             clocks: self.clocks,
             copartitions: self.copartitions,
         };

@@ -17,6 +17,7 @@ use crate::error::ProcessError;
 use crate::log::Cleanup;
 use crate::record::Timestamp;
 use crate::task::context::Context;
+use crate::task::global::GlobalRows;
 use crate::task::{Source, TimeDomain};
 
 pub use self::draft::TopologyError;
@@ -41,6 +42,8 @@ indexes! {
     SourceIndex;
     /// A time that an operator keeps.
     ClockIndex;
+    /// A global table.
+    GlobalIndex;
 }
 
 impl StoreIndex {
@@ -83,6 +86,8 @@ pub(crate) enum StoreKind {
     /// Key and time, as a window that starts and ends there -> the values that a side of a join has seen then. Its time and what it forgets
     /// are as a window store's.
     Join,
+    /// Key -> timestamp and value, of which every process has all partitions; its changelog is the topic that it is read from.
+    Global,
     /// What an operator holds back; no view.
     Buffer,
     /// What a task knows about itself; no view.
@@ -97,6 +102,7 @@ impl StoreKind {
             StoreKind::Table => Some("table"),
             StoreKind::Window => Some("window"),
             StoreKind::Join => Some("join"),
+            StoreKind::Global => Some("global-table"),
             StoreKind::Buffer | StoreKind::TaskMeta => None,
         }
     }
@@ -108,7 +114,7 @@ impl StoreKind {
 
     /// Whether values have a timestamp before them.
     pub(crate) fn has_timestamps(self) -> bool {
-        matches!(self, StoreKind::Table | StoreKind::Window)
+        matches!(self, StoreKind::Table | StoreKind::Window | StoreKind::Global)
     }
 }
 
@@ -189,6 +195,13 @@ pub(crate) struct SubTopology {
     pub timers: HashMap<String, Timer>,
 }
 
+/// A topic that every process has whole as a table.
+pub(crate) struct GlobalDef {
+    pub store: StoreIndex,
+    pub topic: TopicIndex,
+    pub rows: Arc<dyn GlobalRows>,
+}
+
 /// Topics that are joined: record by record, by key, so their partitions must correspond.
 #[derive(Debug)]
 pub(crate) struct CoPartition {
@@ -205,6 +218,7 @@ pub struct Topology {
     pub(crate) topics: Vec<TopicDef>,
     pub(crate) sources: Vec<SourceDef>,
     pub(crate) subs: Vec<SubTopology>,
+    pub(crate) globals: Vec<GlobalDef>,
     /// The names under which the times of operators are kept; a bound has none.
     pub(crate) clocks: Vec<Option<String>>,
     pub(crate) copartitions: Vec<CoPartition>,
@@ -217,10 +231,28 @@ impl Topology {
         &self.application
     }
 
-    /// The store of this name and the sub-topology that owns it.
+    /// The store of this name and the sub-topology that owns it. A global table stands behind the sub-topologies, as if it were one: see
+    /// [`Topology::global`].
     pub(crate) fn store(&self, name: &str) -> Option<(StoreIndex, usize)> {
         let index = StoreIndex(self.stores.iter().position(|store| store.name == name && store.kind.shown().is_some())?);
-        let owner = self.subs.iter().position(|sub| sub.stores.contains(&index))?;
+        let global = || Some(self.subs.len() + self.globals.iter().position(|global| global.store == index)?);
+        let owner = self.subs.iter().position(|sub| sub.stores.contains(&index)).or_else(global)?;
         Some((index, owner))
+    }
+
+    /// The global table that this owner of a store is, if it is no sub-topology.
+    pub(crate) fn global(&self, owner: usize) -> Option<&GlobalDef> {
+        self.globals.get(owner.checked_sub(self.subs.len())?)
+    }
+
+    /// The topics that the owner of a store reads.
+    pub(crate) fn inputs(&self, owner: usize) -> impl Iterator<Item = TopicIndex> {
+        let sources = self.subs.get(owner).map_or(&[][..], |sub| &sub.sources[..]);
+        sources.iter().map(|source| self.sources[source.0].topic).chain(self.global(owner).map(|global| global.topic))
+    }
+
+    /// The topics that the owner of a store writes, other than changelogs.
+    pub(crate) fn outputs(&self, owner: usize) -> &[TopicIndex] {
+        self.subs.get(owner).map_or(&[][..], |sub| &sub.writes)
     }
 }

@@ -12,6 +12,7 @@ use crate::fault;
 use crate::hot::{HotStore, HotTask};
 use crate::options::{Position, StoreId, TaskId};
 use crate::order::sort_by_key;
+use crate::reader::Reader;
 use crate::row::{self, Row, STAMP, Value};
 use crate::scan::{Direction, Range, Scan};
 use crate::table::{Slot, Table};
@@ -87,6 +88,12 @@ impl TaskState {
         times.set(&task.hot.read().times);
         saved_times.set(&times);
         TaskState { db, task, overlay, undo: Vec::new(), savepoint: 0, times, saved_times, sweeps }
+    }
+
+    /// A reader of what is committed, of any task of the process.
+    #[must_use]
+    pub fn reader(&self) -> Reader {
+        self.db.reader()
     }
 
     /// Which task this is.

@@ -3,6 +3,7 @@
 
 mod dead_letters;
 mod faults;
+mod global_tables;
 mod idle;
 mod reading;
 mod requests;

@@ -137,6 +137,8 @@ cases! {
     process_clocks = "process-clocks";
     repartition = "repartition";
     select_key = "select-key";
+    stream_global_table_inner_join = "stream-global-table-inner-join";
+    stream_global_table_left_join = "stream-global-table-left-join";
     stream_stream_inner_join = "stream-stream-inner-join";
     stream_stream_left_join = "stream-stream-left-join";
     stream_stream_outer_join = "stream-stream-outer-join";

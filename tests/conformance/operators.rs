@@ -130,6 +130,19 @@ fn declare(builder: &mut StreamBuilder, operator: &str, params: &Value) {
             };
             joined.to(&topic("out"));
         }
+        "stream-global-table-inner-join" | "stream-global-table-left-join" => {
+            let global = millstream::Topic::<Text, String>::new("global").compacted();
+            let table = builder.global_table(&global, "global-store");
+            let stream = present(&builder.stream(&topic("stream")));
+            let selector = functions::selector(text(params, "selector"));
+            let selector = move |key: &Text, value: &String| selector(key, &Some(value.clone()));
+            let joined = if operator == "stream-global-table-inner-join" {
+                stream.join_global("join", &table, selector, |left, right| Some(format!("{left}+{right}")))
+            } else {
+                stream.left_join_global("join", &table, selector, |left, right| Some(format!("{left}+{}", show(&right))))
+            };
+            joined.to(&topic("out"));
+        }
         "stream-stream-inner-join" | "stream-stream-left-join" | "stream-stream-outer-join" | "stream-stream-self-join" => {
             join_streams(builder, operator, params).to(&topic("out"));
         }

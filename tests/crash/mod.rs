@@ -2,6 +2,8 @@
 //! timers; it is killed at every step of commit, flush and restore, and at random moments, and started again. In the end outputs and
 //! state are those of a run that never crashed: every acknowledged request is counted once, every timer fired once, nothing else.
 
+mod windows;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -19,6 +21,8 @@ const COUNTS: Topic<u64, u64> = Topic::new("counts").partitions(2).keep_forever(
 const ECHOES: Topic<u64, u64> = Topic::new("echoes").keep_forever();
 const WAITING: Store<u64, u64> = Store::keyed("waiting");
 const KEYS: u64 = 40;
+/// Long enough for a machine that is busy with something else.
+const LONG: Duration = Duration::from_secs(60);
 
 fn topology() -> Topology {
     let mut builder = StreamBuilder::new("crash");
@@ -69,8 +73,7 @@ fn child() {
             }
         }
         running.join_all().await;
-        let all_through = Duration::from_secs(60);
-        handle.caught_up("counts", all_through).await.expect("the counts catch up");
+        handle.caught_up("counts", LONG).await.expect("the counts catch up");
         let waiting = handle.view("waiting").expect("a store of the topology");
         while !waiting.page(&millstream::Range::all(), millstream::Direction::Forward, 1).expect("the view answers").is_empty() {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -80,15 +83,56 @@ fn child() {
     println!("stopped cleanly");
 }
 
+/// The records of a topic, in order by partition.
+fn read_topic<K: 'static, V: 'static>(log: &EmbeddedLog, topic: &Topic<K, V>) -> Vec<Record<K, V>> {
+    let info = log.topic(topic.name()).expect("the log answers").expect("the topic exists");
+    let mut records = Vec::new();
+    for partition in (0..info.partitions).map(Partition) {
+        let mut next = Offset(0);
+        loop {
+            let fetched = log.fetch(info.id, partition, next, 1 << 20).expect("the topic can be read");
+            for record in fetched.batches.iter().flat_map(|batch| batch.records_from(next)) {
+                let key = topic.key_codec().decode(record.key).expect("a key");
+                let value = topic.value_codec().decode(record.value).expect("a value");
+                records.push(Record { key, value, timestamp: record.timestamp, headers: record.headers.to_headers() });
+            }
+            next = fetched.next;
+            if next >= fetched.end {
+                break;
+            }
+        }
+    }
+    records
+}
+
+/// Numbers below what is asked for, from a seed that is printed.
+fn random() -> impl FnMut(u64) -> u64 {
+    let seed = Clock::System.now().0 as u64;
+    let seed = std::env::var("CRASH_SEED").map_or(seed, |text| text.parse().expect("CRASH_SEED is a number"));
+    println!("CRASH_SEED={seed}");
+    let mut random = seed;
+    move |n| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % n
+    }
+}
+
+/// How often the child is killed.
+fn rounds() -> u32 {
+    std::env::var("CRASH_ROUNDS").map_or(8, |text| text.parse().expect("CRASH_ROUNDS is a number"))
+}
+
 /// A topology's life over several processes.
 struct Life {
+    /// The name of the test that the child runs.
+    child: &'static str,
     dir: tempfile::TempDir,
     acknowledged: BTreeSet<u64>,
 }
 
 impl Life {
-    fn new() -> Life {
-        Life { dir: tempfile::tempdir().expect("a temporary directory"), acknowledged: BTreeSet::new() }
+    fn new(child: &'static str) -> Life {
+        Life { child, dir: tempfile::tempdir().expect("a temporary directory"), acknowledged: BTreeSet::new() }
     }
 
     /// The first number that was never acknowledged: from there on the next child tries (again).
@@ -98,7 +142,7 @@ impl Life {
 
     fn spawn(&self, to: u64, fault: Option<&str>) -> Child {
         let mut command = Command::new(std::env::current_exe().expect("a running test has a path"));
-        command.args(["--exact", "crash::child", "--ignored", "--nocapture"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(["--exact", self.child, "--ignored", "--nocapture"]).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.env("CRASH_JOB", format!("{} {to} {}", self.next(), self.dir.path().display()));
         command.env_remove("MILLSTREAM_FAULT").envs(fault.map(|fault| ("MILLSTREAM_FAULT", fault)));
         command.spawn().expect("the child starts")
@@ -126,27 +170,6 @@ impl Life {
         clean
     }
 
-    /// The records of a topic, in order by partition.
-    fn read(log: &EmbeddedLog, topic: &Topic<u64, u64>) -> Vec<(u64, u64)> {
-        let info = log.topic(topic.name()).expect("the log answers").expect("the topic exists");
-        let mut records = Vec::new();
-        for partition in (0..info.partitions).map(Partition) {
-            let mut next = Offset(0);
-            loop {
-                let fetched = log.fetch(info.id, partition, next, 1 << 20).expect("the topic can be read");
-                for record in fetched.batches.iter().flat_map(|batch| batch.records_from(next)) {
-                    let key = topic.key_codec().decode(record.key).expect("a key");
-                    records.push((key, topic.value_codec().decode(record.value).expect("a value")));
-                }
-                next = fetched.next;
-                if next >= fetched.end {
-                    break;
-                }
-            }
-        }
-        records
-    }
-
     /// Finishes without a crash and compares everything with what `total` numbers must come to.
     fn check(mut self, total: u64) {
         let child = self.spawn(total, None);
@@ -156,16 +179,17 @@ impl Life {
             (0..KEYS).map(|key| (key, (0..total).filter(|n| n % KEYS == key).count() as u64)).collect();
         let log = EmbeddedLog::open(self.dir.path().join("log"), embedded::Options::new(|| Clock::System.now()))
             .expect("the log opens");
-        let mut input: Vec<u64> = Life::read(&log, &INPUT).into_iter().map(|(key, _)| key).collect();
+        let mut input: Vec<u64> = read_topic(&log, &INPUT).into_iter().map(|record| record.key).collect();
         input.sort_unstable();
         assert_eq!(input, (0..total).collect::<Vec<_>>(), "each request is in the input once");
         let mut last = BTreeMap::new();
-        for (key, count) in Life::read(&log, &COUNTS) {
+        for Record { key, value: count, .. } in read_topic(&log, &COUNTS) {
             assert_eq!(count, last.get(&key).map_or(1, |last| last + 1), "the counts of key {key} are emitted one by one");
             last.insert(key, count);
         }
         assert_eq!(last, expected);
-        let mut echoes = Life::read(&log, &ECHOES);
+        let echoes = read_topic(&log, &ECHOES).into_iter();
+        let mut echoes: Vec<_> = echoes.map(|record| (record.key, record.value)).collect();
         echoes.sort_unstable();
         assert_eq!(echoes, (0..total).map(|n| (n, n)).collect::<Vec<_>>(), "each timer fired once, with its value");
         drop(log);
@@ -199,7 +223,7 @@ const POINTS: &[(&str, u32)] = &[
 
 #[test]
 fn a_crash_at_each_step_of_commit_flush_and_restore_changes_nothing() {
-    let mut life = Life::new();
+    let mut life = Life::new("crash::child");
     let mut total = 0;
     for (point, nth) in POINTS {
         total += 600;
@@ -211,17 +235,9 @@ fn a_crash_at_each_step_of_commit_flush_and_restore_changes_nothing() {
 
 #[test]
 fn a_kill_at_any_moment_changes_nothing() {
-    let seed = Clock::System.now().0 as u64;
-    println!("CRASH_SEED={seed}");
-    let seed = std::env::var("CRASH_SEED").map_or(seed, |text| text.parse().expect("CRASH_SEED is a number"));
-    let mut random = seed;
-    let mut below = |n: u64| {
-        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (random >> 33) % n
-    };
-    let rounds = std::env::var("CRASH_ROUNDS").map_or(8, |text| text.parse().expect("CRASH_ROUNDS is a number"));
-    let mut life = Life::new();
-    for _ in 0..rounds {
+    let mut below = random();
+    let mut life = Life::new("crash::child");
+    for _ in 0..rounds() {
         let child = life.spawn(u64::MAX, None);
         let until = 1 + below(400) as usize;
         assert!(!life.follow(child, |heard| heard >= until));

@@ -3,6 +3,7 @@
 
 mod codecs;
 mod failures;
+mod global_tables;
 mod sinks;
 mod stream_joins;
 mod time;

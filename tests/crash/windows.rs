@@ -1,0 +1,131 @@
+//! The same for what keeps time: windowed counts, emitted on update and on close, an outer join of two streams and a join with a global
+//! table. The child is killed at random moments; in the end outputs and stores are what the test driver, which never crashes, makes of the
+//! same input.
+
+use std::path::Path;
+
+use millstream::log::{EmbeddedLog, embedded};
+use millstream::testing::TestDriver;
+use millstream::{
+    Accepted, App, Clock, Direction, Events, Headers, JoinWindows, Range, Record, RequestKey, Store, StreamBuilder, TimeWindows,
+    Timestamp, Topic, Topology, Windowed,
+};
+
+use super::{LONG, Life, config, random, read_topic, rounds};
+
+const INPUT: Topic<u64, u64> = Topic::new("clicks").partitions(2).keep_forever();
+const NAMES: Topic<u64, String> = Topic::new("names").partitions(2).compacted();
+const CLOSED: Topic<Windowed<u64>, u64> = Topic::new("closed").keep_forever();
+/// As many partitions as the input has, so that the records of one task lie in order.
+const JOINED: Topic<u64, String> = Topic::new("joined").partitions(2).keep_forever();
+const COUNTS: Store<Windowed<u64>, u64> = Store::ordered("counts");
+const KEYS: u64 = 20;
+
+fn topology() -> Topology {
+    let mut builder = StreamBuilder::new("crash-windows");
+    let names = builder.global_table(&NAMES, "names");
+    let input = builder.stream(&INPUT);
+    let windows = TimeWindows::hopping_ms(200, 100).grace_ms(50);
+    input.group_by_key().windowed_by(windows).retention_ms(2_000).count("counts");
+    input
+        .group_by_key()
+        .windowed_by(windows)
+        .emit_on_close()
+        .count("closed")
+        .to_stream()
+        .flat_map_values(|count| count)
+        .to(&CLOSED);
+    let (even, odd) = input.branch(|_, n| n % 2 == 0);
+    let within = JoinWindows::of_ms(60).grace_ms(30);
+    let show = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
+    let joined = even.outer_join_stream("pairs", &odd, within, move |even, odd| format!("{}+{}", show(even), show(odd)));
+    joined.join_global("named", &names, |key, _| *key, |pair, name: String| format!("{name} {pair}")).to(&JOINED);
+    builder.build().expect("the topology is valid")
+}
+
+/// Times that grow with the numbers, one in four out of order, now and then with a leap.
+fn input(n: u64) -> Record<u64, u64> {
+    let mixed = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
+    let back = if mixed % 4 == 0 { mixed % 130 } else { 0 };
+    let at = (n * 7 + n / 150 * 500).saturating_sub(back);
+    Record::new(mixed % KEYS, n, Timestamp(at as i64))
+}
+
+#[test]
+#[ignore = "run by the other tests of this file, in a process that they kill"]
+fn child() {
+    let Ok(job) = std::env::var("CRASH_JOB") else { return };
+    let mut parts = job.splitn(3, ' ');
+    let mut next = || parts.next().expect("from, to and directory");
+    let (from, to): (u64, u64) = (next().parse().expect("a number"), next().parse().expect("a number"));
+    let app = App::start(topology(), config(Path::new(next()))).expect("the application starts after any crash");
+    let handle = app.handle();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(async {
+        // The names are there before the first click: what a join with a global table sees is what the table holds at that moment.
+        let names = (0..KEYS)
+            .fold(Events::new(), |events, key| events.with(&NAMES, &Record::new(key, format!("name-{key}"), Timestamp(0))));
+        let token = handle.append(names).await.expect("the names are appended");
+        handle.at_least(&token, "names", LONG).await.expect("the table has the names");
+        let mut running = tokio::task::JoinSet::new();
+        for n in from..to {
+            let handle = handle.clone();
+            running.spawn(async move {
+                let request = RequestKey { key: n.to_be_bytes().to_vec(), fingerprint: [0; 32], keep_ms: 3_600_000 };
+                let accept = async || Ok::<_, ()>(Accepted { events: Events::new().with(&INPUT, &input(n)), answer: Vec::new() });
+                if handle.once(&request, accept).await.is_ok() {
+                    println!("acknowledged {n}");
+                }
+            });
+            if running.len() >= 16 {
+                running.join_next().await;
+            }
+        }
+        running.join_all().await;
+        handle.caught_up("counts", LONG).await.expect("the counts catch up");
+    });
+    assert_eq!(app.stop(), None);
+    println!("stopped cleanly");
+}
+
+#[test]
+fn a_kill_at_any_moment_loses_no_window_and_no_pair() {
+    let mut below = random();
+    let mut life = Life::new("crash::windows::child");
+    for _ in 0..rounds() {
+        let child = life.spawn(u64::MAX, None);
+        let until = 1 + below(300) as usize;
+        assert!(!life.follow(child, |heard| heard >= until));
+    }
+    let total = life.acknowledged.last().map_or(0, |last| last + 1) + 50;
+    let child = life.spawn(total, None);
+    assert!(life.follow(child, |_| false), "the last run stops cleanly");
+    assert_eq!(life.acknowledged, (0..total).collect());
+
+    let log =
+        EmbeddedLog::open(life.dir.path().join("log"), embedded::Options::new(|| Clock::System.now())).expect("the log opens");
+    let inputs = read_topic(&log, &INPUT);
+    let (closed, joined) = (read_topic(&log, &CLOSED), read_topic(&log, &JOINED));
+    drop(log);
+    let mut numbers: Vec<u64> = inputs.iter().map(|record| record.value).collect();
+    numbers.sort_unstable();
+    assert_eq!(numbers, (0..total).collect::<Vec<_>>(), "each request is in the input once");
+
+    let mut driver = TestDriver::new(topology());
+    (0..KEYS).for_each(|key| driver.pipe(&NAMES, &Record::new(key, format!("name-{key}"), Timestamp(0))));
+    inputs.iter().for_each(|record| driver.pipe(&INPUT, record));
+    assert_eq!(joined, driver.read(&JOINED), "pairs");
+    assert!(joined.iter().any(|pair| pair.value.contains('-')), "some found no other");
+    let by_window = |mut records: Vec<Record<Windowed<u64>, u64>>| {
+        records.iter_mut().for_each(|record| record.headers = Headers::EMPTY);
+        records.sort_by(|a, b| (&a.key, a.value, a.timestamp).cmp(&(&b.key, b.value, b.timestamp)));
+        records
+    };
+    assert_eq!(by_window(closed), by_window(driver.read(&CLOSED)), "each window closed once");
+
+    let app = App::start(topology(), config(life.dir.path())).expect("the application starts");
+    let view = app.handle().view("counts").expect("a store of the topology").typed(&COUNTS);
+    let mut counts = driver.rows(&COUNTS);
+    counts.sort();
+    assert_eq!(view.page(&Range::all(), Direction::Forward, 1_000).expect("the view answers"), counts);
+}
