@@ -11,7 +11,7 @@ use super::progress::Behind;
 use super::token::Token;
 use super::view::View;
 use crate::codec::{self, Presence};
-use crate::log::{self, Append, Committed, Log, Pending, RecordBatch, Request, TopicId, Transaction, partition};
+use crate::log::{self, Append, Committed, Pending, RecordBatch, Request, TopicId, Transaction, partition};
 use crate::record::{Headers, Offset, Partition, Record, Timestamp};
 use crate::topic::Topic;
 use crate::topology::{StoreKind, TopicIndex, Topology};
