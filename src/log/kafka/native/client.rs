@@ -132,6 +132,19 @@ impl Client {
         }
     }
 
+    /// The number of some broker.
+    pub(in super::super) fn some_broker(&self, timeout: Duration) -> Result<Option<i32>, Failure> {
+        let mut metadata = std::ptr::null();
+        // SAFETY: as in `topic_names`; no topic is asked for.
+        unsafe {
+            code(sys::rd_kafka_metadata(self.raw(), 0, std::ptr::null_mut(), &raw mut metadata, millis(timeout)))?;
+            let brokers = slice((*metadata).brokers, (*metadata).broker_cnt as usize);
+            let found = brokers.first().map(|broker| broker.id);
+            sys::rd_kafka_metadata_destroy(metadata);
+            Ok(found)
+        }
+    }
+
     // -- consumers of a group --
 
     /// Subscribes to these topics.

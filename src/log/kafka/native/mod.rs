@@ -9,10 +9,10 @@ mod produce;
 mod queue;
 
 pub(super) use admin::{Described, Isolation, Resource, Settings};
-pub(super) use client::{Client, Events, Kind, Rebalance};
+pub(super) use client::{Client, Events, Kind, Rebalance, Taken};
 pub(super) use message::Message;
 pub(super) use produce::{Delivered, GroupMetadata, Topic};
-pub(super) use queue::{Queue, Wake};
+pub(super) use queue::{Consuming, Queue, Wake};
 
 use rdkafka::bindings as sys;
 use rdkafka::types::RDKafkaErrorCode as Code;

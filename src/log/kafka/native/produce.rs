@@ -1,7 +1,7 @@
 //! What a transactional producer does: records, offsets, and the steps of a transaction.
 
 use super::client::{Client, events, partitions};
-use super::{Failure, c_string, checked, code, millis};
+use super::{Failure, c_string, checked, code, millis, text};
 use crate::log::RecordRef;
 use rdkafka::bindings as sys;
 use rdkafka::types::RDKafkaErrorCode as Code;
@@ -164,6 +164,20 @@ impl Client {
             }
             result
         }
+    }
+
+    /// Why a record was not appended, since what became of them was last taken.
+    pub(in super::super) fn take_failed(&self) -> Option<Code> {
+        self.events.delivered.lock().failed.take()
+    }
+
+    /// Why the client is of no use any more, if it is of none.
+    pub(in super::super) fn fatal(&self) -> Option<Failure> {
+        let mut reason = [0; 256];
+        // SAFETY: the client is valid, and the reason has the length that is given.
+        let found = unsafe { sys::rd_kafka_fatal_error(self.raw(), reason.as_mut_ptr(), reason.len()) };
+        let failed = code(found).err()?;
+        Some(Failure { fatal: true, text: text(reason.as_ptr()), ..failed })
     }
 
     /// What became of the records since this was last called.

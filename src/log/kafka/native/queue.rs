@@ -1,8 +1,9 @@
 //! A queue of librdkafka's, from which a partition's records are taken in batches and which says when it is no longer empty.
 
 use super::client::Client;
-use super::{Message, c_string, millis};
+use super::{Failure, Message, c_string, millis};
 use rdkafka::bindings as sys;
+use rdkafka::types::RDKafkaErrorCode as Code;
 use std::ffi::c_void;
 use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
@@ -70,6 +71,46 @@ impl Queue {
             }
         }
         taken
+    }
+}
+
+/// A partition that is read without a group, into a queue, until this is dropped.
+pub(in super::super) struct Consuming {
+    client: Arc<Client>,
+    topic: NonNull<sys::rd_kafka_topic_t>,
+    partition: i32,
+}
+
+// SAFETY: topics of librdkafka are counted references that lock inside.
+unsafe impl Send for Consuming {}
+
+impl Consuming {
+    /// Starts at an offset. A client reads a partition at one place at a time.
+    pub(in super::super) fn start(client: &Arc<Client>, topic: &str, partition: i32, from: i64, into: &Queue) -> Result<Consuming, Failure> {
+        // SAFETY: client and name are valid; the result is null or a reference that is given back when this is dropped.
+        let topic = unsafe { sys::rd_kafka_topic_new(client.raw(), c_string(topic).as_ptr(), null_mut()) };
+        let topic = NonNull::new(topic).ok_or(Code::InvalidTopic)?;
+        // SAFETY: topic and queue are valid and of this client.
+        if unsafe { sys::rd_kafka_consume_start_queue(topic.as_ptr(), partition, from, into.raw()) } == 0 {
+            return Ok(Consuming { client: Arc::clone(client), topic, partition });
+        }
+        // SAFETY: the reference is ours; the error is that of this thread's last call.
+        unsafe {
+            let failed = sys::rd_kafka_last_error();
+            sys::rd_kafka_topic_destroy(topic.as_ptr());
+            Err(Code::from(failed).into())
+        }
+    }
+}
+
+impl Drop for Consuming {
+    fn drop(&mut self) {
+        // SAFETY: the partition was started, and the topic's reference is ours and given back once, while the client lives.
+        unsafe {
+            sys::rd_kafka_consume_stop(self.topic.as_ptr(), self.partition);
+            sys::rd_kafka_topic_destroy(self.topic.as_ptr());
+        }
+        let _until_now = &self.client;
     }
 }
 
