@@ -180,7 +180,9 @@ impl KafkaConfig {
     /// What all clients have.
     fn common(&self, role: &str) -> ClientConfig {
         let mut config = ClientConfig::new();
-        let mut set = |name: &str, value: String| drop(config.set(name, value));
+        let mut set = |name: &str, value: String| {
+            config.set(name, value);
+        };
         set("bootstrap.servers", self.brokers.clone());
         set("client.id", format!("millstream-{role}"));
         // A broker that is away is asked again soon; one that is frozen is given up within seconds.

@@ -1,7 +1,7 @@
 //! A client of librdkafka, producer or consumer, and what it calls back with. Its threads end with it.
 
 use super::queue::Queue;
-use super::{Failure, c_string, checked, code, millis, text};
+use super::{Failure, checked, code, millis, text};
 use parking_lot::Mutex;
 use rdkafka::ClientConfig;
 use rdkafka::bindings as sys;
