@@ -220,11 +220,18 @@ impl Log for KafkaLog {
 
     fn offsets(&self, group: &str) -> Result<Vec<(TopicId, Partition, Offset)>, Error> {
         let what = format!("offsets of group {group}");
-        let found = self.cluster.ask_until(&what, |client, timeout| match client.group_offsets(group, timeout) {
-            Err(failure) if failure.code == Code::UnstableOffsetCommit => Ok(None),
-            Err(failure) if failure.code == Code::GroupIdNotFound => Ok(Some(Vec::new())),
-            other => other.map(Some),
-        })?;
+        let ask = |of: Option<&[(Arc<str>, i32, i64)]>| {
+            self.cluster.ask_until(&what, |client, timeout| match client.group_offsets(group, of, timeout) {
+                Err(failure) if failure.code == Code::UnstableOffsetCommit => Ok(None),
+                Err(failure) if failure.code == Code::GroupIdNotFound => Ok(Some(Vec::new())),
+                other => other.map(Some),
+            })
+        };
+        // Only who is asked for by name is never passed over.
+        let mut found = ask(None)?;
+        for partitions in self.topics.partitions().chunks(1000) {
+            found.extend(ask(Some(partitions))?);
+        }
         let mut names: Vec<_> = found.iter().map(|(topic, ..)| topic.as_str()).collect();
         names.sort_unstable();
         names.dedup();
@@ -238,7 +245,8 @@ impl Log for KafkaLog {
             Some((id(topic)?, Partition(*partition as u32), Offset(*offset as u64)))
         });
         let mut offsets: Vec<_> = placed.collect();
-        offsets.sort_unstable();
+        offsets.sort_by_key(|(topic, partition, offset)| (*topic, *partition, std::cmp::Reverse(*offset)));
+        offsets.dedup_by_key(|(topic, partition, _)| (*topic, *partition));
         Ok(offsets)
     }
 

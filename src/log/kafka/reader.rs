@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A partition that was not read for this long is let go, with what was fetched ahead.
 const IDLE: Duration = Duration::from_secs(10);
+/// A broker that has records which can be read gives them within this time.
+const QUIET: Duration = Duration::from_millis(150);
 /// The pause before it is asked again for the end of a commit that is decided and not marked yet.
 const SOON: Duration = Duration::from_millis(1);
 
@@ -32,8 +34,10 @@ pub(super) struct Readers {
 /// One partition that is being read.
 struct Reader {
     reading: Reading,
+    // In this order: a client ends only after everything that refers to it.
     _consuming: Consuming,
     queue: Queue,
+    _client: Arc<Client>,
     used: Instant,
 }
 
@@ -50,18 +54,20 @@ pub(super) struct Reading {
     end: i64,
     /// What came in the place of a record, after those that were taken before it.
     failed: Option<Code>,
+    /// When a record came last.
+    quiet_since: Instant,
 }
 
 impl Reading {
     pub(super) fn new(topic: &TopicInfo, partition: Partition, from: Offset, end: i64) -> Reading {
         let topic_c = CString::new(&*topic.name).unwrap_or_default();
         let (partition, next) = (partition.0 as i32, from.0 as i64);
-        Reading { topic: Arc::clone(&topic.name), topic_c, partition, next, eof: None, end, failed: None }
+        Reading { topic: Arc::clone(&topic.name), topic_c, partition, next, eof: None, end, failed: None, quiet_since: Instant::now() }
     }
 
     /// Begins anew, elsewhere.
     pub(super) fn go_to(&mut self, from: Offset) {
-        (self.next, self.eof, self.failed) = (from.0 as i64, None, None);
+        (self.next, self.eof, self.failed, self.quiet_since) = (from.0 as i64, None, None, Instant::now());
     }
 
     /// Takes what is in the queue, up to about `max_bytes`, and says whether there may be more.
@@ -73,7 +79,7 @@ impl Reading {
         let mut more = true;
         while more && self.failed.is_none() && batch.bytes() < max_bytes.max(1) {
             // The records of a batch are about equally large, so this stops near the limit.
-            let room = max_bytes.saturating_sub(batch.bytes()) / batch.record_bytes().max(64);
+            let room = max_bytes.saturating_sub(batch.bytes()) / batch.record_bytes();
             let taken = queue.consume(room.clamp(1, 512), Duration::ZERO, |message| match message.error() {
                 None => batch.push(&message),
                 Some(Code::PartitionEOF) => self.eof = Some(message.offset()),
@@ -82,8 +88,12 @@ impl Reading {
             more = taken > 0;
         }
         // Markers and aborted records have offsets too. Only what was consumed since the reader is here counts.
-        let passed = client.position(&self.topic, self.partition).unwrap_or(0);
-        self.next = self.next.max(batch.next).max(passed).max(self.eof.unwrap_or(0));
+        // librdkafka counts its message that the end is reached as a record at that offset.
+        let passed = client.position(&self.topic, self.partition).filter(|at| Some(at - 1) != self.eof);
+        self.next = self.next.max(batch.next).max(passed.unwrap_or(0)).max(self.eof.unwrap_or(0));
+        if batch.records.is_some() {
+            self.quiet_since = Instant::now();
+        }
         if let Some(end) = client.last_seen_end(&self.topic_c, self.partition) {
             self.end = self.end.max(end);
         }
@@ -93,9 +103,11 @@ impl Reading {
         }
     }
 
-    /// The end as far as known: where the reader is, if the broker has said that there is no more to read.
+    /// The end as far as known: where the reader is, if there is no more to read. Open transactions lie behind that, and nothing
+    /// tells where they begin but that no record comes.
     pub(super) fn end(&self) -> i64 {
-        if self.eof == Some(self.next) { self.next } else { self.end.max(self.next) }
+        let quiet = self.eof == Some(self.next) || self.quiet_since.elapsed() > QUIET;
+        if quiet { self.next } else { self.end.max(self.next) }
     }
 }
 
@@ -113,8 +125,9 @@ impl Batch {
         self.records.as_ref().map_or(0, |records| records.bytes().len())
     }
 
+    /// How large a record is about to be, as far as one can tell.
     fn record_bytes(&self) -> usize {
-        self.records.as_ref().map_or(0, |records| records.bytes().len() / records.len().max(1))
+        self.records.as_ref().map_or(16 << 10, |records| records.bytes().len() / records.len().max(1) + 1)
     }
 
     fn push(&mut self, message: &Message<'_>) {
@@ -268,6 +281,6 @@ impl Reader {
         queue.on_nonempty(wake);
         let consuming = Consuming::start(client, &reading.topic, reading.partition, reading.next, &queue);
         let consuming = consuming.map_err(|failure| error::of(&failure, &reading.topic))?;
-        Ok(Reader { reading, _consuming: consuming, queue, used: Instant::now() })
+        Ok(Reader { reading, _consuming: consuming, queue, _client: Arc::clone(client), used: Instant::now() })
     }
 }

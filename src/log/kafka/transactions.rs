@@ -172,7 +172,10 @@ impl Producer {
         }
         self.insist(cluster, "appending", |client| client.flush(CALL))?;
         match self.client.take_failed() {
-            Some(code) => Err(Failed { failure: code.into(), what: "appending".into() }),
+            Some(code) => {
+                let failure = self.client.fatal().unwrap_or_else(|| code.into());
+                Err(Failed { failure, what: "appending".into() })
+            }
             None => Ok(()),
         }
     }

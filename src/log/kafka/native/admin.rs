@@ -304,10 +304,18 @@ impl Client {
         offsets.iter().map(|one| one.3).find(|code| *code != Code::NoError).map_or(Ok(()), |code| Err(code.into()))
     }
 
-    /// The offsets of a group, without those that a transaction is about to change.
-    pub(in super::super) fn group_offsets(&self, group: &str, timeout: Duration) -> Result<Vec<(String, i32, i64)>, Failure> {
-        // SAFETY: the name is valid and copied, no list means all partitions, and the request is freed once.
-        let request = unsafe { sys::rd_kafka_ListConsumerGroupOffsets_new(c_string(group).as_ptr(), std::ptr::null()) };
+    /// The offsets of a group for these partitions, or all there are. [`Code::UnstableOffsetCommit`] while a transaction that is decided is
+    /// not marked yet; of all there are, one that is the first for its partition may be missing until then.
+    pub(in super::super) fn group_offsets(
+        &self,
+        group: &str,
+        of: Option<&[(Arc<str>, i32, i64)]>,
+        timeout: Duration,
+    ) -> Result<Vec<(String, i32, i64)>, Failure> {
+        let list = of.map(partitions);
+        let list = list.as_ref().map_or(std::ptr::null(), |list| list.ptr().cast_const());
+        // SAFETY: name and list are valid and copied, no list means all partitions, and the request is freed once.
+        let request = unsafe { sys::rd_kafka_ListConsumerGroupOffsets_new(c_string(group).as_ptr(), list) };
         let mut request = Owned(vec![request], sys::rd_kafka_ListConsumerGroupOffsets_destroy);
         let op = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS;
         // SAFETY: the options are valid.
