@@ -9,10 +9,11 @@ use prometheus_client::registry::Registry;
 use super::Shared;
 use super::progress::Behind;
 use super::token::Token;
-use super::view::View;
+use super::view::{QueryError, View};
 use crate::codec::{self, Presence};
 use crate::log::{self, Append, Committed, Pending, RecordBatch, Request, TopicId, Transaction, partition};
 use crate::record::{Headers, Offset, Partition, Record, Timestamp};
+use crate::requests::CommandEvent;
 use crate::topic::Topic;
 use crate::topology::{TopicIndex, Topology};
 
@@ -28,6 +29,12 @@ pub enum AppendError {
     /// The log refused it, was away, or does not know ([`log::Error::is_outcome_unknown`]).
     #[error("{0}")]
     Log(log::Error),
+    /// Where processes share the log, requests by key need a topology that accepts them: `StreamBuilder::accept_requests`.
+    #[error("the topology accepts no requests by key")]
+    NoRequests,
+    /// What was asked before cannot be looked up now.
+    #[error("requests cannot be looked up now: {0}")]
+    Requests(QueryError),
     /// A key or value does not encode.
     #[error("topic {topic:?}: {error}")]
     Codec {
@@ -81,6 +88,23 @@ impl Events {
     }
 }
 
+impl Events {
+    /// The same records for the task that appends them.
+    pub(super) fn into_command(self) -> Result<Vec<CommandEvent>, AppendError> {
+        let command = |event: Event| match event.mistake {
+            Some(error) => Err(AppendError::Codec { topic: event.topic, error }),
+            None => Ok(CommandEvent {
+                topic: event.topic,
+                key: event.key,
+                value: event.value,
+                timestamp_ms: event.timestamp.0,
+                headers: event.headers.iter().map(|(name, value)| (name.to_owned(), value.to_vec())).collect(),
+            }),
+        };
+        self.events.into_iter().map(command).collect()
+    }
+}
+
 /// One store, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreStatus {
@@ -94,8 +118,10 @@ pub struct StoreStatus {
     pub kind: &'static str,
     /// How many partitions.
     pub partitions: u32,
-    /// About how many rows.
+    /// How many rows, as far as that can be told without looking at them: see [`TaskView::entries`](millstream_state::TaskView::entries).
     pub entries: u64,
+    /// Whether they were counted; else RocksDB has estimated a part of them.
+    pub entries_exact: bool,
     /// The end of the changelog that each partition's readers see.
     pub positions: Vec<(Partition, Offset)>,
 }
@@ -217,13 +243,15 @@ impl Handle {
         let status = self.shared.topology.stores.iter().filter_map(|store| {
             let kind = store.kind.shown()?;
             let view = self.view(&store.name)?;
+            let entries = view.entries();
             Some(StoreStatus {
                 name: store.name.clone(),
                 key_type: store.key_type,
                 value_type: store.value_type,
                 kind,
                 partitions: view.partitions(),
-                entries: view.entries(),
+                entries: entries.rows,
+                entries_exact: entries.exact,
                 positions: view.positions(),
             })
         });

@@ -8,7 +8,7 @@ mod watches;
 use super::error::ApiError;
 use super::routes::Routes;
 use crate::log;
-use crate::runtime::{Handle, QueryError};
+use crate::runtime::{AppendError, Handle, QueryError};
 
 /// Views and their watches, dead letters, topology, metrics and health of a running application.
 ///
@@ -44,7 +44,20 @@ pub fn application_routes(application: &Handle) -> Routes<Handle> {
 
 impl From<QueryError> for ApiError {
     fn from(error: QueryError) -> ApiError {
-        ApiError::internal(error)
+        match error {
+            QueryError::Elsewhere { .. } => ApiError::unavailable("NOT_READY", error.to_string()),
+            error => ApiError::internal(error),
+        }
+    }
+}
+
+impl From<AppendError> for ApiError {
+    fn from(error: AppendError) -> ApiError {
+        match error {
+            AppendError::Log(error) => error.into(),
+            AppendError::Requests(error) => error.into(),
+            error @ (AppendError::Codec { .. } | AppendError::NoRequests) => ApiError::internal(error),
+        }
     }
 }
 
