@@ -65,6 +65,8 @@ pub(crate) struct Shared {
     failure: Mutex<Option<String>>,
     /// Why a worker cannot go on for now, by its number.
     trouble: Mutex<BTreeMap<usize, String>>,
+    /// What other parts of the program say of themselves, by their name: see [`Handle::report`].
+    parts: Mutex<BTreeMap<&'static str, String>>,
     /// What the log held at the start and the views do not yet hold.
     starting: Mutex<Starting>,
 }
@@ -92,7 +94,10 @@ impl Shared {
         match (self.log.health(), self.trouble.lock().values().next()) {
             (LogHealth::Repairing { cause }, _) => Health::Degraded(cause.to_string()),
             (LogHealth::Up, Some(trouble)) => Health::Degraded(trouble.clone()),
-            (LogHealth::Up, None) => Health::Up,
+            (LogHealth::Up, None) => match self.parts.lock().iter().next() {
+                Some((part, trouble)) => Health::Degraded(format!("{part}: {trouble}")),
+                None => Health::Up,
+            },
         }
     }
 
