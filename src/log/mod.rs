@@ -7,6 +7,7 @@ pub mod embedded;
 mod batch;
 mod error;
 mod limits;
+mod member;
 mod partitioner;
 mod topic;
 mod transaction;
@@ -15,12 +16,26 @@ pub use batch::{BatchCursor, HeadersRef, Mark, RecordBatch, RecordRef, Records, 
 pub use embedded::EmbeddedLog;
 pub use error::Error;
 pub use limits::Limits;
+pub use member::{Change, Inputs, Member, Membership};
 pub use partitioner::partition;
 pub use topic::{Cleanup, TopicId, TopicInfo, TopicSpec};
 pub use transaction::{Append, Committed, GroupOffsets, Pending, Request, StoredRequest, Transaction};
 
 use crate::{Offset, Partition};
+use std::sync::Arc;
 use std::time::Duration;
+
+/// Whether a log works.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Health {
+    /// It does.
+    Up,
+    /// It failed, refuses to append, and tries to come back.
+    Repairing {
+        /// What failed.
+        cause: Arc<str>,
+    },
+}
 
 /// A log. All of it may be called from any thread.
 ///
@@ -58,6 +73,22 @@ pub trait Log: Send + Sync + 'static {
     /// # Errors
     /// [`Error::UnknownTopic`] or [`Error::UnknownPartition`].
     fn bounds(&self, topic: TopicId, partition: Partition) -> Result<Bounds, Error>;
+
+    /// The end that a reader comes to once the transactions that are open now have ended. What a member committed before it died lies
+    /// below, even while [`Log::bounds`] does not show it yet.
+    ///
+    /// # Errors
+    /// As [`Log::bounds`].
+    fn open_end(&self, topic: TopicId, partition: Partition) -> Result<Offset, Error>;
+
+    /// Joins the group of an application as one of its worker threads.
+    ///
+    /// # Errors
+    /// If the group can't be joined.
+    fn join(&self, membership: Membership) -> Result<Box<dyn Member>, Error>;
+
+    /// Whether the log works.
+    fn health(&self) -> Health;
 
     /// A number that grows with everything that is committed.
     fn version(&self) -> u64;

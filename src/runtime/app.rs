@@ -8,7 +8,7 @@ use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use millstream_state::{Db, FlushReport, Home, OpenError, StoreSpec, TaskId};
+use millstream_state::{Db, FlushReport, Home, OpenError, StoreSpec};
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 
@@ -19,14 +19,18 @@ use super::housekeeping::Flushed;
 use super::metrics::{Metrics, Readings};
 use super::progress::Progress;
 use super::requests::Requests;
+use super::taking::Restorers;
 use super::watch::Watchers;
 use super::worker::Worker;
-use super::{Shared, housekeeping, restore};
+use super::{Owners, Shared, housekeeping, taking, topics};
 use crate::error::ProcessError;
-use crate::log::{self, EmbeddedLog, Limits, Log, TopicInfo, TopicSpec, embedded};
+use crate::log::{self, EmbeddedLog, Inputs, Limits, Log, Membership, embedded};
 use crate::record::Partition;
 use crate::task::{ROOM, Task};
-use crate::topology::{StoreIndex, TopicIndex, TopicRole, Topology, TopologyError};
+use crate::topology::{StoreIndex, SubTopology, TopicIndex, TopicRole, Topology, TopologyError};
+
+/// How many tasks are restored at the same time.
+const RESTORE_THREADS: usize = 2;
 
 /// A running application. Dropping it stops it.
 ///
@@ -71,6 +75,14 @@ pub enum StartError {
         /// What does not fit.
         why: String,
     },
+    /// A topic of the application's own is not what it made.
+    #[error("internal topic {topic:?} {why}; bring it back, or reset the application, which forgets its state")]
+    InternalTopic {
+        /// The topic.
+        topic: String,
+        /// What is wrong with it.
+        why: String,
+    },
     /// A task's own state cannot be read.
     #[error("{0}")]
     Task(#[from] ProcessError),
@@ -86,29 +98,53 @@ impl StartError {
             StartError::Log(error) => is_fatal(error),
             StartError::StateAccess(error) => !matches!(error, millstream_state::Error::Io { .. }),
             StartError::Task(error) => !error.is_passing(),
-            StartError::State(_) | StartError::Topology(_) | StartError::StateAndLogDiffer { .. } | StartError::Thread(_) => true,
+            StartError::State(_)
+            | StartError::Topology(_)
+            | StartError::StateAndLogDiffer { .. }
+            | StartError::InternalTopic { .. }
+            | StartError::Thread(_) => true,
         }
     }
 }
 
 impl App {
-    /// Opens log and state, creates the topics that are missing, restores the stores, and starts the workers.
+    /// Starts on an embedded log: opens log and state, creates the topics that are missing, restores the stores, and starts the workers.
     ///
     /// # Errors
     /// See [`StartError`]; nothing runs then.
     pub fn start(topology: Topology, config: Config) -> Result<App, StartError> {
         let clock = config.clock.clone();
-        let limits = Limits::default();
         let options = embedded::Options {
             durability: config.durability,
-            limits: Limits { max_record_bytes: limits.max_record_bytes + ROOM },
+            limits: Limits { max_record_bytes: Limits::default().max_record_bytes + ROOM },
             ..embedded::Options::new(move || clock.now())
         };
         let log = Arc::new(EmbeddedLog::open(config.data.join("log"), options)?);
+        App::launch(topology, config, log.clone(), Some(log))
+    }
+
+    /// Starts as one of any number of processes that share a log, such as Apache Kafka: the group of the application's name shares out the
+    /// tasks, which are restored and begin one after the other. The data directory holds the state alone.
+    ///
+    /// # Errors
+    /// See [`StartError`]; nothing runs then.
+    pub fn start_on(topology: Topology, config: Config, log: Arc<dyn Log>) -> Result<App, StartError> {
+        App::launch(topology, config, log, None)
+    }
+
+    fn launch(
+        topology: Topology,
+        config: Config,
+        log: Arc<dyn Log>,
+        embedded: Option<Arc<EmbeddedLog>>,
+    ) -> Result<App, StartError> {
         let (durable, flushed) = mpsc::channel();
         // Before anything is made: a topology that does not belong here leaves no topics behind.
-        let db = open_state(&topology, &config, &log, durable.clone())?;
-        let topics = create_topics(&topology, &log)?;
+        let db = open_state(&topology, &config, Arc::clone(&log), durable.clone())?;
+        let topics = match embedded {
+            Some(_) => topics::create(&topology, &*log)?,
+            None => topics::create_noted(&topology, &*log, config.clock.now())?,
+        };
         let counts: Vec<u32> = topics.iter().map(|topic| topic.partitions).collect();
         let tasks: Vec<u32> = (0..topology.subs.len()).map(|sub| topology.tasks(sub, &counts)).collect();
 
@@ -118,6 +154,7 @@ impl App {
         let shared = Arc::new(Shared {
             reader: db.reader(),
             progress: Progress::new(counts.iter().copied()),
+            owners: Owners::new(&tasks),
             watchers: Arc::new(Watchers::default()),
             requests: Requests::default(),
             metrics,
@@ -130,14 +167,15 @@ impl App {
             group: topology.application.as_str().into(),
             topology,
             config,
+            embedded,
             log,
             db,
             topics,
-            limits,
+            limits: Limits::default(),
             tasks,
         });
         shared.registry.write().register_collector(Box::new(Readings(Arc::downgrade(&shared))));
-        let tasks = take_tasks(&shared)?;
+        let tasks = if shared.embedded.is_some() { take_tasks(&shared)? } else { Vec::new() };
         note_start(&shared, &tasks);
         let mut app = App { shared, threads: Vec::new(), housekeeping: durable };
         app.spawn(tasks, flushed)?;
@@ -145,13 +183,26 @@ impl App {
     }
 
     fn spawn(&mut self, tasks: Vec<Task>, flushed: mpsc::Receiver<Flushed>) -> Result<(), StartError> {
-        let threads = self.shared.config.threads.clamp(1, tasks.len().max(1));
+        // A group gives the tasks later, to be restored then; the only process of an embedded log has them all from the beginning.
+        let (threads, restoring) = match self.shared.embedded {
+            Some(_) => (self.shared.config.threads.clamp(1, tasks.len().max(1)), 0),
+            None => (self.shared.config.threads.max(1), RESTORE_THREADS),
+        };
         let mut shares: Vec<Vec<Task>> = (0..threads).map(|_| Vec::new()).collect();
         for (i, task) in tasks.into_iter().enumerate() {
             shares[i % threads].push(task);
         }
+        let (restorers, jobs) = Restorers::new();
+        for i in 0..restoring {
+            let jobs = Arc::clone(&jobs);
+            self.spawn_thread(format!("restore-{i}"), move |shared| taking::run(shared, &jobs))?;
+        }
         for (i, share) in shares.into_iter().enumerate() {
-            let worker = Worker::new(Arc::clone(&self.shared), i, share);
+            for task in &share {
+                self.shared.owners.set(task.sub_index(), task.partition(), Some(i));
+            }
+            let member = self.shared.log.join(self.shared.membership(i))?;
+            let worker = Worker::new(Arc::clone(&self.shared), i, member, share, restorers.clone());
             self.spawn_thread(format!("worker-{i}"), move |_| worker.run())?;
         }
         self.spawn_thread("housekeeping".into(), move |shared| housekeeping::run(shared, &flushed))
@@ -209,22 +260,7 @@ impl Drop for App {
     }
 }
 
-fn create_topics(topology: &Topology, log: &EmbeddedLog) -> Result<Arc<[TopicInfo]>, StartError> {
-    let existing: BTreeMap<String, u32> =
-        log.topics()?.into_iter().map(|topic| (topic.name.to_string(), topic.partitions)).collect();
-    let counts = topology.partitions(|topic| existing.get(&topic.name).copied())?;
-    let create = |(topic, partitions): (&crate::topology::TopicDef, u32)| {
-        Ok(log.create_topic(&TopicSpec { name: topic.name.clone(), partitions, cleanup: topic.cleanup })?)
-    };
-    topology.topics.iter().zip(counts).map(create).collect()
-}
-
-fn open_state(
-    topology: &Topology,
-    config: &Config,
-    log: &Arc<EmbeddedLog>,
-    durable: mpsc::Sender<Flushed>,
-) -> Result<Db, StartError> {
+fn open_state(topology: &Topology, config: &Config, log: Arc<dyn Log>, durable: mpsc::Sender<Flushed>) -> Result<Db, StartError> {
     let spec =
         |store: &crate::topology::StoreDef| StoreSpec { name: store.name.clone(), access: store.access, ttl_ms: store.ttl_ms };
     let after_flush = move |outcome: Result<&FlushReport, &millstream_state::Error>| match outcome {
@@ -232,7 +268,6 @@ fn open_state(
         Ok(report) => drop(durable.send(report.positions.clone())),
         Err(error) => tracing::error!(%error, "the state could not be flushed; it stays in memory and is tried again"),
     };
-    let log = Arc::clone(log);
     let before_sync = move || log.sync().map_err(std::io::Error::other);
     let options = millstream_state::Options {
         fingerprint: topology.fingerprint(),
@@ -245,21 +280,29 @@ fn open_state(
     Ok(Db::open(options)?)
 }
 
+impl Shared {
+    /// What a worker of this application is a member of.
+    fn membership(&self, worker: usize) -> Membership {
+        let inputs = |(sub, tasks): (&SubTopology, &u32)| {
+            let topics = sub.sources.iter().map(|source| self.topics[self.topology.sources[source.0].topic.0].id);
+            Inputs { topics: topics.collect(), tasks: *tasks }
+        };
+        Membership {
+            group: Arc::clone(&self.group),
+            worker,
+            subs: self.topology.subs.iter().zip(&self.tasks).map(inputs).collect(),
+        }
+    }
+}
+
 /// One task for each partition of each sub-topology, restored.
 fn take_tasks(shared: &Arc<Shared>) -> Result<Vec<Task>, StartError> {
     let mut tasks = Vec::new();
-    let mut restored = 0;
-    for (index, sub) in shared.topology.subs.iter().enumerate() {
-        let stores: Vec<_> = sub.stores.iter().map(|store| store.id()).collect();
-        for partition in 0..shared.tasks[index] {
-            let mut state = shared.db.task(TaskId { sub_topology: index as u32, partition }, &stores)?;
-            restored += restore::restore(shared, sub, Partition(partition), &mut state)?;
-            let topics = Arc::clone(&shared.topics);
-            let (limits, now) = (shared.limits, shared.config.clock.now());
-            tasks.push(Task::new(Arc::clone(&shared.topology), index, Partition(partition), state, topics, limits, now)?);
+    for sub in 0..shared.topology.subs.len() {
+        for partition in (0..shared.tasks[sub]).map(Partition) {
+            tasks.extend(taking::take(shared, sub, partition, &|| true)?);
         }
     }
-    shared.metrics.restored(restored);
     Ok(tasks)
 }
 

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 use millstream_state::{Position, StoreId, fault};
 
-use super::Shared;
 use super::watch::{Change, HeldWatchers};
+use super::{Shared, StartError};
 use crate::error::ProcessError;
-use crate::log::{self, Append, GroupOffsets, Log, Transaction};
+use crate::log::{self, Append, GroupOffsets, Member, Transaction};
 use crate::record::{Offset, Partition};
 use crate::task::Task;
 use crate::topology::{StoreIndex, TopicIndex};
@@ -24,6 +24,9 @@ pub(super) enum CommitError {
     Log(#[from] log::Error),
     #[error("{0}")]
     Process(#[from] ProcessError),
+    /// A task could not be taken.
+    #[error("{0}")]
+    Take(#[from] StartError),
 }
 
 impl CommitError {
@@ -32,6 +35,7 @@ impl CommitError {
         match self {
             CommitError::Log(error) => is_fatal(error),
             CommitError::Process(error) => !error.is_passing(),
+            CommitError::Take(error) => error.is_fatal(),
         }
     }
 }
@@ -50,7 +54,7 @@ struct Part {
 }
 
 /// Commits what the tasks have done since the last commit. Answers whether there was anything.
-pub(super) fn commit(shared: &Shared, tasks: &mut [Task]) -> Result<bool, CommitError> {
+pub(super) fn commit(shared: &Shared, member: &mut dyn Member, tasks: &mut [Task]) -> Result<bool, CommitError> {
     let now = shared.config.clock.now();
     let (mut appends, mut sent) = (Vec::new(), Vec::new());
     let mut offsets = Vec::new();
@@ -80,7 +84,7 @@ pub(super) fn commit(shared: &Shared, tasks: &mut [Task]) -> Result<bool, Commit
     let group = Arc::clone(&shared.group);
     fault::crash_point("commit:before-log");
     let transaction = Transaction { appends, offsets: Some(GroupOffsets { group, offsets }), request: None };
-    let committed = shared.log.commit(transaction).wait()?;
+    let committed = member.commit(transaction)?;
     fault::crash_point("commit:after-log");
     sent.into_iter().for_each(|(topic, records)| shared.metrics.sent(topic, records));
     for part in parts {

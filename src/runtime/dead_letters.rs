@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::handle::{AppendError, Handle};
-use crate::log::{self, Append, Fetched, Log, RecordBatch, RecordRef, TopicInfo, Transaction};
+use crate::log::{self, Append, Fetched, RecordBatch, RecordRef, TopicInfo, Transaction};
 use crate::record::{Headers, Offset, Partition, Timestamp};
 use crate::task::DeadLetter;
 use crate::topology::{SubTopology, TopicIndex, TopicRole};

@@ -12,7 +12,7 @@ use super::token::Token;
 use super::view::View;
 use crate::clock::Clock;
 use crate::codec::{self, Presence};
-use crate::log::{self, Append, Committed, Limits, Log, Pending, RecordBatch, Request, TopicId, Transaction, partition};
+use crate::log::{self, Append, Committed, Limits, Pending, RecordBatch, Request, TopicId, Transaction, partition};
 use crate::record::{Headers, Offset, Partition, Record, Timestamp};
 use crate::topic::Topic;
 use crate::topology::{StoreKind, TopicIndex, Topology};

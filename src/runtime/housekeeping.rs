@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use millstream_state::{Position, StoreId, TaskId};
 
 use super::Shared;
-use crate::log::{self, Log};
+use crate::log;
 use crate::record::{Offset, Partition};
 use crate::topology::{StoreIndex, TopicRole};
 
@@ -23,6 +23,8 @@ pub(super) fn run(shared: &Arc<Shared>, flushed: &Receiver<Flushed>) {
     let mut purged = Instant::now();
     while !shared.stopping.load(Ordering::Acquire) {
         match flushed.recv_timeout(PURGE_EVERY.saturating_sub(purged.elapsed())) {
+            // Changelogs that others restore from, too, are compacted and not trimmed.
+            Ok(_) if shared.embedded.is_none() => {}
             Ok(positions) => {
                 for (task, store, position) in positions {
                     let changelog = shared.changelog(StoreIndex::of(store));

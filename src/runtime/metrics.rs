@@ -14,7 +14,6 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use super::Shared;
-use crate::log::Log;
 use crate::record::{Partition, Timestamp};
 use crate::task::Counts;
 use crate::topology::{TopicIndex, TopicRole, Topology};

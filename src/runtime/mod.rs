@@ -10,14 +10,16 @@ mod metrics;
 mod progress;
 mod requests;
 mod restore;
+mod taking;
 mod token;
+mod topics;
 mod view;
 mod watch;
 mod worker;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use millstream_state::{Db, Reader};
 use parking_lot::{Mutex, RwLock};
@@ -37,7 +39,8 @@ use self::metrics::Metrics;
 use self::progress::{Progress, Starting};
 use self::requests::Requests;
 use self::watch::Watchers;
-use crate::log::{EmbeddedLog, Limits, TopicInfo};
+use crate::log::{self, EmbeddedLog, Limits, Log, TopicInfo};
+use crate::record::Partition;
 use crate::task::Task;
 use crate::topology::{StoreIndex, Topology};
 
@@ -45,7 +48,9 @@ use crate::topology::{StoreIndex, Topology};
 pub(crate) struct Shared {
     pub topology: Arc<Topology>,
     pub config: Config,
-    pub log: Arc<EmbeddedLog>,
+    pub log: Arc<dyn Log>,
+    /// The same log where it is that of this process, which keeps requests beside what they appended.
+    pub embedded: Option<Arc<EmbeddedLog>>,
     pub db: Db,
     pub reader: Reader,
     /// The topology's topics as they are in the log, by index.
@@ -57,6 +62,8 @@ pub(crate) struct Shared {
     /// The consumer group: the application's name.
     pub group: Arc<str>,
     pub progress: Progress,
+    /// Which worker of this process has which task.
+    pub owners: Owners,
     pub watchers: Arc<Watchers>,
     pub requests: Requests,
     pub metrics: Metrics,
@@ -69,6 +76,28 @@ pub(crate) struct Shared {
     parts: Mutex<BTreeMap<&'static str, String>>,
     /// What the log held at the start and the views do not yet hold.
     starting: Mutex<Starting>,
+}
+
+/// Which worker of this process has which task; nobody of this process has the others.
+pub(crate) struct Owners(Vec<Vec<AtomicUsize>>);
+
+impl Owners {
+    const NOBODY: usize = usize::MAX;
+
+    /// `tasks` says how many tasks each sub-topology has.
+    fn new(tasks: &[u32]) -> Owners {
+        Owners(tasks.iter().map(|count| (0..*count).map(|_| AtomicUsize::new(Self::NOBODY)).collect()).collect())
+    }
+
+    fn set(&self, sub: usize, partition: Partition, worker: Option<usize>) {
+        self.0[sub][partition.0 as usize].store(worker.unwrap_or(Self::NOBODY), Ordering::Release);
+    }
+
+    /// The worker that has a task.
+    pub(crate) fn get(&self, sub: usize, partition: Partition) -> Option<usize> {
+        let owner = self.0.get(sub)?.get(partition.0 as usize)?.load(Ordering::Acquire);
+        (owner != Self::NOBODY).then_some(owner)
+    }
 }
 
 impl Shared {
@@ -87,14 +116,13 @@ impl Shared {
     }
 
     fn health(&self) -> Health {
-        use crate::log::embedded::Health as LogHealth;
         if let Some(reason) = self.failure.lock().clone() {
             return Health::Failed(reason);
         }
         match (self.log.health(), self.trouble.lock().values().next()) {
-            (LogHealth::Repairing { cause }, _) => Health::Degraded(cause.to_string()),
-            (LogHealth::Up, Some(trouble)) => Health::Degraded(trouble.clone()),
-            (LogHealth::Up, None) => match self.parts.lock().iter().next() {
+            (log::Health::Repairing { cause }, _) => Health::Degraded(cause.to_string()),
+            (log::Health::Up, Some(trouble)) => Health::Degraded(trouble.clone()),
+            (log::Health::Up, None) => match self.parts.lock().iter().next() {
                 Some((part, trouble)) => Health::Degraded(format!("{part}: {trouble}")),
                 None => Health::Up,
             },
@@ -109,17 +137,13 @@ impl Shared {
             let partition = task.partition();
             let mut restored = 0;
             task.abort(|state| {
-                restored = restore::restore(self, sub, partition, state)?;
+                restored = restore::restore(self, sub, partition, state, &|| true)?.unwrap_or(0);
                 Ok::<_, StartError>(())
             })?;
-            for (topic, next) in task.next_offsets() {
-                self.progress.set(topic, partition, next);
-            }
             if restored > 0 {
                 self.watchers.cut_off();
             }
         }
-        self.progress.signal();
         Ok(())
     }
 

@@ -8,7 +8,6 @@ use tokio::sync::watch;
 
 use super::Shared;
 use super::token::{Token, UnreadableToken};
-use crate::log::Log;
 use crate::record::{Offset, Partition};
 use crate::topology::TopicIndex;
 
@@ -82,13 +81,18 @@ impl Shared {
         let mut starting = self.starting.lock();
         let Starting { subs, targets } = &mut *starting;
         while let Some(sub) = subs.front() {
-            if !self.inputs_of(*sub).all(|topic| self.progress.reached(topic, &targets[&topic])) {
+            if !self.inputs_of(*sub).all(|topic| self.progress.reached(topic, &self.mine(*sub, &targets[&topic]))) {
                 return false;
             }
             self.follow_outputs(*sub, targets);
             subs.pop_front();
         }
         true
+    }
+
+    /// Those of the partitions that tasks of this process read.
+    fn mine(&self, sub: usize, targets: &[(Partition, Offset)]) -> Vec<(Partition, Offset)> {
+        targets.iter().copied().filter(|(partition, _)| self.owners.get(sub, *partition).is_some()).collect()
     }
 
     /// What the sub-topology has written by now is what those that read it must come to.

@@ -135,7 +135,8 @@ impl Handle {
 
     /// The answer that was given to the request, if it was carried out and its answer is still kept.
     fn answered<E>(&self, request: &RequestKey) -> Result<Option<Answer>, RequestError<E>> {
-        let stored = self.shared.log.request(&request.key).map_err(|e| RequestError::Append(AppendError::Log(e)))?;
+        let log = self.shared.embedded.as_ref().ok_or(RequestError::Append(AppendError::Log(log::Error::Closed)))?;
+        let stored = log.request(&request.key).map_err(|e| RequestError::Append(AppendError::Log(e)))?;
         let Some(stored) = stored.filter(|stored| stored.expires_at > self.shared.config.clock.now()) else { return Ok(None) };
         if stored.fingerprint != request.fingerprint {
             return Err(RequestError::Reused);

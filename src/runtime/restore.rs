@@ -1,67 +1,104 @@
-//! Bringing a task's stores to the end of their changelogs, from where their state stands. A task processes only after that. A store without
-//! a position is empty: whoever takes its task from the database gets it so.
+//! Bringing a task's stores to the end of their changelogs, from where their state stands. A task processes only after that.
+//!
+//! The end is the one that includes what a former owner committed, even if the log does not show it yet: first the end with all open
+//! transactions is asked for, then committed records are read until that end is passed (KAFKA-10167: whoever stops at the last stable
+//! offset misses a transaction that is decided and not yet marked).
+
+use std::time::Duration;
 
 use millstream_state::{Position, TaskState};
 
 use super::{Shared, StartError};
-use crate::log::{Log, StoredBatch, TopicInfo};
+use crate::log::{StoredBatch, TopicInfo};
 use crate::record::{Offset, Partition};
-use crate::topology::{StoreIndex, SubTopology};
+use crate::topology::{DELETE_RETENTION_MS, StoreIndex, SubTopology};
 
 /// How much of a changelog is read at once, in bytes.
 const FETCH_BYTES: usize = 4 << 20;
+/// How long to wait for an open transaction to end before it is looked whether the task is still wanted.
+const WAIT: Duration = Duration::from_millis(50);
 
-/// Restores all stores of a task. Answers how many changelog records were applied.
+/// Restores all stores of a task. Answers how many changelog records were applied, or `None` if the task was not wanted any more meanwhile.
 pub(super) fn restore(
     shared: &Shared,
     sub: &SubTopology,
     partition: Partition,
     state: &mut TaskState,
-) -> Result<u64, StartError> {
+    wanted: &dyn Fn() -> bool,
+) -> Result<Option<u64>, StartError> {
     let mut records = 0;
     for &store in &sub.stores {
-        records += restore_store(shared, store, partition, state)?;
+        let Some(applied) = restore_store(shared, store, partition, state, wanted)? else { return Ok(None) };
+        records += applied;
     }
-    Ok(records)
+    Ok(Some(records))
+}
+
+/// Why the changelog cannot go on from where the state stands.
+enum Misfit {
+    Missing,
+    OtherLog,
+    Beyond(u64),
+    Trimmed(u64),
+    /// Deleted keys may have been forgotten by compaction since, and would stay.
+    TooOld,
 }
 
 /// Where to begin: at the state's position, if the changelog still goes on from there.
 fn begin(
     shared: &Shared,
-    store: StoreIndex,
-    partition: Partition,
     changelog: &TopicInfo,
     position: Option<Position>,
-) -> Result<Offset, StartError> {
-    let bounds = shared.log.bounds(changelog.id, partition)?;
-    let name = &shared.topology.stores[store.0].name;
-    let (start, end) = (bounds.start, bounds.end);
-    let why = match position {
-        None if start == Offset(0) => return Ok(Offset(0)),
-        None => format!("the state of store {name:?} is missing, and its changelog begins only at offset {start}"),
-        Some(position) if position.topic_id != changelog.uuid => {
-            format!("the state of store {name:?} belongs to another log than the changelog {:?}", changelog.name)
-        }
-        Some(position) if position.offset > end.0 => {
-            format!("the state of store {name:?} stands at offset {}, beyond the end {end} of its changelog", position.offset)
-        }
-        Some(position) if position.offset < start.0 => {
-            format!("the state of store {name:?} stands at offset {}, and its changelog begins only at {start}", position.offset)
-        }
-        Some(position) => return Ok(Offset(position.offset)),
-    };
-    Err(StartError::StateAndLogDiffer { dir: shared.config.data.clone(), why: format!("{why} (partition {partition})") })
+    start: Offset,
+    end: Offset,
+) -> Result<Offset, Misfit> {
+    let Some(position) = position else { return if start == Offset(0) { Ok(start) } else { Err(Misfit::Missing) } };
+    // The embedded log trims what is behind the state and drops tombstones only after that.
+    let oldest = shared.config.clock.now().plus_ms(-(DELETE_RETENTION_MS as i64) / 2);
+    if position.topic_id != changelog.uuid {
+        Err(Misfit::OtherLog)
+    } else if position.offset > end.0 {
+        Err(Misfit::Beyond(position.offset))
+    } else if position.offset < start.0 {
+        Err(Misfit::Trimmed(position.offset))
+    } else if shared.embedded.is_none() && position.wall_ms < oldest.0 && position.offset < end.0 {
+        Err(Misfit::TooOld)
+    } else {
+        Ok(Offset(position.offset))
+    }
 }
 
-fn restore_store(shared: &Shared, store: StoreIndex, partition: Partition, state: &mut TaskState) -> Result<u64, StartError> {
+fn restore_store(
+    shared: &Shared,
+    store: StoreIndex,
+    partition: Partition,
+    state: &mut TaskState,
+    wanted: &dyn Fn() -> bool,
+) -> Result<Option<u64>, StartError> {
     let changelog = shared.changelog(store);
-    let position = state.position(store.id());
-    let mut next = begin(shared, store, partition, changelog, position)?;
+    let start = shared.log.bounds(changelog.id, partition)?.start;
+    let end = shared.log.open_end(changelog.id, partition)?;
+    let mut next = match begin(shared, changelog, state.position(store.id()), start, end) {
+        Ok(next) => next,
+        // What lies behind the state was trimmed: there is nothing to rebuild it from.
+        Err(misfit) if shared.embedded.is_some() => return Err(refused(shared, store, partition, misfit, start, end)),
+        Err(misfit) => {
+            let why = misfit.explain(&shared.topology.stores[store.0].name, &changelog.name, start, end);
+            tracing::warn!(partition = partition.0, "{why}; it is restored from the beginning");
+            state.clear(store.id())?;
+            start
+        }
+    };
     let mut records = 0;
-    loop {
+    while next < end {
+        let seen = shared.log.version();
         let fetched = shared.log.fetch(changelog.id, partition, next, FETCH_BYTES)?;
+        if !wanted() {
+            return Ok(None);
+        }
         if fetched.next == next {
-            return Ok(records);
+            shared.log.wait(seen, WAIT);
+            continue;
         }
         let rows = fetched.batches.iter().flat_map(|batch| batch.records_from(next));
         let rows = rows.filter_map(|record| Some((record.key?, record.value)));
@@ -71,5 +108,29 @@ fn restore_store(shared: &Shared, store: StoreIndex, partition: Partition, state
         state.restore(store.id(), rows.inspect(|_| count += 1), until)?;
         records += count;
         next = fetched.next;
+    }
+    Ok(Some(records))
+}
+
+fn refused(shared: &Shared, store: StoreIndex, partition: Partition, misfit: Misfit, start: Offset, end: Offset) -> StartError {
+    let why = misfit.explain(&shared.topology.stores[store.0].name, &shared.changelog(store).name, start, end);
+    StartError::StateAndLogDiffer { dir: shared.config.data.clone(), why: format!("{why} (partition {partition})") }
+}
+
+impl Misfit {
+    fn explain(&self, store: &str, changelog: &str, start: Offset, end: Offset) -> String {
+        match self {
+            Misfit::Missing => {
+                format!("the state of store {store:?} is missing, and its changelog begins only at offset {start}")
+            }
+            Misfit::OtherLog => format!("the state of store {store:?} belongs to another log than the changelog {changelog:?}"),
+            Misfit::Beyond(at) => {
+                format!("the state of store {store:?} stands at offset {at}, beyond the end {end} of its changelog")
+            }
+            Misfit::Trimmed(at) => {
+                format!("the state of store {store:?} stands at offset {at}, and its changelog begins only at {start}")
+            }
+            Misfit::TooOld => format!("the state of store {store:?} is too old to tell which keys were deleted since"),
+        }
     }
 }

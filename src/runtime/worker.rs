@@ -1,14 +1,15 @@
 //! A worker thread: fetches for its tasks, lets them step, and commits for all of them when they are idle, or at the latest after the
 //! commit interval or at the byte budget.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::commit::{CommitError, commit};
+use super::taking::{Restorers, Taken, Wanted};
 use crate::error::ProcessError;
-use crate::log::{self, Log};
+use crate::log::{self, Change, Member};
 use crate::record::Timestamp;
 use crate::task::{Step, Task};
 
@@ -25,6 +26,9 @@ const CHECK_EVERY: usize = 8;
 /// How long a task's slice lasts where its steps are slow.
 const SLICE_TIME: Duration = Duration::from_millis(10);
 
+/// The longest sleep while a task is being restored.
+const RESTORE_WAIT: Duration = Duration::from_millis(5);
+
 /// The pause after a failed transaction; each further failure doubles it, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -32,7 +36,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 pub(super) struct Worker {
     shared: Arc<Shared>,
     number: usize,
+    member: Box<dyn Member>,
     tasks: Vec<Task>,
+    /// Tasks that the group gave and that are not restored yet.
+    wanted: Vec<Wanted>,
+    restorers: Restorers,
+    taken: (mpsc::Sender<Taken>, mpsc::Receiver<Taken>),
     /// The task whose turn is next.
     next: usize,
     /// When the first uncommitted step was made.
@@ -50,13 +59,23 @@ struct Round {
 }
 
 impl Worker {
-    pub(super) fn new(shared: Arc<Shared>, number: usize, tasks: Vec<Task>) -> Worker {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        number: usize,
+        member: Box<dyn Member>,
+        tasks: Vec<Task>,
+        restorers: Restorers,
+    ) -> Worker {
         // What a task noted when it was taken is pending from the beginning.
         let (pending_since, last_commit) = (Some(Instant::now()), Instant::now());
         Worker {
             shared,
             number,
+            member,
             tasks,
+            wanted: Vec::new(),
+            restorers,
+            taken: mpsc::channel(),
             next: 0,
             pending_since,
             last_commit,
@@ -75,7 +94,7 @@ impl Worker {
                 return;
             }
         }
-        if let Err(error) = commit(&self.shared, &mut self.tasks) {
+        if let Err(error) = commit(&self.shared, &mut *self.member, &mut self.tasks) {
             tracing::warn!(%error, "the last transaction was not committed; it is repeated at the next start");
         }
     }
@@ -84,9 +103,54 @@ impl Worker {
         self.shared.stopping.load(Ordering::Acquire)
     }
 
+    /// Takes and gives up tasks as the group says. Only between transactions: what a task has not committed goes with it.
+    fn follow_group(&mut self) -> Result<(), CommitError> {
+        for change in self.member.changes()? {
+            match change {
+                Change::Assigned { sub, partition } => {
+                    self.shared.owners.set(sub, partition, Some(self.number));
+                    self.wanted.push(self.restorers.take(sub, partition, &self.taken.0));
+                }
+                Change::Revoked { sub, partition } => {
+                    self.shared.owners.set(sub, partition, None);
+                    self.wanted.retain(|wanted| (wanted.sub, wanted.partition) != (sub, partition));
+                    self.tasks.retain(|task| (task.sub_index(), task.partition()) != (sub, partition));
+                    self.next = 0;
+                }
+            }
+        }
+        while let Ok(Taken { sub, partition, outcome }) = self.taken.1.try_recv() {
+            let Some(place) = self.wanted.iter().position(|wanted| (wanted.sub, wanted.partition) == (sub, partition)) else {
+                continue;
+            };
+            let task = outcome?;
+            self.wanted.swap_remove(place);
+            // Its views begin anew from here, wherever their changes came from before.
+            self.shared.watchers.cut_off();
+            self.begin(&task)?;
+            self.tasks.push(task);
+            self.pending_since = Some(Instant::now());
+        }
+        Ok(())
+    }
+
+    /// Reads the inputs of a task from where its state stands.
+    fn begin(&mut self, task: &Task) -> Result<(), CommitError> {
+        let (sub, partition) = (task.sub_index(), task.partition());
+        let offsets: Vec<_> = task.next_offsets().collect();
+        for (topic, next) in &offsets {
+            self.shared.progress.set(*topic, partition, *next);
+        }
+        self.shared.progress.signal();
+        let offsets: Vec<_> = offsets.into_iter().map(|(topic, next)| (self.shared.topics[topic.0].id, next)).collect();
+        Ok(self.member.begin(sub, partition, &offsets)?)
+    }
+
     /// One turn: fetch, process, commit if it is time, and wait if there is nothing to do.
     fn turn(&mut self) -> Result<(), CommitError> {
-        let seen = self.shared.log.version();
+        if self.pending_since.is_none() {
+            self.follow_group()?;
+        }
         self.fetch()?;
         let round = self.process()?;
         if self.pending_since.is_none() && (round.worked || self.tasks.iter().any(Task::has_moved)) {
@@ -102,7 +166,7 @@ impl Worker {
             let until_retry = round.retry_at.map(|at| at.0.saturating_sub(self.shared.config.clock.now().0).max(0) as u64);
             let until_commit = self.pending_since.map(|_| (2 * self.last_commit_took).saturating_sub(self.last_commit.elapsed()));
             let wait = MAX_WAIT.min(until_retry.map_or(MAX_WAIT, Duration::from_millis)).min(until_commit.unwrap_or(MAX_WAIT));
-            self.shared.log.wait(seen, wait);
+            self.member.wait(if self.wanted.is_empty() { wait } else { wait.min(RESTORE_WAIT) });
         }
         Ok(())
     }
@@ -121,7 +185,7 @@ impl Worker {
 
     fn commit(&mut self) -> Result<(), CommitError> {
         let begun = Instant::now();
-        let committed = commit(&self.shared, &mut self.tasks)?;
+        let committed = commit(&self.shared, &mut *self.member, &mut self.tasks)?;
         self.pending_since = None;
         if committed {
             self.last_commit = Instant::now();
@@ -158,7 +222,7 @@ impl Worker {
 
     fn fetch(&mut self) -> Result<(), log::Error> {
         for task in &mut self.tasks {
-            fetch_inputs(&self.shared, task, false)?;
+            fetch_inputs(&self.shared, &mut *self.member, task, false)?;
         }
         Ok(())
     }
@@ -171,7 +235,7 @@ impl Worker {
         for _ in 0..self.tasks.len() {
             let task = &mut self.tasks[self.next];
             let others = pending - task.pending_bytes();
-            slice(&self.shared, task, max_bytes.saturating_sub(others), &mut round)?;
+            slice(&self.shared, &mut *self.member, task, max_bytes.saturating_sub(others), &mut round)?;
             pending = others + task.pending_bytes();
             self.next = (self.next + 1) % self.tasks.len();
             if pending >= max_bytes || begun.elapsed() >= interval {
@@ -190,10 +254,10 @@ impl Worker {
         while !fatal && !self.is_stopping() {
             self.rest(&reason);
             // A log that has failed answers from memory until it is read back, and does not know yet what it has committed.
-            if self.shared.log.health() != log::embedded::Health::Up {
+            if self.shared.log.health() != log::Health::Up {
                 continue;
             }
-            match self.shared.retake(&mut self.tasks) {
+            match self.retake() {
                 Ok(()) => {
                     self.pending_since = Some(Instant::now());
                     return true;
@@ -212,8 +276,26 @@ impl Worker {
     }
 }
 
+impl Worker {
+    /// Takes the tasks that are still this worker's anew after an aborted transaction.
+    fn retake(&mut self) -> Result<(), CommitError> {
+        self.follow_group()?;
+        self.shared.retake(&mut self.tasks)?;
+        let tasks = std::mem::take(&mut self.tasks);
+        let begun = tasks.iter().try_for_each(|task| self.begin(task));
+        self.tasks = tasks;
+        begun
+    }
+}
+
 /// Lets a task step until it has nothing to do, or others should have their turn.
-fn slice(shared: &Shared, task: &mut Task, max_bytes: usize, round: &mut Round) -> Result<(), CommitError> {
+fn slice(
+    shared: &Shared,
+    member: &mut dyn Member,
+    task: &mut Task,
+    max_bytes: usize,
+    round: &mut Round,
+) -> Result<(), CommitError> {
     let (begun, now) = (Instant::now(), shared.config.clock.now());
     let mut checked = false;
     for step in 1..=SLICE {
@@ -221,7 +303,7 @@ fn slice(shared: &Shared, task: &mut Task, max_bytes: usize, round: &mut Round) 
         // records must be taken before them.
         if task.is_lopsided() {
             if !checked {
-                fetch_inputs(shared, task, true)?;
+                fetch_inputs(shared, member, task, true)?;
                 checked = true;
             }
         } else {
@@ -244,11 +326,11 @@ fn slice(shared: &Shared, task: &mut Task, max_bytes: usize, round: &mut Round) 
 }
 
 /// Fetches for the inputs that want records; only for those that have none if `empty_only`.
-fn fetch_inputs(shared: &Shared, task: &mut Task, empty_only: bool) -> Result<(), log::Error> {
+fn fetch_inputs(shared: &Shared, member: &mut dyn Member, task: &mut Task, empty_only: bool) -> Result<(), log::Error> {
     for input in 0..task.inputs_len() {
         let Some((topic, from)) = task.wants(input, empty_only) else { continue };
         let topic = &shared.topics[topic.0];
-        match shared.log.fetch(topic.id, task.partition(), from, FETCH_BYTES) {
+        match member.fetch(topic.id, task.partition(), from, FETCH_BYTES) {
             Ok(fetched) if fetched.next == from => {}
             Ok(fetched) => task.enqueue(input, fetched.batches, fetched.next),
             Err(log::Error::OutOfRange { start, .. }) if from < start => {

@@ -29,7 +29,7 @@ impl std::error::Error for TopologyError {}
 /// A topic name may have this many characters in Kafka; `.dlq` must still fit.
 const MAX_TOPIC_NAME: usize = 249 - ".dlq".len();
 /// Deleted keys stay visible for this long to whoever restores from an old position.
-const DELETE_RETENTION_MS: u64 = 7 * 24 * 3_600_000;
+pub(crate) const DELETE_RETENTION_MS: u64 = 7 * 24 * 3_600_000;
 const DEAD_LETTER_RETENTION_MS: u64 = 30 * 24 * 3_600_000;
 const FOREVER: Cleanup = Cleanup::Delete { retention_ms: None, retention_bytes: None };
 

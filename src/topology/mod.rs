@@ -20,7 +20,7 @@ use crate::task::context::Context;
 use crate::task::{Source, TimeDomain};
 
 pub use self::draft::TopologyError;
-pub(crate) use self::draft::{Draft, NodeDraft};
+pub(crate) use self::draft::{DELETE_RETENTION_MS, Draft, NodeDraft};
 
 macro_rules! indexes {
     ($($(#[$doc:meta])* $name:ident;)*) => {$(

@@ -1,6 +1,7 @@
 //! Short words for what the tests of the log do all the time.
 
-use millstream::log::embedded::{EmbeddedLog, Health, Options};
+use millstream::log::Health;
+use millstream::log::embedded::{EmbeddedLog, Options};
 use millstream::log::{
     Append, Cleanup, Committed, Error, GroupOffsets, Log, RecordBatch, Request, TopicInfo, TopicSpec, Transaction,
 };

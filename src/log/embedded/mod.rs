@@ -8,6 +8,7 @@ mod compaction;
 mod group;
 mod layout;
 mod maintenance;
+mod member;
 mod options;
 mod partition;
 mod queue;
@@ -17,7 +18,10 @@ mod writer;
 
 pub use options::{Durability, Options};
 
-use super::{Bounds, Error, Fetched, Limits, Log, Pending, StoredRequest, TopicId, TopicInfo, TopicSpec, Transaction};
+use super::{
+    Bounds, Committed, Error, Fetched, Health, Limits, Log, Member, Membership, Pending, StoredRequest, TopicId, TopicInfo,
+    TopicSpec, Transaction,
+};
 use crate::{Offset, Partition};
 use shared::{Counters, Shared};
 use std::fmt;
@@ -27,18 +31,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::thread::JoinHandle;
 use std::time::Duration;
-
-/// Whether the log works.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Health {
-    /// It does.
-    Up,
-    /// It failed, refuses to append, and tries to read back what it has.
-    Repairing {
-        /// What failed.
-        cause: Arc<str>,
-    },
-}
 
 /// What the log has done since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -85,10 +77,11 @@ impl EmbeddedLog {
         Ok(())
     }
 
-    /// Whether the log works.
-    #[must_use]
-    pub fn health(&self) -> Health {
-        self.shared.queue.broken().map_or(Health::Up, |cause| Health::Repairing { cause })
+    fn queue(shared: &Shared, transaction: Transaction) -> Pending {
+        match shared.check(&transaction) {
+            Ok(bytes) => shared.queue.push(transaction, bytes, shared.options.max_queued_bytes),
+            Err(error) => Pending::refused(error),
+        }
     }
 
     /// What the log has done since it was opened.
@@ -165,6 +158,18 @@ impl Log for EmbeddedLog {
         Ok(topic.partitions[partition.0 as usize].lock().bounds())
     }
 
+    fn open_end(&self, topic: TopicId, partition: Partition) -> Result<Offset, Error> {
+        Ok(self.bounds(topic, partition)?.end)
+    }
+
+    fn join(&self, _: Membership) -> Result<Box<dyn Member>, Error> {
+        Ok(Box::new(member::SoleMember::new(Arc::clone(&self.shared))))
+    }
+
+    fn health(&self) -> Health {
+        self.shared.queue.broken().map_or(Health::Up, |cause| Health::Repairing { cause })
+    }
+
     fn version(&self) -> u64 {
         *self.shared.progress.version.lock()
     }
@@ -178,10 +183,7 @@ impl Log for EmbeddedLog {
     }
 
     fn commit(&self, transaction: Transaction) -> Pending {
-        match self.shared.check(&transaction) {
-            Ok(bytes) => self.shared.queue.push(transaction, bytes, self.shared.options.max_queued_bytes),
-            Err(error) => Pending::refused(error),
-        }
+        EmbeddedLog::queue(&self.shared, transaction)
     }
 
     fn sync(&self) -> Result<(), Error> {

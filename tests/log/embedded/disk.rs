@@ -4,7 +4,8 @@
 
 use super::child;
 use crate::log::support::{ManualClock, put, read, topic, wait_until_up};
-use millstream::log::embedded::{EmbeddedLog, Health, Options};
+use millstream::log::Health;
+use millstream::log::embedded::{EmbeddedLog, Options};
 use millstream::log::{Append, Error, Log, RecordBatch, TopicInfo, Transaction};
 use millstream::{Headers, Offset, Partition, Timestamp};
 use std::path::Path;

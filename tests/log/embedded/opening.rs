@@ -1,7 +1,8 @@
 //! What is found when a log is opened: what was there, or one sentence why not.
 
 use crate::log::support::{ManualClock, append, open, put, read, topic, with_offset, with_request};
-use millstream::log::embedded::{EmbeddedLog, Health};
+use millstream::log::Health;
+use millstream::log::embedded::EmbeddedLog;
 use millstream::log::{Error, Log, Transaction};
 use millstream::{Offset, Partition};
 use std::path::Path;
