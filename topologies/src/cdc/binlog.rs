@@ -11,6 +11,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use mysql_async::binlog::BinlogChecksumAlg;
 use mysql_async::binlog::events::{Event, GtidEvent, QueryEvent, RotateEvent, TableMapEvent, TransactionPayloadEvent};
 use mysql_async::binlog::events::{RowsEventRows, WriteRowsEvent, WriteRowsEventV1};
 use uuid::Uuid;
@@ -366,7 +367,7 @@ fn mariadb_gtid(event: &Event) -> Option<Open> {
 
 /// The name in a ROTATE. The one that begins a dump comes before it is known that events have checksums, so its own follows the name.
 fn file_name<'a>(event: &Event, name: &'a [u8]) -> &'a [u8] {
-    let knows_checksums = event.footer().get_checksum_alg().is_ok_and(|alg| alg.is_some());
+    let knows_checksums = matches!(event.footer().get_checksum_alg(), Ok(Some(BinlogChecksumAlg::BINLOG_CHECKSUM_ALG_CRC32)));
     match name.split_last_chunk::<4>() {
         Some((shorter, sum)) if !knows_checksums && crc32_of(event, shorter.len()) == u32::from_le_bytes(*sum) => shorter,
         _ => name,

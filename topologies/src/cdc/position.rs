@@ -2,13 +2,19 @@
 //! Nothing else remembers it, so a crash neither loses nor repeats a row.
 
 use millstream::Topic;
-use millstream::codec::{Codec, Data, Json};
+use millstream::codec::{Codec, Data, Json, Optional};
 use serde::{Deserialize, Serialize};
 
 use super::gtid::Gtids;
+use super::table::Column;
 
 /// The positions, by the name of the relay: the last one of each counts.
 pub const POSITIONS: Topic<String, Position> = Topic::with_codecs("shop.cdc-position", String::CODEC, &Json).compacted();
+
+/// The table's columns as they are at the position, by the name of the relay: rows that were written before the table was changed are read
+/// by what it was then. Null while that is not known.
+pub const COLUMNS: Topic<String, Option<Vec<Column>>> =
+    Topic::with_codecs("shop.cdc-columns", String::CODEC, &Optional(&Json)).compacted();
 
 /// A place between two transactions of a binlog, or within one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

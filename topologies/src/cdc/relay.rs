@@ -15,13 +15,13 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::binlog::{Group, Happened, Reader, Stopped};
-use super::position::{POSITIONS, Position};
+use super::position::{COLUMNS, POSITIONS, Position};
 use super::routing::{Routed, Routing};
 use super::server::{SILENCE, Server};
 use super::snapshot::{self, Snapshot, Wanted};
 use super::status::{self, Status};
 use super::stream::Broken;
-use super::table::Row;
+use super::table::{Column, Columns, Row};
 use super::{Settings, Stop, Trouble, failed};
 
 /// The topic of a row as it was, where somebody wants it, and the name of the dead-letter topic.
@@ -53,6 +53,10 @@ pub struct Relay {
     settings: Settings,
     status: Arc<Status>,
     topics: HashMap<String, Result<RawTopic, String>>,
+    /// Columns that are to be kept with the next position.
+    columns: Option<Columns>,
+    /// The columns that are kept do not fit the rows that come: the table as it is now may.
+    rereads: bool,
 }
 
 /// What goes into the log as one transaction.
@@ -75,7 +79,7 @@ impl Relay {
         let status = Arc::new(Status::default());
         status::register(&status, app, &mut app.registry().write());
         app.report(NODE, Some("the relay has not connected to the database yet".into()));
-        Relay { app: app.clone(), settings, status, topics: HashMap::new() }
+        Relay { app: app.clone(), settings, status, topics: HashMap::new(), columns: None, rereads: false }
     }
 
     /// Relays until something stands in the way for good. It may be dropped at any moment: what is in the log says how far it came.
@@ -100,9 +104,10 @@ impl Relay {
                 Trouble::Passing(_) => delays.next().unwrap_or_default(),
                 Trouble::TableChanged(why) => {
                     let at = self.status.position();
+                    self.rereads = true;
                     if changed_at.replace(at.clone()) == Some(at) {
                         return Stop::Failed(format!(
-                            "{why}, and the binlog does not name its columns: set binlog_row_metadata=FULL, and start with --resnapshot"
+                            "{why}, and what it was then is not known: set binlog_row_metadata=FULL, and start with --resnapshot"
                         ));
                     }
                     Duration::ZERO
@@ -120,12 +125,19 @@ impl Relay {
         let start = async {
             self.create_topics()?;
             let mut server = Server::connect(&self.settings.address, &needed).await?;
-            let position = match self.last_position().await? {
-                Some(position) if !self.settings.resnapshot => position,
-                _ => self.snapshot(&mut server).await?,
+            if !server.syncs_binlog && self.status.position().is_none() {
+                tracing::warn!("the database does not have sync_binlog=1: a crash of its machine may take back what was relayed");
+            }
+            let (position, kept) = match self.last_position().await? {
+                (Some(position), kept) if !self.settings.resnapshot => (position, kept),
+                _ => (self.snapshot(&mut server).await?, None),
             };
+            let columns = match kept.filter(|_| !self.rereads) {
+                Some(kept) => kept.into(),
+                None => server.columns.clone(),
+            };
+            self.columns = Some(columns.clone());
             self.status.stands_at(&position);
-            let columns = server.columns.clone();
             let server_id = self.settings.server_id.unwrap_or_else(random_server_id);
             let events = server.follow(&position, server_id, self.settings.prefers_gtids).await?;
             tracing::info!("follows the binlog from {position}");
@@ -144,13 +156,16 @@ impl Relay {
 
     fn create_topics(&self) -> Result<(), Trouble> {
         self.app.create_topic(&POSITIONS).map_err(of_log)?;
+        self.app.create_topic(&COLUMNS).map_err(of_log)?;
         self.app.create_topic(&raw(DEAD_LETTERS).keep_forever()).map_err(of_log)?;
         if self.settings.raw_topic { self.app.create_topic(&raw(RAW_TOPIC)).map_err(of_log) } else { Ok(()) }
     }
 
-    async fn last_position(&self) -> Result<Option<Position>, Trouble> {
+    /// Where the relay stands, and the table's columns there.
+    async fn last_position(&self) -> Result<(Option<Position>, Option<Vec<Column>>), Trouble> {
         let (app, name) = (self.app.clone(), self.settings.name.clone());
-        let read = tokio::task::spawn_blocking(move || app.last(&POSITIONS, &name)).await;
+        let read = move || Ok((app.last(&POSITIONS, &name)?, app.last(&COLUMNS, &name)?.flatten()));
+        let read = tokio::task::spawn_blocking(read).await;
         read.map_err(|panic| failed(panic.to_string()))?.map_err(of_append)
     }
 
@@ -198,8 +213,13 @@ impl Relay {
                 next = if is_full { None } else { finds.try_recv().ok() };
             }
             let now = self.app.now();
-            if batch.position.is_none() && (now.0 - written_ms >= POSITION_EVERY_MS || trouble.is_some()) {
-                batch.position = moved.take();
+            if batch.position.is_some() || trouble.is_some() || now.0 - written_ms >= POSITION_EVERY_MS {
+                batch.position = moved.take().or(batch.position);
+            }
+            if let Some(Stopped::TableChanged(_)) = &trouble {
+                let unknown = Record::new(self.settings.name.clone(), None, now);
+                batch.events = std::mem::take(&mut batch.events).with(&COLUMNS, &unknown);
+                self.columns = None;
             }
             if batch.position.is_some() {
                 written_ms = now.0;
@@ -353,10 +373,15 @@ impl Relay {
 
     /// Appends a batch and its position as one transaction.
     async fn append(&mut self, batch: Batch) -> Result<(), Trouble> {
-        let Batch { events, rows, parked, committed_ms, position, .. } = batch;
+        let Batch { mut events, rows, parked, committed_ms, position, .. } = batch;
         let Some(position) = position else { return Ok(()) };
+        if let Some(columns) = &self.columns {
+            events = events.with(&COLUMNS, &Record::new(self.settings.name.clone(), Some(columns.to_vec()), self.app.now()));
+        }
         let stands = Record::new(self.settings.name.clone(), position.clone(), self.app.now());
         self.app.append(events.with(&POSITIONS, &stands)).await.map_err(of_append)?;
+        self.columns = None;
+        self.rereads = false;
         self.status.stands_at(&position);
         self.status.relayed.fetch_add(rows, Relaxed);
         self.status.parked.fetch_add(parked, Relaxed);

@@ -72,6 +72,13 @@ impl Address {
         format!("mysql://{}:{}", self.opts.ip_or_hostname(), self.opts.tcp_port())
     }
 
+    fn lacks_rights(&self, said: &str) -> Trouble {
+        misconfigured(format!(
+            "{}: the user has not the rights that following the binlog takes, REPLICATION SLAVE and REPLICATION CLIENT: {said}",
+            self.place()
+        ))
+    }
+
     /// Whether it helps to try again, by the error's code.
     #[must_use]
     pub fn trouble(&self, error: Error) -> Trouble {
@@ -82,10 +89,7 @@ impl Address {
                 1044 | 1045 | 1049 | 1142 | 1143 | 1251 | 1370 | 1698 | 3118 => {
                     misconfigured(format!("{place}: {}", error.message))
                 }
-                1227 => misconfigured(format!(
-                    "{place}: the user has not the rights that reading the binlog takes, REPLICATION SLAVE and REPLICATION CLIENT: {}",
-                    error.message
-                )),
+                1227 => self.lacks_rights(&error.message),
                 _ => Trouble::Passing(format!("{place}: {} ({})", error.message, error.code)),
             },
             Error::Driver(error @ (DriverError::UnknownAuthPlugin { .. } | DriverError::NoClientSslFlagFromServer)) => {
@@ -114,6 +118,8 @@ pub struct Server {
     pub flavor: Flavor,
     /// Whether it numbers transactions.
     pub has_gtids: bool,
+    /// Whether a commit is in the binlog on its disk before it is told.
+    pub syncs_binlog: bool,
     /// The table's columns.
     pub columns: Columns,
     address: Address,
@@ -126,8 +132,14 @@ impl Server {
     /// [`Trouble`], fatal with one sentence if the server is set up otherwise than it must be.
     pub async fn connect(address: &Address, needed: &[String]) -> Result<Server, Trouble> {
         let conn = address.open().await?;
-        let mut server =
-            Server { conn, flavor: Flavor::MySql, has_gtids: false, columns: Vec::new().into(), address: address.clone() };
+        let mut server = Server {
+            conn,
+            flavor: Flavor::MySql,
+            has_gtids: false,
+            syncs_binlog: true,
+            columns: Vec::new().into(),
+            address: address.clone(),
+        };
         server.ask("SET time_zone='+00:00', NAMES utf8mb4").await?;
         server.check().await?;
         server.find_table(needed).await?;
@@ -179,9 +191,7 @@ impl Server {
             self.has_gtids = mode.eq_ignore_ascii_case("ON");
         }
         let sync: u64 = self.first("SELECT @@GLOBAL.sync_binlog").await?;
-        if sync != 1 {
-            tracing::warn!("{place} has sync_binlog={sync}: a crash of its machine may take back rows that were relayed already");
-        }
+        self.syncs_binlog = sync == 1;
         Ok(())
     }
 
@@ -268,7 +278,11 @@ impl Server {
             _ => request = request.with_filename(position.file.as_bytes()).with_pos(position.offset),
         }
         let address = self.address.clone();
-        let stream = self.conn.get_binlog_stream(request).await.map_err(|error| address.trouble(error))?;
+        let stream = self.conn.get_binlog_stream(request).await.map_err(|error| match error {
+            // MariaDB does not say which right is missing, as if it had not let the user in.
+            Error::Server(error) if matches!(error.code, 1045 | 1227) => address.lacks_rights(&error.message),
+            error => address.trouble(error),
+        })?;
         Ok(Events::new(stream))
     }
 

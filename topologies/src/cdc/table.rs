@@ -10,6 +10,7 @@ use mysql_async::Value;
 use mysql_async::binlog::events::{OptionalMetaExtractor, TableMapEvent};
 use mysql_async::binlog::value::BinlogValue;
 use mysql_async::consts::ColumnType;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
 use super::json;
@@ -44,7 +45,7 @@ pub fn quote(name: &str) -> String {
 }
 
 /// What a column holds.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Kind {
     /// Text, in UTF-8.
     Text,
@@ -77,7 +78,7 @@ pub enum Kind {
 }
 
 /// A column.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Column {
     /// Its name.
     pub name: String,
