@@ -38,9 +38,10 @@ mod task;
 pub mod testing;
 mod topic;
 mod topology;
+mod windows;
 
 pub use clock::Clock;
-pub use dsl::{Grouped, Process, Stream, StreamBuilder, Table};
+pub use dsl::{Grouped, Process, Stream, StreamBuilder, Table, WindowedStream, WindowedTable};
 pub use error::ProcessError;
 pub use log::embedded::Durability;
 pub use millstream_state::{Direction, Range};
@@ -56,6 +57,7 @@ pub use store::Store;
 pub use task::TimeDomain;
 pub use topic::Topic;
 pub use topology::{Topology, TopologyError};
+pub use windows::{TimeWindows, Windowed};
 
 /// The program in README.md compiles and runs.
 #[cfg(doctest)]

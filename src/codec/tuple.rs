@@ -17,7 +17,7 @@ fn push_part<A: Data>(value: &A, out: &mut Vec<u8>) -> Result<(), Error> {
     Ok(())
 }
 
-fn close_part(fixed_width: Option<usize>, start: usize, out: &mut Vec<u8>) {
+pub(super) fn close_part(fixed_width: Option<usize>, start: usize, out: &mut Vec<u8>) {
     if fixed_width.is_some() {
         return;
     }
@@ -34,7 +34,7 @@ fn close_part(fixed_width: Option<usize>, start: usize, out: &mut Vec<u8>) {
 }
 
 /// The first part of `bytes`, unescaped, and what follows it.
-fn take_part(fixed_width: Option<usize>, bytes: &[u8]) -> Result<(Vec<u8>, &[u8]), Error> {
+pub(super) fn take_part(fixed_width: Option<usize>, bytes: &[u8]) -> Result<(Vec<u8>, &[u8]), Error> {
     if let Some(width) = fixed_width {
         let (part, rest) = bytes.split_at_checked(width).ok_or_else(|| Error::invalid(NAME, "a part is cut off"))?;
         return Ok((part.to_vec(), rest));

@@ -5,6 +5,7 @@ mod grouped;
 mod process;
 mod stream;
 mod table;
+mod windowed;
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -16,6 +17,7 @@ pub use self::grouped::Grouped;
 pub use self::process::Process;
 pub use self::stream::Stream;
 pub use self::table::Table;
+pub use self::windowed::{WindowedStream, WindowedTable};
 use crate::codec::{Codec, Data};
 use crate::operators::Outlet;
 use crate::operators::source::{StreamSource, TableSource};

@@ -10,6 +10,7 @@ pub(crate) mod sink;
 pub(crate) mod source;
 pub(crate) mod stream_table_join;
 pub(crate) mod table;
+pub(crate) mod windowed_aggregate;
 
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 

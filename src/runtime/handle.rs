@@ -15,7 +15,7 @@ use crate::codec::{self, Presence};
 use crate::log::{self, Append, Committed, Limits, Pending, RecordBatch, Request, TopicId, Transaction, partition};
 use crate::record::{Headers, Offset, Partition, Record, Timestamp};
 use crate::topic::Topic;
-use crate::topology::{StoreKind, TopicIndex, Topology};
+use crate::topology::{TopicIndex, Topology};
 
 /// A handle on a running application.
 #[derive(Clone)]
@@ -91,7 +91,7 @@ pub struct StoreStatus {
     pub key_type: &'static str,
     /// The Rust type of its values.
     pub value_type: &'static str,
-    /// `table` (values have timestamps) or `key-value`.
+    /// `key-value`, `table` (values have timestamps) or `window` (keys have a window, too).
     pub kind: &'static str,
     /// How many partitions.
     pub partitions: u32,
@@ -284,14 +284,14 @@ impl Handle {
     /// All stores that have a view.
     #[must_use]
     pub fn stores(&self) -> Vec<StoreStatus> {
-        let stores = self.shared.topology.stores.iter().filter(|store| store.kind != StoreKind::TaskMeta);
-        let status = stores.filter_map(|store| {
+        let status = self.shared.topology.stores.iter().filter_map(|store| {
+            let kind = store.kind.shown()?;
             let view = self.view(&store.name)?;
             Some(StoreStatus {
                 name: store.name.clone(),
                 key_type: store.key_type,
                 value_type: store.value_type,
-                kind: if store.kind == StoreKind::Table { "table" } else { "key-value" },
+                kind,
                 partitions: view.partitions(),
                 entries: view.entries(),
                 positions: view.positions(),

@@ -15,6 +15,7 @@ mod token;
 mod topics;
 mod view;
 mod watch;
+mod windows;
 mod worker;
 
 use std::collections::BTreeMap;

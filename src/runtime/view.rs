@@ -13,7 +13,7 @@ use crate::store::Store;
 use crate::task::context::split_table_row;
 use crate::topology::{StoreDef, StoreIndex, StoreKind};
 
-/// A changed row begins with its time where a table or a time-to-live keeps one.
+/// A changed row begins with its times where a table or a time-to-live keeps one.
 const TIME_BYTES: usize = 8;
 
 /// The most rows that one page gives.
@@ -55,13 +55,17 @@ impl View {
         &self.shared.topology.stores[self.store.0]
     }
 
+    pub(super) fn kind(&self) -> StoreKind {
+        self.def().kind
+    }
+
     /// The store's name.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.def().name
     }
 
-    fn codec_error(&self, error: codec::Error) -> QueryError {
+    pub(super) fn codec_error(&self, error: codec::Error) -> QueryError {
         QueryError::Codec { store: self.name().to_owned(), error }
     }
 
@@ -98,6 +102,16 @@ impl View {
         Ok(key)
     }
 
+    /// What the bytes of all keys begin with that this text stands for the beginning of: in a window store, the key without its window.
+    ///
+    /// # Errors
+    /// If it is not the beginning of a key of this store.
+    pub fn prefix_from_text(&self, text: &str) -> Result<Vec<u8>, codec::Error> {
+        let mut prefix = Vec::new();
+        self.def().key.parse_prefix(text, &mut prefix)?;
+        Ok(prefix)
+    }
+
     /// Appends a key as JSON.
     ///
     /// # Errors
@@ -116,9 +130,10 @@ impl View {
 
     /// The value's bytes without what a table keeps beside them.
     fn value(&self, row: &[u8]) -> Bytes {
-        match self.def().kind {
-            StoreKind::Table => Bytes::copy_from_slice(split_table_row(row).map_or(&[][..], |(_, value)| value)),
-            StoreKind::KeyValue | StoreKind::TaskMeta => Bytes::copy_from_slice(row),
+        if self.def().kind.has_timestamps() {
+            Bytes::copy_from_slice(split_table_row(row).map_or(&[][..], |(_, value)| value))
+        } else {
+            Bytes::copy_from_slice(row)
         }
     }
 
@@ -175,8 +190,8 @@ impl View {
     /// The value's bytes of a change that a watch of this view gave.
     #[must_use]
     pub fn changed_value(&self, change: &super::watch::Change) -> Option<Bytes> {
-        let has_time = self.def().kind == StoreKind::Table || self.def().ttl_ms.is_some();
-        change.value.as_ref().map(|row| if has_time { row.slice(row.len().min(TIME_BYTES)..) } else { row.clone() })
+        let times = usize::from(self.def().kind.has_timestamps()) + usize::from(self.def().ttl_ms.is_some());
+        change.value.as_ref().map(|row| row.slice(row.len().min(times * TIME_BYTES)..))
     }
 
     /// This view with the types of the store's declaration.
@@ -239,8 +254,12 @@ impl<K: Data, V: Data> TypedView<K, V> {
     /// # Errors
     /// As [`TypedView::get`].
     pub fn page(&self, range: &Range, direction: Direction, limit: usize) -> Result<Vec<(K, V)>, QueryError> {
-        let decode = |(key, value): Row| Ok((K::CODEC.decode(Some(&key))?, V::CODEC.decode(Some(&value))?));
         let rows = self.view.page(range, direction, limit)?;
-        rows.into_iter().map(|row| decode(row).map_err(|e| self.view.codec_error(e))).collect()
+        rows.into_iter().map(|row| self.decode(row)).collect()
+    }
+
+    pub(super) fn decode(&self, (key, value): Row) -> Result<(K, V), QueryError> {
+        let decode = || Ok((K::CODEC.decode(Some(&key))?, V::CODEC.decode(Some(&value))?));
+        decode().map_err(|e| self.view.codec_error(e))
     }
 }

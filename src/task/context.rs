@@ -5,13 +5,14 @@ use std::cell::Cell;
 
 use millstream_state::{Direction, Range, Row, TaskState, Value};
 
+use super::clocks::Clocks;
 use super::dead_letter::{DeadLetter, REJECTED};
 use super::meta::{self, TimeDomain, Timers};
 use super::outbox::Outbox;
 use crate::codec::{Codec, Data, Presence};
 use crate::error::ProcessError;
 use crate::record::{Headers, Offset, Partition, Timestamp};
-use crate::topology::{NodeId, StoreIndex, TopicIndex};
+use crate::topology::{ClockIndex, NodeId, StoreIndex, TopicIndex};
 
 /// Where the record that is being processed came from. For a timer or punctuation: the record that moved time, or the last one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,6 +27,7 @@ pub(crate) struct Context {
     pub(super) state: TaskState,
     pub(super) outbox: Outbox,
     pub(super) timers: Timers,
+    pub(super) clocks: Clocks,
     pub(super) wall_clock: Timestamp,
     pub(super) origin: Origin,
     pub(super) dropped: u64,
@@ -34,6 +36,14 @@ pub(crate) struct Context {
     state_error: Cell<Option<millstream_state::Error>>,
     node: NodeId,
     buffers: Vec<Vec<u8>>,
+}
+
+/// Keys that wait for a time of an operator's, kept with the task's own state.
+pub(crate) struct WaitingList {
+    /// Named as the operator, of which it is the only one.
+    pub(crate) name: String,
+    /// A lower bound of the first time; one without a name.
+    pub(crate) bound: ClockIndex,
 }
 
 /// What to go back to when a record fails.
@@ -48,6 +58,7 @@ impl Context {
             state,
             outbox,
             timers: Timers::default(),
+            clocks: Clocks::default(),
             wall_clock: Timestamp::UNKNOWN,
             origin: Origin::default(),
             dropped: 0,
@@ -61,12 +72,14 @@ impl Context {
     pub(super) fn mark(&mut self) -> Mark {
         self.outbox.mark();
         self.state.savepoint();
+        self.clocks.mark();
         Mark { timers: self.timers, dropped: self.dropped }
     }
 
     pub(super) fn undo_to(&mut self, mark: Mark) {
         self.state.undo();
         self.outbox.undo();
+        self.clocks.undo();
         self.timers = mark.timers;
         self.dropped = mark.dropped;
     }
@@ -225,6 +238,32 @@ impl Context {
         value: Option<&V>,
         timestamp: Timestamp,
     ) -> Result<(), ProcessError> {
+        self.set_at(store, key, value, timestamp, self.stream_time())
+    }
+
+    /// Sets or deletes a row of a window store, which is read with `table_get`. Either makes the store's time at least the window's `start`.
+    pub(crate) fn window_set<V: Data>(
+        &mut self,
+        store: StoreIndex,
+        key: &[u8],
+        value: Option<&V>,
+        timestamp: Timestamp,
+        start: Timestamp,
+    ) -> Result<(), ProcessError> {
+        if self.state.time_ms(store.id()) < start.0 {
+            self.state.set_time_ms(store.id(), start.0);
+        }
+        self.set_at(store, key, value, timestamp, start)
+    }
+
+    fn set_at<V: Data>(
+        &mut self,
+        store: StoreIndex,
+        key: &[u8],
+        value: Option<&V>,
+        timestamp: Timestamp,
+        lives_from: Timestamp,
+    ) -> Result<(), ProcessError> {
         let Some(value) = value else {
             self.delete(store, key);
             return Ok(());
@@ -232,12 +271,59 @@ impl Context {
         self.with_buffers(|ctx, row, _| {
             row.extend_from_slice(&timestamp.0.to_be_bytes());
             if encode(V::CODEC, "value", value, row)? {
-                ctx.put(store, key, row)
+                ctx.outbox.check_row(key, row)?;
+                ctx.state.put_at(store.id(), key, row, lives_from.0);
             } else {
                 ctx.delete(store, key);
-                Ok(())
             }
+            Ok(())
         })
+    }
+
+    /// Moves a time that an operator keeps up to `time`, if that is later, and answers where it stands.
+    pub(crate) fn advance_clock(&mut self, clock: ClockIndex, time: Timestamp) -> Timestamp {
+        let now = self.clocks.get(clock).max(time);
+        self.clocks.set(clock, now);
+        now
+    }
+
+    /// Adds a key to a list of what waits for a time; nothing changes if it is there for this time.
+    pub(crate) fn wait_for(&mut self, list: &WaitingList, at: Timestamp, key: &[u8]) -> Result<(), ProcessError> {
+        if at < self.clocks.get(list.bound) {
+            self.clocks.set(list.bound, at);
+        }
+        self.with_buffers(|ctx, row, _| {
+            meta::push_waiting(row, &list.name, at, key);
+            ctx.put(ctx.meta, row, &[])
+        })
+    }
+
+    /// Takes the first of what waits out of a list, if it waits for a time before `until`: by time, then key.
+    pub(crate) fn take_due(
+        &mut self,
+        list: &WaitingList,
+        until: Timestamp,
+    ) -> Result<Option<(Timestamp, Vec<u8>)>, ProcessError> {
+        let bound = self.clocks.get(list.bound);
+        if bound >= until {
+            return Ok(None);
+        }
+        let first = self.noted_first(list, bound)?;
+        self.clocks.set(list.bound, first.as_ref().map_or(Timestamp(i64::MAX), |(at, _)| *at));
+        let Some((at, key)) = first.filter(|(at, _)| *at < until) else { return Ok(None) };
+        self.with_buffers(|ctx, row, _| {
+            meta::push_waiting(row, &list.name, at, &key);
+            ctx.delete(ctx.meta, row);
+        });
+        Ok(Some((at, key)))
+    }
+
+    fn noted_first(&self, list: &WaitingList, from: Timestamp) -> Result<Option<(Timestamp, Vec<u8>)>, ProcessError> {
+        let first = meta::first_waiting(&self.state, self.meta.id(), &list.name, from);
+        if let Err(ProcessError::State(error)) = &first {
+            self.state_error.set(Some(error.clone()));
+        }
+        first
     }
 
     /// Writes a record to a topic, at the partition of its key; one without a key stays at its task's.

@@ -2,13 +2,14 @@
 //! the next offset of each input, stream time, when each punctuator is due, and the timers.
 //!
 //! Rows, by their first byte: `1` topic name -> next offset; `2` -> stream time; `3` punctuator -> due;
-//! `4` time domain, time, node, key -> nothing, so that a domain's rows lie in the order in which they fire.
+//! `4` time domain, time, node, key -> nothing, so that a domain's rows lie in the order in which they fire; `5` operator -> the time that
+//! it keeps; `6` window store -> its time; `7` operator, time, key -> nothing, for what waits for a time of the operator's.
 
 use std::ops::Bound;
 
 use millstream_state::{Direction, Range, StoreId, TaskState, Value};
 
-use crate::codec::Data;
+use crate::codec::{Data, time_bytes};
 use crate::error::ProcessError;
 use crate::record::{Offset, Timestamp};
 
@@ -16,6 +17,9 @@ const OFFSET: u8 = 1;
 const STREAM_TIME: u8 = 2;
 const PUNCTUATOR: u8 = 3;
 const TIMER: u8 = 4;
+const CLOCK: u8 = 5;
+const STORE_TIME: u8 = 6;
+const WAITING: u8 = 7;
 
 /// Which clock a timer or a punctuator follows.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -78,7 +82,7 @@ impl TimerRow {
 
 pub(super) fn push_timer_prefix(row: &mut Vec<u8>, domain: TimeDomain, at: Timestamp, node: &str) {
     row.extend_from_slice(&[TIMER, domain.byte()]);
-    row.extend_from_slice(&ordered(at.0));
+    row.extend_from_slice(&time_bytes(at));
     row.extend_from_slice(node.as_bytes());
     row.push(0);
 }
@@ -91,7 +95,7 @@ pub(super) fn first_timer(
     from: Timestamp,
 ) -> Result<Option<TimerRow>, ProcessError> {
     let prefix = [TIMER, domain.byte()];
-    let first = [&prefix[..], &ordered(from.0)].concat();
+    let first = [&prefix[..], &time_bytes(from)].concat();
     let rest = Range::new(Bound::Included(&first), Range::prefix(&prefix).bounds().1);
     let Some(entry) = state.scan(store, rest, Direction::Forward).next() else { return Ok(None) };
     let row = entry?.key().to_vec();
@@ -104,8 +108,36 @@ pub(super) fn first_timer(
     Ok(Some(TimerRow { row, at, node, key_start }))
 }
 
-fn ordered(number: i64) -> [u8; 8] {
-    (number as u64 ^ 1 << 63).to_be_bytes()
+/// The row of what waits in an operator's list for a time.
+pub(super) fn push_waiting(row: &mut Vec<u8>, list: &str, at: Timestamp, key: &[u8]) {
+    push_list(row, list);
+    row.extend_from_slice(&time_bytes(at));
+    row.extend_from_slice(key);
+}
+
+fn push_list(row: &mut Vec<u8>, list: &str) {
+    row.push(WAITING);
+    row.extend_from_slice(list.as_bytes());
+    row.push(0);
+}
+
+/// The first of what waits in an operator's list: for which time, and its key's bytes. None is before `from`.
+pub(super) fn first_waiting(
+    state: &TaskState,
+    store: StoreId,
+    list: &str,
+    from: Timestamp,
+) -> Result<Option<(Timestamp, Vec<u8>)>, ProcessError> {
+    let mut prefix = Vec::new();
+    push_list(&mut prefix, list);
+    let first = [&prefix[..], &time_bytes(from)].concat();
+    let rest = Range::new(Bound::Included(&first), Range::prefix(&prefix).bounds().1);
+    let Some(entry) = state.scan(store, rest, Direction::Forward).next() else { return Ok(None) };
+    let entry = entry?;
+    let damaged = || ProcessError::failed("a row of what waits is damaged");
+    let (at, key) = entry.key()[prefix.len()..].split_first_chunk::<8>().ok_or_else(damaged)?;
+    let at = Timestamp(i64::CODEC.decode(Some(at)).map_err(|_| damaged())?);
+    Ok(Some((at, key.to_vec())))
 }
 
 fn number(value: &Value) -> Result<u64, ProcessError> {
@@ -128,7 +160,12 @@ pub(super) fn set_offset(state: &mut TaskState, store: StoreId, topic: &str, nex
 }
 
 pub(super) fn stream_time(state: &TaskState, store: StoreId) -> Result<Timestamp, ProcessError> {
-    let value = state.get(store, &[STREAM_TIME])?;
+    time(state, store, &[STREAM_TIME])
+}
+
+/// A time that only grows; unknown before it was first set.
+fn time(state: &TaskState, store: StoreId, row: &[u8]) -> Result<Timestamp, ProcessError> {
+    let value = state.get(store, row)?;
     value.as_ref().map_or(Ok(Timestamp::UNKNOWN), |value| Ok(Timestamp(number(value)? as i64)))
 }
 
@@ -143,4 +180,22 @@ pub(super) fn punctuator_due(state: &TaskState, store: StoreId, name: &str) -> R
 
 pub(super) fn set_punctuator_due(state: &mut TaskState, store: StoreId, name: &str, due: Timestamp) {
     state.put(store, &named(PUNCTUATOR, name), &due.0.to_be_bytes());
+}
+
+/// The time that an operator keeps under this name.
+pub(super) fn clock(state: &TaskState, store: StoreId, name: &str) -> Result<Timestamp, ProcessError> {
+    time(state, store, &named(CLOCK, name))
+}
+
+pub(super) fn set_clock(state: &mut TaskState, store: StoreId, name: &str, time: Timestamp) {
+    state.put(store, &named(CLOCK, name), &time.0.to_be_bytes());
+}
+
+/// The time of a window store.
+pub(super) fn store_time(state: &TaskState, store: StoreId, name: &str) -> Result<Timestamp, ProcessError> {
+    time(state, store, &named(STORE_TIME, name))
+}
+
+pub(super) fn set_store_time(state: &mut TaskState, store: StoreId, name: &str, time: Timestamp) {
+    state.put(store, &named(STORE_TIME, name), &time.0.to_be_bytes());
 }

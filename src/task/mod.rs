@@ -3,11 +3,13 @@
 //! A task decides and never acts: `step` turns an input into writes in the overlay and records in the outbox; the runtime (or the test
 //! driver) fetches, commits and tells the task what became of it. Nothing here names the log's home, a thread or a real clock.
 
+mod clocks;
 pub(crate) mod context;
 mod dead_letter;
 mod input;
 mod meta;
 mod outbox;
+mod sweep;
 #[expect(clippy::module_inception, reason = "the type that this module is about")]
 mod task;
 

@@ -5,24 +5,22 @@ use std::sync::Arc;
 
 use millstream_state::{Position, TaskState};
 
+use super::clocks::Clocks;
 use super::context::{Context, Origin};
 use super::dead_letter::{DeadLetter, exception};
 use super::input::Input;
 use super::meta::{self, TimeDomain};
 use super::outbox::{Outbox, Outgoing};
+use super::sweep::Sweep;
 use crate::error::ProcessError;
 use crate::log::{Limits, RecordBatch, RecordRef, StoredBatch, TopicInfo};
 use crate::record::{Headers, Offset, Partition, Timestamp};
-use crate::topology::{Punctuator, SourceDef, StoreIndex, TopicIndex, Topology};
+use crate::topology::{Punctuator, SourceDef, StoreIndex, StoreKind, TopicIndex, Topology};
 
 /// How often a failing record is tried again before it is parked.
 const RETRIES: u32 = 3;
 /// The pause before the first retry; each further one is four times as long.
 const FIRST_BACKOFF_MS: i64 = 50;
-/// How many expired rows of a store one commit deletes at most.
-const EXPIRE_ROWS: usize = 1_000;
-/// How often rows are looked at while they live, to delete those that have outlived their time.
-const SWEEPS_PER_LIFE: u64 = 16;
 /// A step that writes so much is the record's failure: no transaction could carry it. In bytes.
 const MAX_STEP_BYTES: usize = 512 << 20;
 /// Later than this stream time does not get, so that there is always a later time for a punctuator to be due.
@@ -77,14 +75,6 @@ enum Attempt {
     Timer(TimeDomain),
 }
 
-/// Deleting what has expired of a store with time-to-live.
-struct Sweep {
-    store: StoreIndex,
-    every_ms: i64,
-    /// The stream time at which the next round begins.
-    next: Timestamp,
-}
-
 /// One partition of one sub-topology.
 pub(crate) struct Task {
     topology: Arc<Topology>,
@@ -96,6 +86,8 @@ pub(crate) struct Task {
     punctuators_due: Vec<Timestamp>,
     sweeps: Vec<Sweep>,
     committed_stream_time: Timestamp,
+    /// The window stores, and at which times they were committed.
+    store_times: Vec<(StoreIndex, Timestamp)>,
     failing: Option<Failing>,
     counts: Counts,
 }
@@ -125,6 +117,7 @@ impl Task {
             punctuators_due: Vec::new(),
             sweeps: Vec::new(),
             committed_stream_time: Timestamp::UNKNOWN,
+            store_times: Vec::new(),
             failing: None,
             counts: Counts::default(),
         };
@@ -141,6 +134,17 @@ impl Task {
         let (state, store) = (&mut self.ctx.state, sub.meta.id());
         self.committed_stream_time = meta::stream_time(state, store)?;
         state.set_stream_time_ms(self.committed_stream_time.0);
+        let clock = |name: &Option<String>| match name {
+            Some(name) => meta::clock(state, store, name),
+            None => Ok(Timestamp(i64::MIN)),
+        };
+        self.ctx.clocks = Clocks::new(topology.clocks.iter().map(clock).collect::<Result<_, _>>()?);
+        self.store_times.clear();
+        for window_store in sub.stores.iter().filter(|store| topology.stores[store.0].kind == StoreKind::Window) {
+            let time = meta::store_time(state, store, &topology.stores[window_store.0].name)?;
+            state.set_time_ms(window_store.id(), time.0);
+            self.store_times.push((*window_store, time));
+        }
         // A commit of nothing: readers, too, must know the time by which rows have expired.
         state.commit(&[]);
         self.inputs.clear();
@@ -165,11 +169,8 @@ impl Task {
             });
             self.punctuators_due.push(due);
         }
-        let sweep = |store: &StoreIndex| {
-            let every_ms = (topology.stores[store.0].ttl_ms? / SWEEPS_PER_LIFE).clamp(1, i64::MAX as u64) as i64;
-            Some(Sweep { store: *store, every_ms, next: Timestamp(0) })
-        };
-        self.sweeps = sub.stores.iter().filter_map(sweep).collect();
+        let with_ttl = sub.stores.iter().filter_map(|store| Some((*store, topology.stores[store.0].ttl_ms?)));
+        self.sweeps = with_ttl.map(|(store, ttl_ms)| Sweep::new(store, ttl_ms)).collect();
         self.ctx.timers = Default::default();
         let first = &self.inputs[0];
         self.ctx.origin =
@@ -427,10 +428,19 @@ impl Task {
         if stream_time != self.committed_stream_time {
             meta::set_stream_time(state, meta, stream_time);
         }
-        for sweep in self.sweeps.iter_mut().filter(|sweep| sweep.next <= stream_time) {
-            if state.expire(sweep.store.id(), EXPIRE_ROWS)?.finished {
-                sweep.next = stream_time.plus_ms(sweep.every_ms);
+        for (clock, time) in self.ctx.clocks.changed() {
+            if let Some(name) = &topology.clocks[clock.0] {
+                meta::set_clock(state, meta, name, time);
             }
+        }
+        for (store, committed) in &self.store_times {
+            let time = Timestamp(state.time_ms(store.id()));
+            if time != *committed {
+                meta::set_store_time(state, meta, &topology.stores[store.0].name, time);
+            }
+        }
+        for sweep in &mut self.sweeps {
+            sweep.go_on(state)?;
         }
         let mut changelogs: Vec<(StoreIndex, RecordBatch)> = Vec::new();
         for row in state.dirty() {
@@ -454,6 +464,10 @@ impl Task {
         self.ctx.state.commit(positions);
         self.inputs.iter_mut().for_each(Input::committed);
         self.committed_stream_time = self.ctx.stream_time();
+        self.ctx.clocks.committed();
+        for (store, committed) in &mut self.store_times {
+            *committed = Timestamp(self.ctx.state.time_ms(store.id()));
+        }
     }
 
     /// The transaction did not happen, or nobody knows: everything since the last commit is forgotten, `restore` brings the state to

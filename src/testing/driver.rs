@@ -12,7 +12,7 @@ use crate::store::Store;
 use crate::task::context::split_table_row;
 use crate::task::{Effects, ROOM, Step, Task};
 use crate::topic::Topic;
-use crate::topology::{StoreIndex, StoreKind, TopicIndex, Topology};
+use crate::topology::{StoreIndex, TopicIndex, Topology};
 
 /// Runs a topology in memory, one step and one commit at a time.
 ///
@@ -311,7 +311,7 @@ impl TestDriver {
 
     fn rows_of<K: Data, V: Data>(&self, store: &str) -> Vec<(K, V, Timestamp)> {
         let index = self.topology.store(store).unwrap_or_else(|| panic!("there is no store {store:?}")).0;
-        let is_table = self.topology.stores[index.0].kind == StoreKind::Table;
+        let is_table = self.topology.stores[index.0].kind.has_timestamps();
         let mut rows = Vec::new();
         for task in self.tasks_of(index) {
             for row in task.state().scan(index.id(), Range::all(), Direction::Forward) {

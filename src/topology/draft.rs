@@ -7,8 +7,8 @@ use std::sync::Arc;
 use millstream_state::Access;
 
 use super::{
-    CoPartition, NodeDef, NodeId, NodeKind, Punctuator, SourceDef, SourceIndex, StoreDef, StoreIndex, StoreKind, SubTopology,
-    Timer, TopicDef, TopicIndex, TopicRole, Topology,
+    ClockIndex, CoPartition, NodeDef, NodeId, NodeKind, Punctuator, SourceDef, SourceIndex, StoreDef, StoreIndex, StoreKind,
+    SubTopology, Timer, TopicDef, TopicIndex, TopicRole, Topology,
 };
 use crate::codec::{Format, RawBytes};
 use crate::log::Cleanup;
@@ -52,6 +52,7 @@ pub(crate) struct Draft {
     pub punctuators: Vec<Punctuator>,
     pub timers: Vec<(String, Timer)>,
     pub copartitions: Vec<CoPartition>,
+    clocks: Vec<Option<String>>,
     pub mistakes: Vec<String>,
 }
 
@@ -66,6 +67,7 @@ impl Draft {
             punctuators: Vec::new(),
             timers: Vec::new(),
             copartitions: Vec::new(),
+            clocks: Vec::new(),
             mistakes: Vec::new(),
         };
         draft.check_name("application", application);
@@ -123,7 +125,7 @@ impl Draft {
             let known = &self.stores[i];
             let same = (known.kind, known.access, known.ttl_ms) == (kind, access, ttl_ms)
                 && (known.key_type, known.value_type) == (key.1, value.1);
-            if !same || kind == StoreKind::Table {
+            if !same || kind != StoreKind::KeyValue {
                 self.mistakes.push(format!("two stores are named {name:?}"));
             }
             return StoreIndex(i);
@@ -158,6 +160,12 @@ impl Draft {
         let NodeDraft { kind, parents, stores, topic, .. } = node;
         self.nodes.push(NodeDef { name, kind, parents, stores, topic });
         id
+    }
+
+    /// A time that an operator keeps, across restarts if it has a name.
+    pub(crate) fn clock(&mut self, name: Option<&str>) -> ClockIndex {
+        self.clocks.push(name.map(str::to_owned));
+        ClockIndex(self.clocks.len() - 1)
     }
 
     pub(crate) fn source(&mut self, node: NodeId, topic: TopicIndex, processor: Arc<dyn Source>) {
@@ -221,6 +229,7 @@ impl Draft {
             topics: self.topics,
             sources,
             subs,
+            clocks: self.clocks,
             copartitions: self.copartitions,
         };
         topology.partitions(|_| None)?;

@@ -39,6 +39,8 @@ indexes! {
     StoreIndex;
     /// A source node.
     SourceIndex;
+    /// A time that an operator keeps.
+    ClockIndex;
 }
 
 impl StoreIndex {
@@ -75,8 +77,28 @@ pub(crate) enum StoreKind {
     KeyValue,
     /// Key -> timestamp (8 bytes) and value.
     Table,
+    /// Key and window -> timestamp and value; its own time is the greatest start of a window that was written to it, and rows outlive their
+    /// start by the time-to-live.
+    Window,
     /// What a task knows about itself; no view.
     TaskMeta,
+}
+
+impl StoreKind {
+    /// The kind for people; `None` if there is no view of such a store.
+    pub(crate) fn shown(self) -> Option<&'static str> {
+        match self {
+            StoreKind::KeyValue => Some("key-value"),
+            StoreKind::Table => Some("table"),
+            StoreKind::Window => Some("window"),
+            StoreKind::TaskMeta => None,
+        }
+    }
+
+    /// Whether values have a timestamp before them.
+    pub(crate) fn has_timestamps(self) -> bool {
+        matches!(self, StoreKind::Table | StoreKind::Window)
+    }
 }
 
 pub(crate) struct StoreDef {
@@ -172,6 +194,8 @@ pub struct Topology {
     pub(crate) topics: Vec<TopicDef>,
     pub(crate) sources: Vec<SourceDef>,
     pub(crate) subs: Vec<SubTopology>,
+    /// The names under which the times of operators are kept; a bound has none.
+    pub(crate) clocks: Vec<Option<String>>,
     pub(crate) copartitions: Vec<CoPartition>,
 }
 
@@ -184,7 +208,7 @@ impl Topology {
 
     /// The store of this name and the sub-topology that owns it.
     pub(crate) fn store(&self, name: &str) -> Option<(StoreIndex, usize)> {
-        let index = StoreIndex(self.stores.iter().position(|store| store.name == name && store.kind != StoreKind::TaskMeta)?);
+        let index = StoreIndex(self.stores.iter().position(|store| store.name == name && store.kind.shown().is_some())?);
         let owner = self.subs.iter().position(|sub| sub.stores.contains(&index))?;
         Some((index, owner))
     }

@@ -11,14 +11,15 @@ use std::thread::JoinHandle;
 use parking_lot::{Mutex, RwLock};
 
 use crate::budget::Budget;
-use crate::disk::{Disk, Family, MemoryFamilies, Rocks};
+use crate::disk::{Disk, Family, MemoryFamilies, Rocks, partitions};
 use crate::error::{Error, OpenError};
 use crate::flush::{self, FlushReport};
 use crate::flusher::{self, Pace};
 use crate::hot::{HotStore, HotTask};
 use crate::meta;
-use crate::options::{Access, AfterFlush, Home, Options, StoreId, StoreSpec, TaskId};
+use crate::options::{Access, AfterFlush, Home, Options, Position, StoreId, StoreSpec, TaskId};
 use crate::reader::Reader;
+use crate::removal;
 use crate::row::View;
 use crate::scan::{Direction, Range};
 use crate::table::hash_key;
@@ -88,6 +89,7 @@ impl Db {
             }
         };
         check_fingerprint(&*disk, &options).map_err(|refusal| refusal.into_error(&directory))?;
+        removal::finish(&*disk, &options.stores).map_err(|error| Refusal::Unreadable(error).into_error(&directory))?;
 
         let seed = if lock.is_some() { RandomState::new().hash_one(0) } else { 0 };
         let pace = Pace::new(options.flush_every, options.flush_when_idle_for);
@@ -121,8 +123,9 @@ impl Db {
         Some(StoreId(place as u32))
     }
 
-    /// Takes a task, to be its only owner until the `TaskState` is dropped. What was committed before is there: in memory if this process
-    /// had the task, else from disk. A store that is on disk without a position cannot be trusted, so its rows are removed first.
+    /// Takes a task, to be its only owner until the `TaskState` is dropped. What was committed before is there, with its positions: in memory
+    /// if this process had the task since the database was opened, else from disk; what its changelogs got elsewhere meanwhile is to be
+    /// [restored](TaskState::restore) from those positions. A store that is on disk without a position cannot be trusted, so its rows are removed first.
     ///
     /// Panics if a store is unknown, or belongs to another sub-topology, or if the task was taken with other stores before.
     pub fn task(&self, id: TaskId, stores: &[StoreId]) -> Result<TaskState, Error> {
@@ -132,6 +135,31 @@ impl Db {
             return Err(Error::Taken(id));
         }
         Ok(TaskState::new(self.clone(), task))
+    }
+
+    /// What is here: for each store and partition that has state, where it stands, be the task owned, given back, or not taken since the
+    /// database was opened. In memory if it was taken, else on disk; a store of a taken task that has no position is not among them.
+    pub fn positions(&self) -> Result<BTreeMap<(StoreId, u32), Position>, Error> {
+        let shared = self.shared();
+        let mut positions = BTreeMap::new();
+        let taken = shared.all_tasks(); // first: what is removed meanwhile has no positions below
+        for partition in partitions(&*shared.disk, Family::META)? {
+            for (i, spec) in shared.stores.iter().enumerate() {
+                let position = meta::read_position(&*shared.disk, partition, &spec.name)?;
+                positions.extend(position.map(|position| ((StoreId(i as u32), partition), position)));
+            }
+        }
+        for task in taken {
+            let hot = task.hot.read();
+            for (store, hot) in task.stores.iter().zip(&hot.stores) {
+                let place = (*store, task.id.partition);
+                match hot.position {
+                    Some(position) => positions.insert(place, position),
+                    None => positions.remove(&place),
+                };
+            }
+        }
+        Ok(positions)
     }
 
     /// A reader of committed rows, for any thread.
@@ -212,12 +240,16 @@ impl Shared {
         self.tasks.read().get(&id).cloned().ok_or(Error::NotHere(id))
     }
 
+    pub(crate) fn forget_task(&self, id: TaskId) {
+        self.tasks.write().remove(&id);
+    }
+
     pub(crate) fn spec(&self, store: StoreId) -> &StoreSpec {
         &self.stores[store.0 as usize]
     }
 
-    pub(crate) fn view(&self, store: StoreId, stream_time_ms: i64) -> View {
-        View { ttl_ms: self.spec(store).ttl_ms, stream_time_ms }
+    pub(crate) fn view(&self, store: StoreId, time_ms: i64) -> View {
+        View { ttl_ms: self.spec(store).ttl_ms, time_ms }
     }
 
     /// The hash of a key, for stores that are read by key.

@@ -142,9 +142,15 @@ fn settle(shared: &Shared, parts: &[Part], tombstones: Vec<Tombstones>) {
     }
 }
 
-/// Forgets clean rows until memory is within its budget again, part by part of every store in turn, or nothing is left to forget.
+/// Forgets clean rows until memory is within its budget again, first those of tasks that nobody owns, part by part of every store in turn, or
+/// nothing is left to forget.
 pub(crate) fn forget(shared: &Shared) {
-    let tasks = shared.all_tasks();
+    let (owned, given_back): (Vec<_>, Vec<_>) = shared.all_tasks().into_iter().partition(|task| task.is_owned());
+    forget_of(shared, &given_back);
+    forget_of(shared, &owned);
+}
+
+fn forget_of(shared: &Shared, tasks: &[Arc<HotTask>]) {
     let mut left: Vec<(&Arc<HotTask>, usize)> =
         tasks.iter().flat_map(|task| (0..task.stores.len()).map(move |place| (task, place))).collect();
     while !left.is_empty() {

@@ -14,6 +14,7 @@ use crate::budget::Budget;
 use crate::entry::Entry;
 use crate::options::{Access, Position, StoreId, TaskId};
 use crate::table::{Cursor, Slot, Table};
+use crate::time::Times;
 
 /// Shards of a hash map of the hot layer: at a million rows, about a millisecond's work each.
 const SHARDS: usize = 64;
@@ -30,10 +31,12 @@ pub(crate) struct HotTask {
 /// What the lock guards.
 pub(crate) struct Hot {
     pub(crate) stores: Vec<HotStore>,
-    /// Stream time of the last commit, by which readers tell whether a row has expired.
-    pub(crate) stream_time_ms: i64,
+    /// Times of the last commit, by which readers tell whether a row has expired.
+    pub(crate) times: Times,
     /// What the budget was told.
     counted: Bytes,
+    /// Whether the task is gone, and what remains here is for those who are just looking at it.
+    retired: bool,
 }
 
 /// The hot layer of one store of a task.
@@ -68,7 +71,8 @@ pub(crate) struct Bytes {
 
 impl HotTask {
     pub(crate) fn new(id: TaskId, stores: Vec<StoreId>, hot: Vec<HotStore>) -> HotTask {
-        let hot = Hot { stores: hot, stream_time_ms: i64::MIN, counted: Bytes::default() };
+        let times = Times::new(i64::MIN, hot.len());
+        let hot = Hot { stores: hot, times, counted: Bytes::default(), retired: false };
         HotTask { id, stores, owned: AtomicBool::new(false), hot: RwLock::new(hot) }
     }
 
@@ -80,6 +84,10 @@ impl HotTask {
         place.unwrap_or_else(|| panic!("task {} has no store {}", self.id, store.0))
     }
 
+    pub(crate) fn is_owned(&self) -> bool {
+        self.owned.load(Ordering::Acquire)
+    }
+
     pub(crate) fn release(&self) {
         self.owned.store(false, Ordering::Release);
     }
@@ -88,12 +96,22 @@ impl HotTask {
 impl Hot {
     /// Tells the budget how much this task's rows take now.
     pub(crate) fn count(&mut self, budget: &Budget) {
-        let now = Bytes {
-            all: self.stores.iter().map(|s| s.table.memory()).sum(),
-            dirty: self.stores.iter().map(|s| s.active_bytes + s.frozen_bytes).sum(),
+        let now = match self.retired {
+            true => Bytes::default(),
+            false => Bytes {
+                all: self.stores.iter().map(|s| s.table.memory()).sum(),
+                dirty: self.stores.iter().map(|s| s.active_bytes + s.frozen_bytes).sum(),
+            },
         };
         budget.recount(self.counted, now);
         self.counted = now;
+    }
+
+    /// Ends the task, with nothing in it.
+    pub(crate) fn retire(&mut self, budget: &Budget) {
+        self.stores.iter_mut().for_each(HotStore::clear);
+        self.retired = true;
+        self.count(budget);
     }
 
     /// Adds one clean row that was read from disk.

@@ -38,10 +38,12 @@ mod meta;
 mod options;
 mod order;
 mod reader;
+mod removal;
 mod row;
 mod scan;
 mod table;
 mod task;
+mod time;
 mod tree;
 mod ttl;
 

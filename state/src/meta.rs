@@ -40,9 +40,10 @@ pub(crate) fn read_position(disk: &dyn Disk, partition: u32, store: &str) -> Res
         .ok_or_else(|| Error::Damaged(format!("the position of {store:?}, partition {partition}, is unreadable").into()))
 }
 
-/// Removes a position, durably.
-pub(crate) fn delete_position(disk: &dyn Disk, partition: u32, store: &str) -> Result<(), Error> {
-    disk.write(Family::META, &mut std::iter::once((partition, Entry::tombstone(store.as_bytes()))))?;
+/// Removes the positions of some stores of a partition, durably. The names are sorted.
+pub(crate) fn delete_positions(disk: &dyn Disk, partition: u32, stores: &[&str]) -> Result<(), Error> {
+    let mut rows = stores.iter().map(|store| (partition, Entry::tombstone(store.as_bytes())));
+    disk.write(Family::META, &mut rows)?;
     disk.sync(Family::META)
 }
 

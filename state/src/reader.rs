@@ -48,25 +48,27 @@ impl TaskView<'_> {
     /// Stream time of the last commit.
     #[must_use]
     pub fn stream_time_ms(&self) -> i64 {
-        self.hot.stream_time_ms
+        self.hot.times.stream_ms
     }
 
     /// The value of a key.
     pub fn get(&self, store: StoreId, key: &[u8]) -> Result<Option<Value>, Error> {
-        let hot = &self.hot.stores[self.task.place(store)];
+        let place = self.task.place(store);
+        let hot = &self.hot.stores[place];
         let entry = match hot.table.get(self.shared.hash(store, key), key) {
             Some(slot) => Some(slot.entry.clone()),
             None if hot.complete => None,
             None => self.shared.disk.get(Family::of(store), self.task.id.partition, key)?,
         };
-        let view = self.shared.view(store, self.hot.stream_time_ms);
+        let view = self.shared.view(store, self.hot.times.of(place));
         Ok(entry.and_then(|entry| view.row(entry)).map(Value::from))
     }
 
     /// The rows of a range in order. In a [keyed](crate::Access::Keyed) store the rows in memory are sorted for it.
     pub fn scan(&self, store: StoreId, range: Range, direction: Direction) -> impl Iterator<Item = Result<Row, Error>> + '_ {
-        let hot = &self.hot.stores[self.task.place(store)];
-        let view = self.shared.view(store, self.hot.stream_time_ms);
+        let place = self.task.place(store);
+        let hot = &self.hot.stores[place];
+        let view = self.shared.view(store, self.hot.times.of(place));
         Scan::new(self.shared, (self.task.id.partition, store), None, hot, (range, direction), view)
     }
 }

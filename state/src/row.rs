@@ -89,11 +89,11 @@ fn time_of(entry: &Entry) -> Option<i64> {
     entry.value()?.first_chunk().map(|stamp| i64::from_be_bytes(*stamp))
 }
 
-/// Which entries of a store are rows, at a point of stream time.
+/// Which entries of a store are rows, at a point of time.
 #[derive(Clone, Copy)]
 pub(crate) struct View {
     pub(crate) ttl_ms: Option<u64>,
-    pub(crate) stream_time_ms: i64,
+    pub(crate) time_ms: i64,
 }
 
 impl View {
@@ -105,10 +105,10 @@ impl View {
         Some(Row { entry, skip: if self.ttl_ms.is_some() { STAMP } else { 0 } })
     }
 
-    /// Whether the entry is a row that has outlived its time: it lives while stream time is below its own time plus the time-to-live.
+    /// Whether the entry is a row that has outlived its time: it lives while time is below its own time plus the time-to-live.
     pub(crate) fn expired(self, entry: &Entry) -> bool {
         match (self.ttl_ms, time_of(entry)) {
-            (Some(ttl_ms), Some(time_ms)) => time_ms.saturating_add_unsigned(ttl_ms) <= self.stream_time_ms,
+            (Some(ttl_ms), Some(written_ms)) => written_ms.saturating_add_unsigned(ttl_ms) <= self.time_ms,
             _ => false,
         }
     }

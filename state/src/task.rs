@@ -10,15 +10,17 @@ use crate::entry::Entry;
 use crate::error::Error;
 use crate::fault;
 use crate::hot::{HotStore, HotTask};
-use crate::meta;
 use crate::options::{Position, StoreId, TaskId};
 use crate::order::sort_by_key;
 use crate::row::{self, Row, STAMP, Value};
 use crate::scan::{Direction, Range, Scan};
 use crate::table::{Slot, Table};
+use crate::time::Times;
 use crate::ttl::Sweep;
 
-/// The stores of one task. Dropping it drops the running transaction and lets another owner take the task; what was committed stays.
+/// The stores of one task. Dropping it gives the task back: the running transaction is dropped, what was committed stays, with its positions, and
+/// is flushed like everything else, so that whoever takes the task again restores only what its changelogs got meanwhile. Until then readers see
+/// it as it was; where memory is short, its rows are the first to be forgotten.
 pub struct TaskState {
     pub(crate) db: Db,
     pub(crate) task: Arc<HotTask>,
@@ -26,9 +28,9 @@ pub struct TaskState {
     overlay: Vec<Overlay>,
     undo: Vec<Undo>,
     savepoint: u32,
-    stream_time_ms: i64,
-    /// As it was at the savepoint.
-    saved_stream_time_ms: i64,
+    times: Times,
+    /// As they were at the savepoint.
+    saved_times: Times,
     pub(crate) sweeps: Vec<Sweep>,
 }
 
@@ -81,9 +83,10 @@ impl TaskState {
         let overlay = |store: &StoreId| Overlay { table: Table::new(db.shared().spec(*store).access, 1), counted: 0 };
         let overlay = task.stores.iter().map(overlay).collect();
         let sweeps = task.stores.iter().map(|_| Sweep::default()).collect();
-        let stream_time_ms = task.hot.read().stream_time_ms;
-        let (undo, savepoint, saved_stream_time_ms) = (Vec::new(), 0, stream_time_ms);
-        TaskState { db, task, overlay, undo, savepoint, stream_time_ms, saved_stream_time_ms, sweeps }
+        let (mut times, mut saved_times) = (Times::new(i64::MIN, task.stores.len()), Times::new(i64::MIN, task.stores.len()));
+        times.set(&task.hot.read().times);
+        saved_times.set(&times);
+        TaskState { db, task, overlay, undo: Vec::new(), savepoint: 0, times, saved_times, sweeps }
     }
 
     /// Which task this is.
@@ -102,23 +105,33 @@ impl TaskState {
     /// Stream time, by which rows with time-to-live are there or not, and which [`put`](TaskState::put) writes them with.
     #[must_use]
     pub fn stream_time_ms(&self) -> i64 {
-        self.stream_time_ms
+        self.times.stream_ms
     }
 
     /// Sets stream time. It belongs to the transaction: `undo` and `abort` set it back, and readers see it with the commit. A task that was
     /// taken after a restart is told its stream time once, followed by a commit of nothing, before anyone reads it.
     pub fn set_stream_time_ms(&mut self, stream_time_ms: i64) {
-        self.stream_time_ms = stream_time_ms;
+        self.times.stream_ms = stream_time_ms;
+    }
+
+    /// The time by which rows of this store are there or not, if they have a time-to-live.
+    #[must_use]
+    pub fn time_ms(&self, store: StoreId) -> i64 {
+        self.times.of(self.task.place(store))
+    }
+
+    /// Gives a store a time of its own, by which its rows are there or not in place of stream time: for a store whose rows are as old as
+    /// what was last written to it says. It belongs to the transaction, and is told after a restart, as stream time.
+    pub fn set_time_ms(&mut self, store: StoreId, time_ms: i64) {
+        self.times.set_own(self.task.place(store), time_ms);
     }
 
     /// The value of a key: what this transaction wrote, else what is committed.
     pub fn get(&self, store: StoreId, key: &[u8]) -> Result<Option<Value>, Error> {
-        let entry = self.entry(store, self.task.place(store), key)?;
-        Ok(entry.and_then(|entry| self.row(store, entry)).map(Value::from))
-    }
-
-    fn row(&self, store: StoreId, entry: Entry) -> Option<Row> {
-        self.db.shared().view(store, self.stream_time_ms).row(entry)
+        let place = self.task.place(store);
+        let entry = self.entry(store, place, key)?;
+        let view = self.db.shared().view(store, self.times.of(place));
+        Ok(entry.and_then(|entry| view.row(entry)).map(Value::from))
     }
 
     /// What the youngest layer that knows the key says about it.
@@ -161,7 +174,7 @@ impl TaskState {
         let place = self.task.place(store);
         let hot = self.task.hot.read();
         let overlay = Some(&self.overlay[place].table);
-        let view = shared.view(store, self.stream_time_ms);
+        let view = shared.view(store, self.times.of(place));
         Scan::new(shared, (self.task.id.partition, store), overlay, &hot.stores[place], (range, direction), view)
             .take(limit)
             .collect()
@@ -169,7 +182,7 @@ impl TaskState {
 
     /// Writes a row. In a store with time-to-live its time is stream time.
     pub fn put(&mut self, store: StoreId, key: &[u8], value: &[u8]) {
-        self.put_at(store, key, value, self.stream_time_ms);
+        self.put_at(store, key, value, self.times.stream_ms);
     }
 
     /// Writes a row whose time-to-live counts from `time_ms`; in a store without it the time has no meaning.
@@ -201,13 +214,13 @@ impl TaskState {
     /// Begins what [`undo`](TaskState::undo) takes back: typically one record. There is one savepoint, the last.
     pub fn savepoint(&mut self) {
         self.savepoint += 1;
-        self.saved_stream_time_ms = self.stream_time_ms;
+        self.saved_times.set(&self.times);
         self.undo.clear();
     }
 
-    /// Takes back every write since the last savepoint, or since the beginning of the transaction, and stream time with them.
+    /// Takes back every write since the last savepoint, or since the beginning of the transaction, and times with them.
     pub fn undo(&mut self) {
-        self.stream_time_ms = self.saved_stream_time_ms;
+        self.times.set(&self.saved_times);
         while let Some(Undo { place, step }) = self.undo.pop() {
             let table = &mut self.overlay[place].table;
             match step {
@@ -247,7 +260,7 @@ impl TaskState {
             hot_store.position = position.or(hot_store.position);
             fault::crash_point("state:commit:store-applied");
         }
-        hot.stream_time_ms = self.stream_time_ms;
+        hot.times.set(&self.times);
         hot.count(&self.db.shared().budget);
         drop(hot);
         self.begin();
@@ -260,14 +273,19 @@ impl TaskState {
         for overlay in &mut self.overlay {
             overlay.table.drain(drop);
         }
-        self.stream_time_ms = self.task.hot.read().stream_time_ms;
+        self.times.set(&self.task.hot.read().times);
         self.begin();
+    }
+
+    /// Whether the running transaction has written to a store.
+    pub(crate) fn has_written(&self, place: usize) -> bool {
+        !self.overlay[place].table.is_empty()
     }
 
     fn begin(&mut self) {
         self.undo.clear();
         self.savepoint = 0;
-        self.saved_stream_time_ms = self.stream_time_ms;
+        self.saved_times.set(&self.times);
         for overlay in &mut self.overlay {
             overlay.count(&self.db, 0);
         }
@@ -285,7 +303,7 @@ impl TaskState {
     ) -> Result<(), Error> {
         let place = self.task.place(store);
         let shared = self.db.shared();
-        assert!(self.overlay[place].table.is_empty(), "a store is restored between transactions");
+        assert!(!self.has_written(place), "a store is restored between transactions");
         let stamped = shared.spec(store).ttl_ms.is_some();
         let entries: Vec<Entry> = rows.into_iter().map(|(key, value)| Entry::new(key, value.map(|value| [value, &[]]))).collect();
         if stamped && entries.iter().any(|e| e.value().is_some_and(|value| value.len() < STAMP)) {
@@ -302,32 +320,6 @@ impl TaskState {
         shared.pace.committed(&shared.budget);
         fault::point("state:restore:applied").map_err(|e| Error::io("restored", &e))?;
         self.db.make_room()
-    }
-
-    /// Removes every row of a store and its position, in memory and durably on disk, so that it can be restored from the beginning. After an
-    /// error the store is unusable until a repetition succeeds.
-    ///
-    /// The position goes first: rows without a position are removed when the task is taken again, a position without its rows would be
-    /// believed.
-    ///
-    /// Panics while a transaction has written.
-    pub fn clear(&mut self, store: StoreId) -> Result<(), Error> {
-        let at = |name| fault::point(name).map_err(|e| Error::io("cleared", &e));
-        let place = self.task.place(store);
-        let shared = self.db.shared();
-        let partition = self.task.id.partition;
-        assert!(self.overlay[place].table.is_empty(), "a store is cleared between transactions");
-        let _no_flush = shared.flushing.lock();
-        let mut hot = self.task.hot.write();
-        hot.stores[place].clear();
-        meta::delete_position(&*shared.disk, partition, &shared.spec(store).name)?;
-        at("state:clear:position-deleted")?;
-        shared.disk.clear(Family::of(store), partition)?;
-        shared.disk.sync(Family::of(store))?;
-        at("state:clear:rows-deleted")?;
-        hot.stores[place].complete = true;
-        hot.count(&shared.budget);
-        Ok(())
     }
 }
 

@@ -36,13 +36,13 @@ pub struct Swept {
 }
 
 impl TaskState {
-    /// Looks at rows of a store with time-to-live, from where the last call stopped, and deletes those whose time has passed by stream time.
+    /// Looks at rows of a store with time-to-live, from where the last call stopped, and deletes those whose time has passed.
     /// It stops after `limit` rows, or a few thousand more where they are in memory.
     ///
     /// Panics if the store has none.
     pub fn expire(&mut self, store: StoreId, limit: usize) -> Result<Swept, Error> {
         let shared = self.db.shared();
-        let view = shared.view(store, self.stream_time_ms());
+        let view = shared.view(store, self.time_ms(store));
         assert!(view.ttl_ms.is_some(), "only rows with time-to-live expire");
         let place = self.task.place(store);
         let mut expired = Vec::new();

@@ -1,18 +1,20 @@
 //! Conformance: the inputs, outputs and stores that Apache Kafka Streams 4.3.1's own test driver recorded (`cases/*.json`, one file an
-//! operator, some hand-written and some random scenarios in each) must come out of the same topologies here.
+//! operator, some hand-written and some random scenarios in each) must come out of the same topologies here; also where all that is in
+//! memory is lost and restored after every record.
 //!
 //! Where a Rust type says what Kafka Streams finds out at run time, the topology says it too: a null value that Kafka Streams' joins and
 //! aggregates drop is filtered out, for here an `Option` is a value like any other.
 
 mod functions;
 mod operators;
+mod windowing;
 
 use std::collections::BTreeMap;
 
 use millstream::testing::TestDriver;
 use millstream::{Record, Timestamp, Topic};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 /// Keys and values of the scenarios: text or null.
 type Text = Option<String>;
@@ -53,12 +55,16 @@ enum Input {
     },
 }
 
-/// What one run gave, in the form of the recorded cases.
-fn run(operator: &str, scenario: &Scenario) -> (BTreeMap<String, Vec<Value>>, BTreeMap<String, Vec<Value>>) {
+/// What one run gave, in the form of the recorded cases. With `restarts` all memory is lost before each input, from the first record on:
+/// before that there is nothing that a commit could have kept the schedules of punctuators in.
+fn run(operator: &str, scenario: &Scenario, restarts: bool) -> (BTreeMap<String, Vec<Value>>, BTreeMap<String, Vec<Value>>) {
     let built = operators::build(operator, &scenario.params);
     let mut driver = TestDriver::new(built.topology);
     let mut outputs: BTreeMap<String, Vec<Value>> = scenario.outputs.keys().map(|name| (name.clone(), Vec::new())).collect();
     for (at, input) in scenario.inputs.iter().enumerate() {
+        if restarts && scenario.inputs[..at].iter().any(|input| matches!(input, Input::Record { .. })) {
+            driver.restart();
+        }
         match input {
             Input::Clock { advance_wall_clock_ms } => driver.advance_wall_clock(*advance_wall_clock_ms),
             Input::Record { topic: name, key, value, ts } => {
@@ -66,8 +72,9 @@ fn run(operator: &str, scenario: &Scenario) -> (BTreeMap<String, Vec<Value>>, BT
             }
         }
         for (name, records) in &mut outputs {
-            for record in driver.read(&topic(name)) {
-                records.push(json!({"key": record.key, "value": record.value, "ts": record.timestamp.0, "at": at}));
+            for mut record in (built.read)(&mut driver, name) {
+                record["at"] = at.into();
+                records.push(record);
             }
         }
     }
@@ -81,16 +88,23 @@ fn run(operator: &str, scenario: &Scenario) -> (BTreeMap<String, Vec<Value>>, BT
 fn check(file: &str, text: &str) {
     let case: Case = serde_json::from_str(text).expect("the case file is valid");
     for scenario in &case.scenarios {
-        let (outputs, stores) = run(&case.operator, scenario);
-        let what = format!("{file}: scenario {:?}, seed {:?}, params {}", scenario.name, scenario.seed, scenario.params);
-        for (topic, expected) in &scenario.outputs {
-            let found = &outputs[topic];
-            if let Some(i) = (0..expected.len().max(found.len())).find(|i| expected.get(*i) != found.get(*i)) {
-                panic!("{what}: topic {topic:?}, record {i}: expected {:?}, found {:?}", expected.get(i), found.get(i));
-            }
+        for restarts in [false, true] {
+            check_run(file, &case.operator, scenario, restarts);
         }
-        assert_eq!(stores, scenario.stores, "{what}: stores");
     }
+}
+
+fn check_run(file: &str, operator: &str, scenario: &Scenario, restarts: bool) {
+    let (outputs, stores) = run(operator, scenario, restarts);
+    let Scenario { name, seed, params, .. } = scenario;
+    let what = format!("{file}: scenario {name:?}, seed {seed:?}, params {params}, restarts {restarts}");
+    for (topic, expected) in &scenario.outputs {
+        let found = &outputs[topic];
+        if let Some(i) = (0..expected.len().max(found.len())).find(|i| expected.get(*i) != found.get(*i)) {
+            panic!("{what}: topic {topic:?}, record {i}: expected {:?}, found {:?}", expected.get(i), found.get(i));
+        }
+    }
+    assert_eq!(stores, scenario.stores, "{what}: stores");
 }
 
 macro_rules! cases {
@@ -115,6 +129,8 @@ cases! {
     group_by_key_aggregate = "group-by-key-aggregate";
     group_by_key_count = "group-by-key-count";
     group_by_key_reduce = "group-by-key-reduce";
+    hopping_final = "hopping-final";
+    hopping_update = "hopping-update";
     map = "map";
     map_values = "map-values";
     merge = "merge";
@@ -125,6 +141,9 @@ cases! {
     stream_table_left_join = "stream-table-left-join";
     table = "table";
     to_table = "to-table";
+    tumbling_final = "tumbling-final";
+    tumbling_update = "tumbling-update";
+    unlimited_windows = "unlimited-windows";
 }
 
 /// Every recorded file is run: one that is added to the folder and not to the list above fails here.

@@ -5,22 +5,28 @@ use millstream::{Direction, Process, Record, Scope, Store, Stream, StreamBuilder
 use serde_json::{Value, json};
 
 use super::functions::{self, int, show};
-use super::{Text, topic};
+use super::{Text, topic, windowing};
 
-type Rows = fn(&TestDriver, &str) -> Vec<Value>;
+pub type Rows = fn(&TestDriver, &str) -> Vec<Value>;
+pub type Read = fn(&mut TestDriver, &str) -> Vec<Value>;
 
 pub struct Built {
     pub topology: Topology,
+    /// The new records of a topic, as the cases record them.
+    pub read: Read,
     /// The rows of a store, as the cases record them.
     pub rows: Rows,
 }
 
-fn text<'a>(params: &'a Value, name: &str) -> &'a str {
+pub fn text<'a>(params: &'a Value, name: &str) -> &'a str {
     params[name].as_str().unwrap_or_else(|| panic!("parameter {name:?} is text"))
 }
 
 pub fn build(operator: &str, params: &Value) -> Built {
     let mut builder = StreamBuilder::new("conformance");
+    if let Some((read, rows)) = windowing::declare(&mut builder, operator, params) {
+        return Built { topology: builder.build().expect("the topology is valid"), read, rows };
+    }
     let rows: Rows = match operator {
         "table" | "to-table" | "stream-table-inner-join" | "stream-table-left-join" | "group-by-key-reduce" => text_rows,
         "group-by-key-count" => count_rows,
@@ -29,7 +35,12 @@ pub fn build(operator: &str, params: &Value) -> Built {
         _ => text_rows,
     };
     declare(&mut builder, operator, params);
-    Built { topology: builder.build().expect("the topology is valid"), rows }
+    Built { topology: builder.build().expect("the topology is valid"), read: text_records, rows }
+}
+
+fn text_records(driver: &mut TestDriver, name: &str) -> Vec<Value> {
+    let records = driver.read(&topic(name)).into_iter();
+    records.map(|record| json!({"key": record.key, "value": record.value, "ts": record.timestamp.0})).collect()
 }
 
 fn text_rows(driver: &TestDriver, store: &str) -> Vec<Value> {

@@ -6,3 +6,4 @@ mod failures;
 mod sinks;
 mod time;
 mod topologies;
+mod windows;

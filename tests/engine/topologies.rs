@@ -64,7 +64,7 @@ Topology: word-count
 }
 
 /// The mistakes of a topology, as `build` reports them.
-fn mistakes(declare: impl FnOnce(&mut StreamBuilder)) -> Vec<String> {
+pub fn mistakes(declare: impl FnOnce(&mut StreamBuilder)) -> Vec<String> {
     let mut builder = StreamBuilder::new("app");
     declare(&mut builder);
     builder.build().err().expect("the topology is refused").0

@@ -55,6 +55,57 @@ fn a_view_is_paged_in_the_order_of_keys() {
 }
 
 #[test]
+fn a_windowed_view_is_read_by_key_and_time() {
+    let world = World::start();
+    let minutes = |n: i64| n * 60_000;
+    world.send_at(7, (0..20).map(|n| ("x", minutes(n))).chain([("again", minutes(15) + 59_999)]));
+    let token = world.send_at(8, [("x", minutes(14))]).to_string();
+    let other = world.send_at(7, [("x", minutes(19) + 1)]).to_string();
+    let read = |query: &str| {
+        for token in [&token, &other] {
+            world.ok(&format!("/views/per-minute?limit=1&at_least={token}"));
+        }
+        let (mut found, mut after) = (Vec::new(), String::new());
+        loop {
+            let page = world.ok(&format!("/views/per-minute?limit=3{query}{after}"));
+            for entry in page["entries"].as_array().unwrap() {
+                let (key, minute) = (entry["key"]["key"].as_u64().unwrap(), entry["key"]["start"].as_i64().unwrap() / 60_000);
+                assert_eq!(entry["key"]["end"], minutes(minute + 1));
+                found.push((key, minute, entry["value"].as_u64().unwrap()));
+            }
+            let Some(next) = page["next"].as_str() else { return found };
+            after = format!("&after={next}");
+        }
+    };
+    let all: Vec<_> = (10..20).map(|n| (7, n, if n == 15 || n == 19 { 2 } else { 1 })).chain([(8, 14, 1)]).collect();
+    assert_eq!(read(""), all, "what started ten minutes before the last window started is forgotten");
+    assert_eq!(read("&prefix=7"), all[..10]);
+    assert_eq!(read("&from=840000&to=900001"), [(7, 14, 1), (7, 15, 2), (8, 14, 1)]);
+    assert_eq!(read("&prefix=8&to=840001"), [(8, 14, 1)]);
+    assert_eq!(read("&prefix=7&to=600000"), []);
+    let one = world.ok("/views/per-minute/7,900000,960000");
+    assert_eq!(one, json!({"key": {"key": 7, "start": 900_000, "end": 960_000}, "value": 2}));
+    let mut client = world.server.connect();
+    client.get("/views/per-minute/7,0,60000").refused(404, "KEY_NOT_FOUND");
+    for query in ["from=x", "to=1e3", "prefix=x"] {
+        let message = client.get(&format!("/views/per-minute?{query}")).refused(400, "INVALID_FIELD");
+        assert!(query.starts_with(message.split(' ').next().unwrap()), "{query}: {message}");
+    }
+    client.get("/views/per-minute/7").refused(400, "INVALID_FIELD");
+    let mut client = world.server.connect();
+    assert_eq!(client.subscribe("/views/per-minute?prefix=8", "").status, 200);
+    assert_eq!(one_of(&mut client), (840_000, 1));
+    world.send_at(8, [("y", minutes(14) + 1)]);
+    assert_eq!(one_of(&mut client), (840_000, 2));
+}
+
+/// Start and value of the next change of a watch of windows.
+fn one_of(client: &mut Client) -> (i64, u64) {
+    let change = one(client);
+    (change["key"]["start"].as_i64().unwrap(), change["value"].as_u64().unwrap())
+}
+
+#[test]
 fn what_a_view_cannot_answer_is_refused() {
     let world = World::start();
     let mut client = world.server.connect();

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use millstream::serve::{ApiError, Feed, Request, Response, Routes, Shown, application_routes};
 use millstream::{
-    App, Config, Events, Handle, Process, ProcessError, Record, Scope, Store, StreamBuilder, Timestamp, Token, Topic, Topology,
+    App, Config, Events, Handle, Process, ProcessError, Record, Scope, Store, StreamBuilder, TimeWindows, Timestamp, Token,
+    Topic, Topology,
 };
 use serde_json::Value;
 use tempfile::TempDir;
@@ -40,7 +41,13 @@ pub fn topology(switches: &Arc<Switches>) -> Topology {
     });
     let mut builder = StreamBuilder::new("post-office");
     builder.table(&PRICES, "prices");
-    builder.stream(&INBOX).process(deliver.store(&MESSAGES).store(&NEWEST));
+    let inbox = builder.stream(&INBOX);
+    inbox
+        .group_by_key()
+        .windowed_by(TimeWindows::tumbling_ms(60_000).grace_ms(300_000))
+        .retention_ms(600_000)
+        .count("per-minute");
+    inbox.process(deliver.store(&MESSAGES).store(&NEWEST));
     builder.build().unwrap()
 }
 
@@ -78,7 +85,12 @@ impl World {
 
     /// Sends messages to a user, in one transaction.
     pub fn send<T: Into<String>>(&self, user: u64, texts: impl IntoIterator<Item = T>) -> Token {
-        let records = texts.into_iter().map(|text| Record::new(user, text.into(), Timestamp(1)));
+        self.send_at(user, texts.into_iter().map(|text| (text, 1)))
+    }
+
+    /// Sends messages of these times to a user, in one transaction.
+    pub fn send_at<T: Into<String>>(&self, user: u64, texts: impl IntoIterator<Item = (T, i64)>) -> Token {
+        let records = texts.into_iter().map(|(text, at)| Record::new(user, text.into(), Timestamp(at)));
         let events = records.fold(Events::new(), |events, record| events.with(&INBOX, &record));
         self.handle.append_blocking(events).unwrap()
     }

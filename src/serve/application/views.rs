@@ -1,5 +1,6 @@
 //! `/views`: any store of any application, as JSON.
 
+use std::borrow::Cow;
 use std::ops::Bound;
 
 use base64::Engine as _;
@@ -12,7 +13,8 @@ use super::super::error::ApiError;
 use super::super::request::Request;
 use super::super::response::Response;
 use super::{blocking, watches};
-use crate::runtime::{Handle, View};
+use crate::record::Timestamp;
+use crate::runtime::{Handle, QueryError, Row, View};
 
 /// The most rows of one answer. One row more is read, to know whether there is one.
 const MAX_LIMIT: u64 = 500;
@@ -50,8 +52,7 @@ pub(super) async fn row(application: Handle, request: Request) -> Result<Respons
 
 pub(super) async fn rows(application: Handle, request: Request) -> Result<Response, ApiError> {
     let view = view(&application, &request)?;
-    let named = |name: &str| request.query(name)?.map(|text| key(&view, name, &text)).transpose();
-    let (prefix, from, to) = (named("prefix")?, named("from")?, named("to")?);
+    let bounds = Bounds::read(&view, &request)?;
     let limit = request.query_number("limit", 100, 1..=MAX_LIMIT)? as usize;
     let after = request.query("after")?.map(|text| {
         let decoded = URL_SAFE_NO_PAD.decode(text.as_bytes());
@@ -60,14 +61,13 @@ pub(super) async fn rows(application: Handle, request: Request) -> Result<Respon
     let after = after.transpose()?;
     request.at_least(&application, view.name()).await?;
     if request.wants_events() {
-        if from.is_some() || to.is_some() || after.is_some() {
+        if !matches!(bounds.between, Between::Keys(None, None)) || after.is_some() {
             return Err(ApiError::invalid_field("from, to and after", "do not go with a watch; prefix does"));
         }
-        return watches::prefix(view, prefix.unwrap_or_default());
+        return watches::prefix(view, bounds.prefix.unwrap_or_default());
     }
-    let range = range(prefix.as_deref(), from.as_deref(), to.as_deref(), after.as_deref());
     let read = view.clone();
-    let page = blocking(move || read.page(&range, Direction::Forward, limit + 1)).await??;
+    let page = blocking(move || bounds.page(&read, after.as_deref(), limit + 1)).await??;
     let mut body = br#"{"entries":["#.to_vec();
     for (n, (key, value)) in page.iter().take(limit).enumerate() {
         if n > 0 {
@@ -93,6 +93,51 @@ fn view(application: &Handle, request: &Request) -> Result<View, ApiError> {
 fn key(view: &View, field: &str, text: &str) -> Result<Vec<u8>, ApiError> {
     view.key_from_text(text)
         .map_err(|error| ApiError::invalid_field(field, format_args!("is no key of {}: it {error}", view.name())))
+}
+
+/// Which rows are asked for.
+struct Bounds {
+    prefix: Option<Vec<u8>>,
+    between: Between,
+}
+
+/// `from` and `to`: keys, or in a window store the times at which windows start, in milliseconds since 1970.
+enum Between {
+    Keys(Option<Vec<u8>>, Option<Vec<u8>>),
+    Times(Timestamp, Timestamp),
+}
+
+impl Bounds {
+    fn read(view: &View, request: &Request) -> Result<Bounds, ApiError> {
+        let prefix = request.query("prefix")?.map(|text| {
+            view.prefix_from_text(&text)
+                .map_err(|error| ApiError::invalid_field("prefix", format_args!("begins no key of {}: it {error}", view.name())))
+        });
+        let (from, to) = (request.query("from")?, request.query("to")?);
+        let between = if view.is_windowed() && (from.is_some() || to.is_some()) {
+            let time = |name, text: Option<Cow<'_, str>>, open| match text {
+                None => Ok(Timestamp(open)),
+                Some(text) => text.parse().map(Timestamp).map_err(|_| {
+                    ApiError::invalid_field(name, "is no time: windows are chosen by their start, in milliseconds since 1970")
+                }),
+            };
+            Between::Times(time("from", from, i64::MIN)?, time("to", to, i64::MAX)?)
+        } else {
+            let named = |name, text: Option<Cow<'_, str>>| text.map(|text| key(view, name, &text)).transpose();
+            Between::Keys(named("from", from)?, named("to", to)?)
+        };
+        Ok(Bounds { prefix: prefix.transpose()?, between })
+    }
+
+    fn page(&self, view: &View, after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, QueryError> {
+        let prefix = self.prefix.as_deref();
+        match &self.between {
+            Between::Keys(from, to) => {
+                view.page(&range(prefix, from.as_deref(), to.as_deref(), after), Direction::Forward, limit)
+            }
+            Between::Times(from, to) => view.windows(&range(prefix, None, None, after), (*from, *to), Direction::Forward, limit),
+        }
+    }
 }
 
 /// What all of these allow.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Disk, DiskScan, Family, PARTITION, place, places};
+use super::{Disk, DiskScan, Family, PARTITION, partition_of, place, places};
 use crate::entry::Entry;
 use crate::error::Error;
 use crate::scan::{Direction, Range};
@@ -128,6 +128,10 @@ impl Disk for MemoryFamilies {
         let (from, to) = places(partition, range);
         let to = to.map_or(Bound::Unbounded, Bound::Excluded);
         Box::new(MemoryScan { families: self, family, rest: (Bound::Included(from), to), direction, ahead: VecDeque::new() })
+    }
+
+    fn partition(&self, family: Family, from: u32) -> Result<Option<u32>, Error> {
+        self.with(family, |f| f.rows.range(place(from, &[])..).next().map(|(place, _)| partition_of(place)).transpose())
     }
 
     fn write(&self, family: Family, rows: &mut dyn Iterator<Item = (u32, Entry)>) -> Result<usize, Error> {

@@ -35,6 +35,9 @@ pub(crate) trait Disk: Send + Sync {
     /// The rows of a range as they are now.
     fn scan<'a>(&'a self, family: Family, partition: u32, range: &Range, direction: Direction) -> Box<dyn DiskScan + 'a>;
 
+    /// The first partition from this one on that has a row.
+    fn partition(&self, family: Family, from: u32) -> Result<Option<u32>, Error>;
+
     /// Writes rows and tombstones, which come in the order of their places, and gives their number. Until the sync they may be seen or not,
     /// and another `write` or `clear` of the family takes the place of this one.
     fn write(&self, family: Family, rows: &mut dyn Iterator<Item = (u32, Entry)>) -> Result<usize, Error>;
@@ -50,6 +53,22 @@ pub(crate) trait Disk: Send + Sync {
 
     /// Bytes that the back end itself holds in memory to work.
     fn bytes_in_memory(&self) -> usize;
+}
+
+/// Every partition but [`u32::MAX`] that has rows of a family.
+pub(crate) fn partitions(disk: &dyn Disk, family: Family) -> Result<Vec<u32>, Error> {
+    let (mut all, mut from) = (Vec::new(), 0);
+    while let Some(partition) = disk.partition(family, from)?.filter(|partition| *partition != u32::MAX) {
+        all.push(partition);
+        from = partition + 1;
+    }
+    Ok(all)
+}
+
+/// The partition that a place belongs to.
+fn partition_of(place: &[u8]) -> Result<u32, Error> {
+    let partition = place.first_chunk().map(|partition| u32::from_be_bytes(*partition));
+    partition.ok_or_else(|| Error::Damaged("a row has no partition".into()))
 }
 
 /// Rows in order.

@@ -11,7 +11,7 @@ use rocksdb::{
     DataBlockIndexType, ErrorKind, IngestExternalFileOptions, ReadOptions, SstFileWriter, WaitForCompactOptions, WriteOptions,
 };
 
-use super::{Disk, DiskScan, Family, PARTITION, place, places, with_place};
+use super::{Disk, DiskScan, Family, PARTITION, partition_of, place, places, with_place};
 use crate::entry::Entry;
 use crate::error::{Error, OpenError};
 use crate::scan::{Direction, Range};
@@ -118,6 +118,15 @@ impl Disk for Rocks {
         }
         let rows = self.db.raw_iterator_cf_opt(self.family(family), options);
         Box::new(RocksScan { rows, direction, started: false })
+    }
+
+    fn partition(&self, family: Family, from: u32) -> Result<Option<u32>, Error> {
+        let mut rows = self.db.raw_iterator_cf(self.family(family));
+        rows.seek(place(from, &[]));
+        match rows.key() {
+            Some(place) => partition_of(place).map(Some),
+            None => rows.status().map(|()| None).map_err(|e| failed("read", e)),
+        }
     }
 
     fn write(&self, family: Family, rows: &mut dyn Iterator<Item = (u32, Entry)>) -> Result<usize, Error> {

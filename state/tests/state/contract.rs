@@ -1,10 +1,11 @@
 //! What every store does, in memory and on disk, keyed and ordered.
 
+use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 
-use millstream_state::{Db, Direction, Error, Range, TaskId};
+use millstream_state::{Access, Db, Direction, Error, Home, Range, TaskId};
 
-use crate::support::{A, B, TASK, all, all_seen, between, commit, everywhere, get, position, task, text};
+use crate::support::{A, B, TASK, TestHome, all, all_seen, between, commit, everywhere, get, position, task, text};
 
 #[test]
 fn the_owner_reads_its_writes_and_others_read_commits() {
@@ -241,6 +242,107 @@ fn a_task_has_one_owner_and_keeps_what_was_committed_for_the_next() {
         let state = task(&db);
         assert_eq!((all(&state, A), state.position(A)), ("k=1".into(), Some(position(1))));
     });
+}
+
+#[test]
+fn a_task_that_comes_back_restores_only_what_was_added_meanwhile() {
+    everywhere(|home, access| {
+        let db = home.open(access);
+        let mut state = task(&db);
+        state.put(A, b"kept", b"1");
+        state.put(A, b"changed", b"1");
+        commit(&mut state, 2);
+        state.put(A, b"kept", b"never committed");
+        drop(state);
+        // Nobody owns it: readers see it as it was, and what was dirty is flushed.
+        assert_eq!(db.reader().read(TASK, |view| all_seen(view, A)).unwrap(), "changed=1 kept=1");
+        assert_eq!(db.flush().unwrap().rows, 2);
+        let check = |db: Db| {
+            let mut state = task(&db);
+            assert_eq!(state.position(A), Some(position(2)));
+            state.restore(A, [(&b"changed"[..], Some(&b"2"[..]))], position(3)).unwrap();
+            assert_eq!(all(&state, A), "changed=2 kept=1");
+        };
+        check(db);
+        check(home.open(access));
+    });
+}
+
+#[test]
+fn a_task_that_is_removed_leaves_nothing() {
+    everywhere(|home, access| {
+        let other = TaskId { sub_topology: 0, partition: TASK.partition + 1 };
+        let db = home.open(access);
+        for id in [TASK, other] {
+            let mut state = db.task(id, &[A, B]).unwrap();
+            state.put(A, b"flushed", b"1");
+            state.put(B, b"flushed", b"1");
+            commit(&mut state, 1);
+        }
+        db.flush().unwrap();
+        let before = db.memory().rows;
+        let mut state = task(&db);
+        state.put(A, b"in memory", &[7; 100_000]);
+        commit(&mut state, 2);
+        state.put(B, b"in the transaction", &[7; 100_000]);
+        state.remove().unwrap();
+        assert!(db.memory().rows < before && db.memory().dirty == 0);
+        assert!(matches!(db.reader().read(TASK, |_| ()), Err(Error::NotHere(TASK))));
+        let check = |db: Db| {
+            let there = [A, B].map(|store| ((store, other.partition), position(1)));
+            assert_eq!(db.positions().unwrap(), BTreeMap::from(there));
+            let state = task(&db);
+            assert_eq!((all(&state, A), all(&state, B), state.position(A)), (String::new(), String::new(), None));
+            assert_eq!(all(&db.task(other, &[A, B]).unwrap(), A), "flushed=1");
+        };
+        check(db);
+        check(home.open(access));
+    });
+}
+
+#[test]
+fn what_is_here_is_listed_whether_it_was_taken_or_not() {
+    everywhere(|home, access| {
+        let tasks = [0, 7, 300].map(|partition| TaskId { sub_topology: 0, partition });
+        let db = home.open(access);
+        assert!(db.positions().unwrap().is_empty());
+        for id in tasks {
+            let mut state = db.task(id, &[A, B]).unwrap();
+            state.put(A, b"k", b"1");
+            state.commit(&[(A, position(1))]); // B is empty and has no position
+        }
+        let listed =
+            |offsets: [u64; 3]| BTreeMap::from_iter(tasks.iter().zip(offsets).map(|(id, at)| ((A, id.partition), position(at))));
+        assert_eq!(db.positions().unwrap(), listed([1, 1, 1]), "in memory");
+        db.flush().unwrap();
+        let mut state = db.task(tasks[1], &[A, B]).unwrap();
+        state.commit(&[(A, position(2))]);
+        assert_eq!(db.positions().unwrap(), listed([1, 2, 1]), "memory is newer than the disk");
+        drop((state, db));
+        let db = home.open(access);
+        assert_eq!(db.positions().unwrap(), listed([1, 1, 1]), "on disk, none taken");
+        db.task(tasks[2], &[A, B]).unwrap().clear(A).unwrap();
+        assert_eq!(db.positions().unwrap().len(), 2);
+    });
+}
+
+#[test]
+fn rows_without_a_position_do_not_outlive_an_opening() {
+    for access in [Access::Keyed, Access::Ordered] {
+        let home = TestHome::memory();
+        let Home::Memory(disk) = &home.home else { unreachable!("made in memory") };
+        let db = home.open(access);
+        let empty = db.bytes_on_disk();
+        let mut state = task(&db);
+        state.put(A, b"k", b"1");
+        commit(&mut state, 1);
+        disk.fail_after(Some(3)); // the two stores are written and synced, the positions are not
+        assert!(db.flush().is_err());
+        drop((state, db));
+        disk.crash(|family| family == "default");
+        let db = home.open(access);
+        assert_eq!((db.positions().unwrap().len(), db.bytes_on_disk()), (0, empty));
+    }
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A process that dies at each step of commit, flush, restore and clear, on a real disk. It is this test binary, started again with a fault armed;
+//! A process that dies at each step of commit, flush, restore, clear and removal, on a real disk. It is this test binary, started again with a fault armed;
 //! what it was doing is a function of how far it came, so that afterwards its changelog is known.
 
 use std::collections::BTreeMap;
@@ -40,7 +40,7 @@ fn replay(db: &Db, end: u64) -> millstream_state::TaskState {
     state
 }
 
-/// The program that dies: commits, flushes now and then, clears a store and restores it. `logged` is its changelog's end.
+/// The program that dies: commits, flushes now and then, clears a store and removes the task, and restores them. `logged` is its changelog's end.
 #[test]
 #[ignore = "runs in a process of its own, started by the test below"]
 fn the_program() {
@@ -66,6 +66,10 @@ fn the_program() {
             drop(state);
             state = replay(&db, n);
         }
+        if n == 7 {
+            state.remove().unwrap();
+            state = replay(&db, n);
+        }
     }
     drop(state);
     db.close().unwrap();
@@ -83,7 +87,11 @@ fn run(directory: &Path, armed: &str) -> bool {
 }
 
 fn check(point: &str) {
-    for nth in [1, 2, 4] {
+    check_at(point, &[1, 2, 4]);
+}
+
+fn check_at(point: &str, visits: &[u32]) {
+    for nth in visits {
         let directory = tempfile::tempdir().unwrap();
         assert!(run(directory.path(), &format!("state:{point}:{nth}:abort")), "the program comes by {point} {nth} times");
         let logged = fs::read_to_string(directory.path().join("logged")).map_or(0, |text| text.parse().unwrap());
@@ -128,14 +136,12 @@ fn dying_in_a_restore() {
 }
 
 #[test]
-fn dying_in_a_clear() {
+fn dying_in_a_clear_or_a_removal() {
     let directory = tempfile::tempdir().unwrap();
     assert!(!run(directory.path(), "state:no-such-point:1:abort"), "without a fault it lives");
-    for point in ["clear:position-deleted", "clear:rows-deleted"] {
-        let directory = tempfile::tempdir().unwrap();
-        assert!(run(directory.path(), &format!("state:{point}:2:abort")));
-        assert_eq!(replay(&open(directory.path()), 10).scan(B, Range::all(), Direction::Forward).count(), 5 - 1);
-    }
+    check_at("clear:position-deleted", &[1, 2, 3]); // a clear, the removal, a clear
+    check_at("clear:rows-deleted", &[1, 2, 3, 4]); // the removal deletes those of two stores
+    check_at("clear:rows-gone", &[1, 2, 3]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::ops::Bound;
 use std::sync::{Arc, Mutex};
 
 use millstream_state::{
-    Access, Db, Direction, Home, MemoryDisk, Options, Position, Range, Row, StoreId, StoreSpec, TaskId, TaskState,
+    Access, Db, Direction, Error, Home, MemoryDisk, Options, Position, Range, Row, StoreId, StoreSpec, TaskId, TaskState,
 };
 use proptest::prelude::*;
 
@@ -36,6 +36,10 @@ enum Step {
     Clear(usize, StoreId),
     /// The process dies while it clears a store, after so many writes, and column families lose what is not synced.
     CrashInClear(usize, StoreId, usize, u8),
+    /// The task is removed and taken again.
+    Remove(usize),
+    /// The process dies while it removes the task, likewise.
+    CrashInRemove(usize, usize, u8),
     Flush,
     /// A commit of the task comes while a flush is on its way.
     FlushAndCommit(usize),
@@ -75,6 +79,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => task().prop_map(Step::Retake),
         1 => (task(), store()).prop_map(|(t, s)| Step::Clear(t, s)),
         1 => (task(), store(), 0usize..5, any::<u8>()).prop_map(|(t, s, writes, lost)| Step::CrashInClear(t, s, writes, lost)),
+        1 => task().prop_map(Step::Remove),
+        1 => (task(), 0usize..7, any::<u8>()).prop_map(|(t, writes, lost)| Step::CrashInRemove(t, writes, lost)),
         3 => Just(Step::Flush),
         2 => task().prop_map(Step::FlushAndCommit),
         3 => Just(Step::MakeRoom),
@@ -181,9 +187,24 @@ impl Task {
         }
     }
 
+    /// Takes the task and restores it.
+    fn take(&mut self, id: TaskId, db: &Db) {
+        self.state = Some(db.task(id, &STORES).unwrap());
+        self.abort();
+        for store in STORES {
+            self.restore(store);
+        }
+        let stream_time_ms = self.committed.stream_time_ms;
+        self.state().set_stream_time_ms(stream_time_ms);
+        self.state().commit(&[]);
+        self.check(id, db);
+    }
+
     fn check(&mut self, id: TaskId, db: &Db) {
+        let here = db.positions().unwrap();
         for store in STORES {
             let state = self.state.as_ref().unwrap();
+            assert_eq!(here.get(&(store, id.partition)).copied(), state.position(store), "what is listed");
             assert_same(state.scan(store, Range::all(), Direction::Forward), self.now.visible(store), "the owner");
             db.reader()
                 .read(id, |view| {
@@ -198,7 +219,7 @@ impl Task {
 }
 
 fn assert_same<'a>(
-    rows: impl Iterator<Item = Result<Row, millstream_state::Error>>,
+    rows: impl Iterator<Item = Result<Row, Error>>,
     expected: impl Iterator<Item = (&'a Key, &'a Vec<u8>)>,
     who: &str,
 ) {
@@ -211,15 +232,7 @@ impl World {
     fn open(&mut self) {
         let db = Db::open((self.options)()).unwrap();
         for (task, id) in self.tasks.iter_mut().zip(TASKS) {
-            task.state = Some(db.task(id, &STORES).unwrap());
-            task.abort();
-            for store in STORES {
-                task.restore(store);
-            }
-            let stream_time_ms = task.committed.stream_time_ms;
-            task.state().set_stream_time_ms(stream_time_ms);
-            task.state().commit(&[]);
-            task.check(id, &db);
+            task.take(id, &db);
         }
         self.db = Some(db);
     }
@@ -340,7 +353,22 @@ impl World {
             Step::CrashInClear(t, store, writes, lost) => {
                 self.tasks[t].commit();
                 self.fail_after(Some(writes));
-                drop(self.tasks[t].state().clear(store)); // likewise
+                drop(self.tasks[t].state().clear(store)); // it may or may not get through before the process dies
+                self.crash(lost);
+            }
+            Step::Remove(t) => {
+                let task = &mut self.tasks[t];
+                task.abort();
+                task.state.take().unwrap().remove().unwrap();
+                let db = self.db.as_ref().unwrap();
+                assert!(matches!(db.reader().read(TASKS[t], |_| ()), Err(Error::NotHere(_))));
+                assert!(!db.positions().unwrap().keys().any(|(_, partition)| *partition == TASKS[t].partition));
+                task.take(TASKS[t], db);
+            }
+            Step::CrashInRemove(t, writes, lost) => {
+                self.tasks[t].abort();
+                self.fail_after(Some(writes));
+                drop(self.tasks[t].state.take().unwrap().remove()); // it may or may not get through before the process dies
                 self.crash(lost);
             }
             Step::FlushAndCommit(t) => {
@@ -396,7 +424,7 @@ impl World {
                 }
                 self.fail_after(Some(writes));
                 if self.disk.is_some() {
-                    drop(self.db().flush()); // it may or may not get through before the process dies
+                    drop(self.db().flush()); // likewise
                 }
                 self.crash(lost);
             }

@@ -56,6 +56,38 @@ fn a_row_is_gone_when_stream_time_has_passed_its_time_to_live() {
 }
 
 #[test]
+fn a_store_may_have_a_time_of_its_own() {
+    everywhere(|home, access| {
+        let db = open(&home, access);
+        let mut state = db.task(TASK, &[A]).unwrap();
+        let seen = |db: &Db| db.reader().read(TASK, |view| all_seen(view, A)).unwrap();
+        state.set_time_ms(A, 150);
+        state.set_stream_time_ms(5000);
+        state.put_at(A, b"50", b"1", 50);
+        state.put_at(A, b"51", b"2", 51);
+        assert_eq!(all(&state, A), "51=2", "by the store's own time, whatever stream time is");
+        commit(&mut state, 1);
+        assert_eq!(seen(&db), "51=2");
+        assert_eq!(state.expire(A, 10).unwrap().deleted, 1);
+        commit(&mut state, 2);
+        state.savepoint();
+        state.set_time_ms(A, 151);
+        assert_eq!((all(&state, A), state.time_ms(A)), (String::new(), 151));
+        state.undo();
+        assert_eq!((all(&state, A), state.time_ms(A)), ("51=2".into(), 150));
+        state.set_time_ms(A, 151);
+        state.abort();
+        assert_eq!(state.time_ms(A), 150);
+        drop(state);
+        let mut state = db.task(TASK, &[A]).unwrap();
+        assert_eq!(state.time_ms(A), 150, "the next owner knows it");
+        state.set_time_ms(A, 151);
+        state.commit(&[]);
+        assert_eq!(seen(&db), "");
+    });
+}
+
+#[test]
 fn a_sweep_writes_the_tombstones_of_what_expired() {
     everywhere(|home, access| {
         let key = |i: u32| format!("{i:05}").into_bytes();
