@@ -232,11 +232,9 @@ impl Reader {
             | types::PARTIAL_UPDATE_ROWS => {
                 return Ok(self.is_ours(event).then_some(Happened::Ignored));
             }
-            compressed if types::COMPRESSED_ROWS.contains(&compressed) => {
-                if self.is_ours(event) {
-                    let why = "rows of the outbox are compressed, by log_bin_compress: SET GLOBAL log_bin_compress=OFF, then start with --resnapshot";
-                    return Err(Stopped::Unsupported(why.into()));
-                }
+            compressed if types::COMPRESSED_ROWS.contains(&compressed) && self.is_ours(event) => {
+                let why = "rows of the outbox are compressed, by log_bin_compress: switch it off, then start with --resnapshot";
+                return Err(Stopped::Unsupported(why.into()));
             }
             ancient if types::PRE_GA_ROWS.contains(&ancient) => {
                 return Err(Stopped::Unsupported("the server is older than MySQL 5.1".into()));

@@ -71,7 +71,8 @@ impl Gtids {
             let server: Uuid = words.next()?.parse().ok()?;
             let mut tag = String::new();
             for word in words {
-                if word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') {
+                let is_tag = |word: &str| word.bytes().all(|c| c.is_ascii_alphanumeric() || c == b'_');
+                if word.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') && is_tag(word) {
                     word.clone_into(&mut tag);
                     continue;
                 }

@@ -91,8 +91,11 @@ impl Routing {
         let (name, value) = option.split_once('=').ok_or_else(|| format!("{option:?} is not NAME=VALUE"))?;
         let (name, value) = (name.trim(), value.trim());
         let column = |into: &mut String| {
+            if value.is_empty() {
+                return Err(format!("{name} needs the name of a column"));
+            }
             value.clone_into(into);
-            if value.is_empty() { Err(format!("{name} needs the name of a column")) } else { Ok(()) }
+            Ok(())
         };
         let flag = || value.parse::<bool>().map_err(|_| format!("{name} is true or false"));
         match name {
