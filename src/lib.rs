@@ -50,8 +50,8 @@ pub use operators::sink::SinkValue;
 pub use record::{Headers, Offset, Partition, Record, Timestamp};
 pub use runtime::{
     Accepted, Answer, App, AppendError, Behind, Change, Config, Events, Failure, Handle, Health, MAX_PAGE, ParkedRecord,
-    QueryError, Replayed, RequestError, RequestKey, Row, Selection, StartError, StoreStatus, Token, TypedView, UnreadableToken,
-    View, Watch, Watched,
+    QueryError, Replayed, RequestError, RequestKey, Row, Selection, Standbys, StartError, StoreStatus, Token, TypedView,
+    UnreadableToken, View, Watch, Watched,
 };
 pub use store::Store;
 pub use task::TimeDomain;

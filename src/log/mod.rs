@@ -87,6 +87,16 @@ pub trait Log: Send + Sync + 'static {
     /// If the group can't be joined.
     fn join(&self, membership: Membership) -> Result<Box<dyn Member>, Error>;
 
+    /// What tells this process from others that share the log, and is the same after a restart.
+    fn instance(&self) -> &str;
+
+    /// Ends what the members of a dead process left open: the transactions of the first `workers` of that instance are aborted now, and
+    /// they can commit nothing any more until they join again. There is nobody to be fenced where one process has the log.
+    ///
+    /// # Errors
+    /// If the log can't be asked.
+    fn fence(&self, group: &str, instance: &str, workers: usize) -> Result<(), Error>;
+
     /// Whether the log works.
     fn health(&self) -> Health;
 

@@ -13,16 +13,18 @@ use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 
 use super::commit::is_fatal;
-use super::config::Config;
+use super::config::{Config, Standbys};
 use super::handle::{Handle, Health};
 use super::housekeeping::Flushed;
 use super::metrics::{Metrics, Readings};
+use super::presence::Presence;
 use super::progress::Progress;
 use super::requests::Requests;
+use super::roles::{Role, Roles};
 use super::taking::Restorers;
 use super::watch::Watchers;
 use super::worker::Worker;
-use super::{Owners, Shared, housekeeping, taking, topics};
+use super::{Shared, housekeeping, presence, standby, taking, topics};
 use crate::error::ProcessError;
 use crate::log::{self, EmbeddedLog, Inputs, Limits, Log, Membership, embedded};
 use crate::record::Partition;
@@ -96,7 +98,10 @@ impl StartError {
     pub(super) fn is_fatal(&self) -> bool {
         match self {
             StartError::Log(error) => is_fatal(error),
-            StartError::StateAccess(error) => !matches!(error, millstream_state::Error::Io { .. }),
+            StartError::StateAccess(error) => {
+                use millstream_state::Error;
+                !matches!(error, Error::Io { .. } | Error::Taken(_))
+            }
             StartError::Task(error) => !error.is_passing(),
             StartError::State(_)
             | StartError::Topology(_)
@@ -154,7 +159,8 @@ impl App {
         let shared = Arc::new(Shared {
             reader: db.reader(),
             progress: Progress::new(counts.iter().copied()),
-            owners: Owners::new(&tasks),
+            roles: Roles::new(&tasks),
+            presence: Presence::default(),
             watchers: Arc::new(Watchers::default()),
             requests: Requests::default(),
             metrics,
@@ -186,7 +192,7 @@ impl App {
         // A group gives the tasks later, to be restored then; the only process of an embedded log has them all from the beginning.
         let (threads, restoring) = match self.shared.embedded {
             Some(_) => (self.shared.config.threads.clamp(1, tasks.len().max(1)), 0),
-            None => (self.shared.config.threads.max(1), RESTORE_THREADS),
+            None => (self.shared.config.threads, RESTORE_THREADS),
         };
         let mut shares: Vec<Vec<Task>> = (0..threads).map(|_| Vec::new()).collect();
         for (i, task) in tasks.into_iter().enumerate() {
@@ -199,11 +205,18 @@ impl App {
         }
         for (i, share) in shares.into_iter().enumerate() {
             for task in &share {
-                self.shared.owners.set(task.sub_index(), task.partition(), Some(i));
+                self.shared.roles.set(task.sub_index(), task.partition(), Role::Owner);
             }
             let member = self.shared.log.join(self.shared.membership(i))?;
             let worker = Worker::new(Arc::clone(&self.shared), i, member, share, restorers.clone());
             self.spawn_thread(format!("worker-{i}"), move |_| worker.run())?;
+        }
+        if self.shared.embedded.is_none() {
+            let workers = presence::topic(&*self.shared.log, &self.shared.topology.application)?;
+            self.spawn_thread("presence".into(), move |shared| presence::run(shared, &workers))?;
+            if self.shared.config.standbys != Standbys::Each(0) {
+                self.spawn_thread("standby".into(), standby::run)?;
+            }
         }
         self.spawn_thread("housekeeping".into(), move |shared| housekeeping::run(shared, &flushed))
     }

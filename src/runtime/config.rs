@@ -8,9 +8,9 @@ use crate::log::embedded::Durability;
 /// The configuration of an application. Every field has a default that is right for most.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The directory of log and state; made where it is missing.
+    /// The directory of log and state, or of state alone where the log is shared; made where it is missing.
     pub data: PathBuf,
-    /// Worker threads; tasks are spread over them.
+    /// Worker threads; tasks are spread over them. Where processes share a log, 0 makes one that only reads.
     pub threads: usize,
     /// The longest time between a record's processing and its commit under load, in milliseconds.
     pub commit_interval_ms: u64,
@@ -23,11 +23,30 @@ pub struct Config {
     pub state_flush_interval_ms: u64,
     /// What an acknowledged commit survives.
     pub durability: Durability,
+    /// Which tasks of others are followed here, where processes share a log.
+    pub standbys: Standbys,
+    /// Where other processes reach this one's HTTP interface, as `host:port`, if it has one.
+    pub advertise: Option<String>,
     /// Wall-clock time.
     pub clock: Clock,
 }
 
+/// Which tasks a process follows without owning them: to answer reads of them, and to be quick when one comes to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standbys {
+    /// So many processes follow each task, beside its owner.
+    Each(usize),
+    /// This process follows every task: its views answer for every key. With no worker threads, that is all it does.
+    All,
+}
+
 impl Config {
+    /// An application on a log that it shares with other processes; the directory is for state. See [`App::start_on`](crate::App::start_on).
+    #[must_use]
+    pub fn shared(data: impl Into<PathBuf>) -> Config {
+        Config::embedded(data)
+    }
+
     /// An application on an embedded log in this directory.
     #[must_use]
     pub fn embedded(data: impl Into<PathBuf>) -> Config {
@@ -39,6 +58,8 @@ impl Config {
             state_memory_bytes: 256 << 20,
             state_flush_interval_ms: 30_000,
             durability: Durability::Synced,
+            standbys: Standbys::Each(0),
+            advertise: None,
             clock: Clock::System,
         }
     }

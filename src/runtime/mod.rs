@@ -7,9 +7,12 @@ mod dead_letters;
 mod handle;
 mod housekeeping;
 mod metrics;
+mod presence;
 mod progress;
 mod requests;
 mod restore;
+mod roles;
+mod standby;
 mod taking;
 mod token;
 mod topics;
@@ -20,14 +23,14 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use millstream_state::{Db, Reader};
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 
 pub use self::app::{App, StartError};
-pub use self::config::Config;
+pub use self::config::{Config, Standbys};
 pub use self::dead_letters::{Failure, ParkedRecord, Replayed, Selection};
 pub use self::handle::{AppendError, Events, Handle, Health, StoreStatus};
 pub use self::progress::Behind;
@@ -37,11 +40,12 @@ pub use self::view::{MAX_PAGE, QueryError, Row, TypedView, View};
 pub use self::watch::{Change, Watch, Watched};
 
 use self::metrics::Metrics;
+use self::presence::Presence;
 use self::progress::{Progress, Starting};
 use self::requests::Requests;
+use self::roles::Roles;
 use self::watch::Watchers;
 use crate::log::{self, EmbeddedLog, Limits, Log, TopicInfo};
-use crate::record::Partition;
 use crate::task::Task;
 use crate::topology::{StoreIndex, Topology};
 
@@ -63,8 +67,8 @@ pub(crate) struct Shared {
     /// The consumer group: the application's name.
     pub group: Arc<str>,
     pub progress: Progress,
-    /// Which worker of this process has which task.
-    pub owners: Owners,
+    pub presence: Presence,
+    pub roles: Roles,
     pub watchers: Arc<Watchers>,
     pub requests: Requests,
     pub metrics: Metrics,
@@ -77,28 +81,6 @@ pub(crate) struct Shared {
     parts: Mutex<BTreeMap<&'static str, String>>,
     /// What the log held at the start and the views do not yet hold.
     starting: Mutex<Starting>,
-}
-
-/// Which worker of this process has which task; nobody of this process has the others.
-pub(crate) struct Owners(Vec<Vec<AtomicUsize>>);
-
-impl Owners {
-    const NOBODY: usize = usize::MAX;
-
-    /// `tasks` says how many tasks each sub-topology has.
-    fn new(tasks: &[u32]) -> Owners {
-        Owners(tasks.iter().map(|count| (0..*count).map(|_| AtomicUsize::new(Self::NOBODY)).collect()).collect())
-    }
-
-    fn set(&self, sub: usize, partition: Partition, worker: Option<usize>) {
-        self.0[sub][partition.0 as usize].store(worker.unwrap_or(Self::NOBODY), Ordering::Release);
-    }
-
-    /// The worker that has a task.
-    pub(crate) fn get(&self, sub: usize, partition: Partition) -> Option<usize> {
-        let owner = self.0.get(sub)?.get(partition.0 as usize)?.load(Ordering::Acquire);
-        (owner != Self::NOBODY).then_some(owner)
-    }
 }
 
 impl Shared {
@@ -134,7 +116,7 @@ impl Shared {
     /// did not know that it had committed. That reaches readers here, and watchers by being cut off.
     fn retake(&self, tasks: &mut [Task]) -> Result<(), StartError> {
         for task in tasks {
-            let sub = &self.topology.subs[task.sub_index()];
+            let sub = task.sub_index();
             let partition = task.partition();
             let mut restored = 0;
             task.abort(|state| {

@@ -50,6 +50,11 @@ impl Progress {
         self.moved.send_modify(|version| *version += 1);
     }
 
+    /// Whether anybody waits for progress now.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.moved.receiver_count() > 0
+    }
+
     fn reached(&self, topic: TopicIndex, targets: &[(Partition, Offset)]) -> bool {
         let count = self.committed[topic.0].len();
         targets.iter().all(|(partition, offset)| (partition.0 as usize) < count && self.committed(topic, *partition) >= *offset)
@@ -92,7 +97,7 @@ impl Shared {
 
     /// Those of the partitions that tasks of this process read.
     fn mine(&self, sub: usize, targets: &[(Partition, Offset)]) -> Vec<(Partition, Offset)> {
-        targets.iter().copied().filter(|(partition, _)| self.owners.get(sub, *partition).is_some()).collect()
+        targets.iter().copied().filter(|(partition, _)| self.roles.get(sub, *partition).is_mine()).collect()
     }
 
     /// What the sub-topology has written by now is what those that read it must come to.

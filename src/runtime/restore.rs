@@ -11,7 +11,7 @@ use millstream_state::{Position, TaskState};
 use super::{Shared, StartError};
 use crate::log::{StoredBatch, TopicInfo};
 use crate::record::{Offset, Partition};
-use crate::topology::{DELETE_RETENTION_MS, StoreIndex, SubTopology};
+use crate::topology::{DELETE_RETENTION_MS, StoreIndex};
 
 /// How much of a changelog is read at once, in bytes.
 const FETCH_BYTES: usize = 4 << 20;
@@ -21,14 +21,14 @@ const WAIT: Duration = Duration::from_millis(50);
 /// Restores all stores of a task. Answers how many changelog records were applied, or `None` if the task was not wanted any more meanwhile.
 pub(super) fn restore(
     shared: &Shared,
-    sub: &SubTopology,
+    sub: usize,
     partition: Partition,
     state: &mut TaskState,
     wanted: &dyn Fn() -> bool,
 ) -> Result<Option<u64>, StartError> {
     let mut records = 0;
-    for &store in &sub.stores {
-        let Some(applied) = restore_store(shared, store, partition, state, wanted)? else { return Ok(None) };
+    for &store in &shared.topology.subs[sub].stores {
+        let Some(applied) = restore_store(shared, sub, store, partition, state, wanted)? else { return Ok(None) };
         records += applied;
     }
     Ok(Some(records))
@@ -70,49 +70,90 @@ fn begin(
 
 fn restore_store(
     shared: &Shared,
+    sub: usize,
     store: StoreIndex,
     partition: Partition,
     state: &mut TaskState,
     wanted: &dyn Fn() -> bool,
 ) -> Result<Option<u64>, StartError> {
-    let changelog = shared.changelog(store);
-    let start = shared.log.bounds(changelog.id, partition)?.start;
-    let end = shared.log.open_end(changelog.id, partition)?;
-    let mut next = match begin(shared, changelog, state.position(store.id()), start, end) {
-        Ok(next) => next,
-        // What lies behind the state was trimmed: there is nothing to rebuild it from.
-        Err(misfit) if shared.embedded.is_some() => return Err(refused(shared, store, partition, misfit, start, end)),
-        Err(misfit) => {
-            let why = misfit.explain(&shared.topology.stores[store.0].name, &changelog.name, start, end);
-            tracing::warn!(partition = partition.0, "{why}; it is restored from the beginning");
-            state.clear(store.id())?;
-            start
-        }
-    };
+    let end = shared.log.open_end(shared.changelog(store).id, partition)?;
+    let mut next = prepare(shared, store, partition, state, end)?;
     let mut records = 0;
     while next < end {
         let seen = shared.log.version();
-        let fetched = shared.log.fetch(changelog.id, partition, next, FETCH_BYTES)?;
+        let applied = apply(shared, store, partition, state, next, |_, _, _| {})?;
         if !wanted() {
             return Ok(None);
         }
-        if fetched.next == next {
+        if applied.next == next {
+            shared.presence.fence_silent(shared, sub, partition)?;
             shared.log.wait(seen, WAIT);
-            continue;
         }
-        let rows = fetched.batches.iter().flat_map(|batch| batch.records_from(next));
-        let rows = rows.filter_map(|record| Some((record.key?, record.value)));
-        let wall_ms = fetched.batches.last().map_or(shared.config.clock.now(), StoredBatch::appended_at).0;
-        let until = Position { topic_id: changelog.uuid, offset: fetched.next.0, wall_ms };
-        let mut count = 0;
-        state.restore(store.id(), rows.inspect(|_| count += 1), until)?;
-        records += count;
-        next = fetched.next;
+        (next, records) = (applied.next, records + applied.records);
     }
     Ok(Some(records))
 }
 
-fn refused(shared: &Shared, store: StoreIndex, partition: Partition, misfit: Misfit, start: Offset, end: Offset) -> StartError {
+/// Where the changelog of a store is to be read from, its state cleared if that does not lead there. `end` is the changelog's.
+pub(super) fn prepare(
+    shared: &Shared,
+    store: StoreIndex,
+    partition: Partition,
+    state: &mut TaskState,
+    end: Offset,
+) -> Result<Offset, StartError> {
+    let changelog = shared.changelog(store);
+    let start = shared.log.bounds(changelog.id, partition)?.start;
+    match begin(shared, changelog, state.position(store.id()), start, end) {
+        Ok(next) => Ok(next),
+        // What lies behind the state was trimmed: there is nothing to rebuild it from.
+        Err(misfit) if shared.embedded.is_some() => Err(refused(shared, store, partition, &misfit, start, end)),
+        Err(misfit) => {
+            let why = misfit.explain(&shared.topology.stores[store.0].name, &changelog.name, start, end);
+            tracing::warn!(partition = partition.0, "{why}; it is restored from the beginning");
+            state.clear(store.id())?;
+            Ok(start)
+        }
+    }
+}
+
+/// What one part of a changelog came to.
+pub(super) struct Applied {
+    /// Where to read on; where it was read from if there was nothing.
+    pub(super) next: Offset,
+    /// The changelog's end, as far as is known.
+    pub(super) end: Offset,
+    pub(super) records: u64,
+}
+
+/// Takes the next committed part of a changelog into the state, if there is one, and then tells `each` row of it.
+pub(super) fn apply(
+    shared: &Shared,
+    store: StoreIndex,
+    partition: Partition,
+    state: &mut TaskState,
+    next: Offset,
+    mut each: impl FnMut(&[u8], Option<&[u8]>, Offset),
+) -> Result<Applied, StartError> {
+    let changelog = shared.changelog(store);
+    let fetched = shared.log.fetch(changelog.id, partition, next, FETCH_BYTES)?;
+    let mut records = 0;
+    if fetched.next > next {
+        let rows = || fetched.batches.iter().flat_map(|batch| batch.records_from(next));
+        let keyed = rows().filter_map(|record| Some((record.key?, record.value)));
+        let wall_ms = fetched.batches.last().map_or(shared.config.clock.now(), StoredBatch::appended_at).0;
+        let until = Position { topic_id: changelog.uuid, offset: fetched.next.0, wall_ms };
+        state.restore(store.id(), keyed.inspect(|_| records += 1), until)?;
+        for record in rows() {
+            if let Some(key) = record.key {
+                each(key, record.value, record.offset.next());
+            }
+        }
+    }
+    Ok(Applied { next: fetched.next, end: fetched.end, records })
+}
+
+fn refused(shared: &Shared, store: StoreIndex, partition: Partition, misfit: &Misfit, start: Offset, end: Offset) -> StartError {
     let why = misfit.explain(&shared.topology.stores[store.0].name, &shared.changelog(store).name, start, end);
     StartError::StateAndLogDiffer { dir: shared.config.data.clone(), why: format!("{why} (partition {partition})") }
 }

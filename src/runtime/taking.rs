@@ -104,7 +104,7 @@ pub(super) fn take(
 ) -> Result<Option<Task>, StartError> {
     let stores: Vec<_> = shared.topology.subs[sub].stores.iter().map(|store| store.id()).collect();
     let mut state = shared.db.task(task_id(sub, partition), &stores)?;
-    let Some(records) = restore::restore(shared, &shared.topology.subs[sub], partition, &mut state, wanted)? else {
+    let Some(records) = restore::restore(shared, sub, partition, &mut state, wanted)? else {
         return Ok(None);
     };
     shared.metrics.restored(records);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_state::{Direction, Range, TaskId};
+use millstream_state::{Direction, Range, TaskId, TaskView};
 
 use super::Shared;
 use super::watch::{Watch, Watched};
@@ -33,6 +33,16 @@ pub enum QueryError {
     /// The state could not be read.
     #[error("{0}")]
     State(#[from] millstream_state::Error),
+    /// The rows of this partition are not here now: another process has them, or they are being restored.
+    #[error("store {store:?}: partition {partition} is not here{}", .endpoint.as_deref().map_or(String::new(), |at| format!(" but at {at}")))]
+    Elsewhere {
+        /// The store.
+        store: String,
+        /// The partition.
+        partition: Partition,
+        /// The HTTP interface of the process that owns it, if it told of one.
+        endpoint: Option<String>,
+    },
     /// A key or a stored row is not what the store's codec reads.
     #[error("store {store:?}: {error}")]
     Codec {
@@ -78,15 +88,24 @@ impl View {
         (0..self.partitions()).map(move |partition| TaskId { sub_topology, partition })
     }
 
+    /// Reads the committed rows of a task that is here.
+    fn read<T>(&self, task: TaskId, f: impl FnOnce(&TaskView<'_>) -> T) -> Result<T, QueryError> {
+        let (sub, partition) = (self.sub, Partition(task.partition));
+        if self.shared.roles.get(sub, partition).is_readable() {
+            return Ok(self.shared.reader.read(task, f)?);
+        }
+        let endpoint = self.shared.presence.endpoint_of(sub, partition);
+        Err(QueryError::Elsewhere { store: self.name().to_owned(), partition, endpoint })
+    }
+
     pub(super) fn entries(&self) -> u64 {
-        let all =
-            |task| self.shared.reader.read(task, |rows| rows.scan(self.store.id(), Range::all(), Direction::Forward).count());
+        let all = |task| self.read(task, |rows| rows.scan(self.store.id(), Range::all(), Direction::Forward).count());
         self.tasks().map(|task| all(task).unwrap_or(0) as u64).sum()
     }
 
     pub(crate) fn positions(&self) -> Vec<(Partition, Offset)> {
         let position = |task: TaskId| {
-            let at = self.shared.reader.read(task, |rows| rows.position(self.store.id()));
+            let at = self.read(task, |rows| rows.position(self.store.id()));
             (Partition(task.partition), Offset(at.ok().flatten().map_or(0, |at| at.offset)))
         };
         self.tasks().map(position).collect()
@@ -142,8 +161,16 @@ impl View {
     /// # Errors
     /// If the state cannot be read.
     pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, QueryError> {
-        let found = self.tasks().map(|task| self.get_in(Partition(task.partition), key));
-        found.filter_map(Result::transpose).next().transpose()
+        // Where it is found counts more than where it cannot be looked for.
+        let mut missing = None;
+        for task in self.tasks() {
+            match self.get_in(Partition(task.partition), key) {
+                Ok(None) => {}
+                Err(error @ QueryError::Elsewhere { .. }) => missing = Some(error),
+                found => return found,
+            }
+        }
+        missing.map_or(Ok(None), Err)
     }
 
     /// The value of a key that lies in this partition, if anywhere: see [`Handle::partition`](super::Handle::partition).
@@ -152,7 +179,7 @@ impl View {
     /// If the state cannot be read.
     pub fn get_in(&self, partition: Partition, key: &[u8]) -> Result<Option<Bytes>, QueryError> {
         let task = TaskId { sub_topology: self.sub as u32, partition: partition.0 };
-        let row = self.shared.reader.read(task, |rows| rows.get(self.store.id(), key))??;
+        let row = self.read(task, |rows| rows.get(self.store.id(), key))??;
         Ok(row.map(|row| self.value(&row)))
     }
 
@@ -165,7 +192,7 @@ impl View {
         let limit = limit.min(MAX_PAGE);
         let mut rows = Vec::new();
         for task in self.tasks() {
-            let page = self.shared.reader.read(task, |task| {
+            let page = self.read(task, |task| {
                 let page = task.scan(self.store.id(), range.clone(), direction).take(limit);
                 page.map(|row| row.map(|row| (Bytes::copy_from_slice(row.key()), self.value(row.value()))))
                     .collect::<Result<Vec<_>, _>>()

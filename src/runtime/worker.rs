@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::commit::{CommitError, commit};
+use super::roles::Role;
 use super::taking::{Restorers, Taken, Wanted};
 use crate::error::ProcessError;
 use crate::log::{self, Change, Member};
@@ -108,11 +109,11 @@ impl Worker {
         for change in self.member.changes()? {
             match change {
                 Change::Assigned { sub, partition } => {
-                    self.shared.owners.set(sub, partition, Some(self.number));
+                    self.shared.roles.set(sub, partition, Role::Taking);
                     self.wanted.push(self.restorers.take(sub, partition, &self.taken.0));
                 }
                 Change::Revoked { sub, partition } => {
-                    self.shared.owners.set(sub, partition, None);
+                    self.shared.roles.set(sub, partition, Role::Away);
                     self.wanted.retain(|wanted| (wanted.sub, wanted.partition) != (sub, partition));
                     self.tasks.retain(|task| (task.sub_index(), task.partition()) != (sub, partition));
                     self.next = 0;
@@ -129,6 +130,7 @@ impl Worker {
             self.shared.watchers.cut_off();
             self.begin(&task)?;
             self.tasks.push(task);
+            self.shared.roles.set(sub, partition, Role::Owner);
             self.pending_since = Some(Instant::now());
         }
         Ok(())

@@ -150,7 +150,7 @@ fn named(tag: u8, name: &str) -> Vec<u8> {
 }
 
 /// The next offset of an input topic; 0 where nothing was processed yet.
-pub(super) fn offset(state: &TaskState, store: StoreId, topic: &str) -> Result<Offset, ProcessError> {
+pub(crate) fn offset(state: &TaskState, store: StoreId, topic: &str) -> Result<Offset, ProcessError> {
     let value = state.get(store, &named(OFFSET, topic))?;
     value.as_ref().map_or(Ok(Offset(0)), |value| number(value).map(Offset))
 }
@@ -159,7 +159,7 @@ pub(super) fn set_offset(state: &mut TaskState, store: StoreId, topic: &str, nex
     state.put(store, &named(OFFSET, topic), &next.0.to_be_bytes());
 }
 
-pub(super) fn stream_time(state: &TaskState, store: StoreId) -> Result<Timestamp, ProcessError> {
+pub(crate) fn stream_time(state: &TaskState, store: StoreId) -> Result<Timestamp, ProcessError> {
     time(state, store, &[STREAM_TIME])
 }
 

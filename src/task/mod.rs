@@ -7,7 +7,7 @@ mod clocks;
 pub(crate) mod context;
 mod dead_letter;
 mod input;
-mod meta;
+pub(crate) mod meta;
 mod outbox;
 mod sweep;
 #[expect(clippy::module_inception, reason = "the type that this module is about")]

@@ -166,6 +166,14 @@ impl Log for EmbeddedLog {
         Ok(Box::new(member::SoleMember::new(Arc::clone(&self.shared))))
     }
 
+    fn instance(&self) -> &str {
+        "embedded"
+    }
+
+    fn fence(&self, _: &str, _: &str, _: usize) -> Result<(), Error> {
+        Ok(())
+    }
+
     fn health(&self) -> Health {
         self.shared.queue.broken().map_or(Health::Up, |cause| Health::Repairing { cause })
     }

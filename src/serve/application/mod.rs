@@ -44,7 +44,10 @@ pub fn application_routes(application: &Handle) -> Routes<Handle> {
 
 impl From<QueryError> for ApiError {
     fn from(error: QueryError) -> ApiError {
-        ApiError::internal(error)
+        match error {
+            QueryError::Elsewhere { .. } => ApiError::unavailable("NOT_READY", error.to_string()),
+            error => ApiError::internal(error),
+        }
     }
 }
 

@@ -1,0 +1,64 @@
+//! What this process is to each task: its owner, one that follows it, or nobody. Who reads a task's rows asks here first, for rows of a task
+//! that has gone elsewhere stay where they are and grow old.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use crate::record::Partition;
+
+/// ```text
+/// Away ⇄ Taking ─▶ Owner ─▶ Away      (assigned, restored, revoked)
+/// Away ⇄ Standby                      (placed here; never while Taking or Owner)
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// The task is elsewhere.
+    Away,
+    /// It was given to this process and is not restored yet.
+    Taking,
+    /// A worker of this process runs it.
+    Owner,
+    /// This process follows it, and was at the end of its changelogs a moment ago.
+    Standby,
+}
+
+impl Role {
+    const ALL: [Role; 4] = [Role::Away, Role::Taking, Role::Owner, Role::Standby];
+
+    /// Whether the task was given to this process.
+    pub(crate) fn is_mine(self) -> bool {
+        matches!(self, Role::Taking | Role::Owner)
+    }
+
+    /// Whether its rows may be read here.
+    pub(crate) fn is_readable(self) -> bool {
+        matches!(self, Role::Owner | Role::Standby)
+    }
+}
+
+/// The roles, by sub-topology and partition.
+pub(crate) struct Roles(Vec<Vec<AtomicU8>>);
+
+impl Roles {
+    /// All tasks are elsewhere. `tasks` says how many each sub-topology has.
+    pub(super) fn new(tasks: &[u32]) -> Roles {
+        Roles(tasks.iter().map(|count| (0..*count).map(|_| AtomicU8::new(0)).collect()).collect())
+    }
+
+    pub(super) fn set(&self, sub: usize, partition: Partition, role: Role) {
+        let number = Role::ALL.iter().position(|other| *other == role).expect("it is one of all") as u8;
+        self.0[sub][partition.0 as usize].store(number, Ordering::Release);
+    }
+
+    /// Changes a role only if it is still `from`: two threads may want to.
+    pub(super) fn change(&self, sub: usize, partition: Partition, from: Role, to: Role) -> bool {
+        let [from, to] = [from, to].map(|role| Role::ALL.iter().position(|other| *other == role).expect("one of all") as u8);
+        let place = &self.0[sub][partition.0 as usize];
+        place.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+    }
+
+    /// What this process is to a task; one that there is not is elsewhere.
+    pub(crate) fn get(&self, sub: usize, partition: Partition) -> Role {
+        let place = self.0.get(sub).and_then(|tasks| tasks.get(partition.0 as usize));
+        place.map_or(Role::Away, |place| Role::ALL[usize::from(place.load(Ordering::Acquire))])
+    }
+}
