@@ -14,6 +14,7 @@ use jiff::SignedDuration;
 
 use crate::cdc;
 use crate::client::Target;
+use crate::time::Iso;
 
 /// What `shop` was told to do.
 #[derive(Subcommand, Clone, Debug)]
@@ -283,7 +284,7 @@ pub struct Replay {
 
 /// `shop load`
 #[derive(Args, Clone, Debug)]
-#[command(group(ArgGroup::new("what").args(["coupons", "idle_listeners"]).required(true).multiple(true)))]
+#[command(group(ArgGroup::new("what").args(["coupons", "orders", "idle_listeners"]).required(true).multiple(true)))]
 pub struct Load {
     /// The running shop
     #[command(flatten)]
@@ -291,7 +292,11 @@ pub struct Load {
     /// Rush for coupons, one after the other, each with fewer than there are users; then check that all add up
     #[arg(long, env = "SHOP_LOAD_COUPONS")]
     pub coupons: bool,
-    /// Users that claim
+    /// Trade: orders, payments, double payments, cancels that race with them, parcels, stock and points that run out; then check that all
+    /// add up. With --coupons both at once, each at the rate and with half of the connections
+    #[arg(long, env = "SHOP_LOAD_ORDERS")]
+    pub orders: bool,
+    /// Users that claim, and users that order
     #[arg(long, env = "SHOP_LOAD_USERS", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub users: u32,
     /// Requests per second at fixed times, to 1 ms; or max, where each connection sends on when it has its answer
@@ -418,8 +423,7 @@ fn bytes(text: &str) -> Result<usize, String> {
 
 /// Milliseconds since 1970.
 fn time_ms(text: &str) -> Result<i64, String> {
-    let iso = || text.parse::<jiff::Timestamp>().map(|time| time.as_millisecond());
-    text.parse().or_else(|_| iso()).map_err(|_| "a time is like 2026-01-31T12:00:00Z, or milliseconds since 1970".into())
+    Iso::parse(text).map(|Iso(at)| at.0).ok_or_else(|| "a time is like 2026-01-31T12:00:00Z, or milliseconds since 1970".into())
 }
 
 fn token(text: &str) -> Result<String, String> {
@@ -480,7 +484,6 @@ mod tests {
         check("shop dlq list --url ftp://x", &["--url"]);
         check("shop dlq replay t --from yesterday", &["--from", "1970"]);
         check("shop load", &["--coupons", "--idle-listeners"]);
-        check("shop load --orders", &["--orders"]);
         check("shop load --coupons --rate 0", &["--rate", "max"]);
         check("shop load --coupons --users 0", &["--users"]);
         check("shop load --coupons --limit-percent 101", &["--limit-percent"]);

@@ -21,6 +21,7 @@ mod open_files;
 mod orders;
 mod payments;
 mod points;
+mod statistics;
 #[cfg(test)]
 mod tests;
 mod time;

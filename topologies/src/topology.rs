@@ -3,7 +3,7 @@
 
 use millstream::{StreamBuilder, Topology, TopologyError};
 
-use crate::{coupons, deliveries, inventory, notifications, orders, payments, points};
+use crate::{coupons, deliveries, inventory, notifications, orders, payments, points, statistics};
 
 /// The name of the application, which its internal topics begin with.
 const APPLICATION: &str = "shop";
@@ -25,7 +25,7 @@ impl Default for Settings {
 type Declare = fn(&mut StreamBuilder, &Settings);
 
 /// The topologies by name.
-const ALL: [(&str, Declare); 7] = [
+const ALL: [(&str, Declare); 8] = [
     ("coupons", |builder, _| coupons::topology::declare(builder)),
     ("orders", |builder, settings| orders::topology::declare(builder, settings.payment_timeout_ms)),
     ("payments", |builder, _| payments::declare(builder)),
@@ -33,6 +33,7 @@ const ALL: [(&str, Declare); 7] = [
     ("points", |builder, _| points::declare(builder)),
     ("deliveries", |builder, _| deliveries::declare(builder)),
     ("notifications", |builder, _| notifications::declare(builder)),
+    ("statistics", |builder, _| statistics::declare(builder)),
 ];
 
 /// All of them.

@@ -74,8 +74,8 @@ fn a_load_finds_every_promise_kept_over_a_kill() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let result: Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert!(result["brokenConnections"].as_u64() > Some(0), "{result}");
-    assert!(result["repeated"].as_u64() > Some(0) && result["bad"].as_u64() > Some(0), "{result}");
-    assert_eq!(result["verified"]["issued"], issued(&shop), "{result}");
+    assert!(result["coupons"]["repeated"].as_u64() > Some(0) && result["coupons"]["bad"].as_u64() > Some(0), "{result}");
+    assert_eq!(result["coupons"]["verified"]["issued"], issued(&shop), "{result}");
 
     let again = run(&args);
     let said = String::from_utf8_lossy(&again.stderr);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use millstream::codec::Data;
 use millstream::serve::ApiError;
-use millstream::{Direction, Handle, Partition, Range, Store, Topic, TypedView};
+use millstream::{Direction, Handle, Partition, Range, Store, Topic, TypedView, Watched};
 
 /// The longest wait for the views before a refusal that they could still take back.
 const CATCH_UP: Duration = Duration::from_secs(2);
@@ -57,11 +57,27 @@ impl<V: Data> Known<V> {
 
     /// The row, waited for also where the one that is there does not suffice to say yes.
     pub async fn get_if(&self, id: u64, suffices: impl Fn(&V) -> bool) -> Result<Option<V>, ApiError> {
-        if let Some(row) = self.now(id)?.filter(suffices) {
+        if let Some(row) = self.now(id)?.filter(&suffices) {
             return Ok(Some(row));
         }
-        self.catch_up().await?;
-        self.now(id)
+        // Who asks right after a write is answered as soon as that has arrived, and not only once everything has that the log holds.
+        let mut key = Vec::new();
+        u64::CODEC.encode(&id, &mut key).map_err(ApiError::internal)?;
+        let mut changes = self.view.untyped().watch(Watched::Key(key));
+        let caught_up = self.catch_up();
+        tokio::pin!(caught_up);
+        loop {
+            if let Some(row) = self.now(id)?.filter(&suffices) {
+                return Ok(Some(row));
+            }
+            tokio::select! {
+                done = &mut caught_up => {
+                    done?;
+                    return self.now(id);
+                }
+                Some(_) = changes.next() => {}
+            }
+        }
     }
 
     /// Lets the view reach the log's end as it is now.

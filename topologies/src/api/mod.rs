@@ -10,13 +10,14 @@ mod orders;
 mod page;
 mod payments;
 mod products;
+mod stats;
 mod users;
 mod write;
 
 use std::sync::Arc;
 
 use millstream::serve::{ApiError, Feed, Request, Response, Routes, StatusCode, application_routes};
-use millstream::{Handle, TypedView};
+use millstream::{Handle, TypedView, Windowed};
 use tokio::sync::{Mutex, MutexGuard};
 
 use self::ids::Ids;
@@ -32,6 +33,7 @@ use crate::orders::domain::Order;
 use crate::orders::topology::{ORDER_COUNTS, ORDER_EVENTS, ORDERS, ORDERS_BY_USER};
 use crate::payments::{PAYMENT_EVENTS, PAYMENTS, Payment};
 use crate::points::{Balance, POINTS, POINTS_COMMANDS};
+use crate::statistics::{Figures, PER_MINUTE};
 
 const PAGE: &str = include_str!("../../web/index.html");
 
@@ -50,6 +52,7 @@ pub struct Api {
     payments: Known<Payment>,
     deliveries: Known<Delivery>,
     points: Known<Balance>,
+    per_minute: TypedView<Windowed<u64>, Figures>,
     feed: Feed,
     order_ids: Ids,
     payment_ids: Ids,
@@ -78,6 +81,7 @@ impl Api {
             payments: Known::new(app, &PAYMENTS, PAYMENT_EVENTS),
             deliveries: Known::new(app, &DELIVERIES, DELIVERY_COMMANDS),
             points: Known::new(app, &POINTS, POINTS_COMMANDS),
+            per_minute: view(app, &PER_MINUTE),
             feed: Feed::new(bytes(HEARD.name()), bytes(NOTIFICATION_COUNTS.name()), move |value| shown(value, language)),
             order_ids: Ids::default(),
             payment_ids: Ids::default(),
@@ -131,6 +135,7 @@ pub fn routes(api: &Arc<Api>) -> Routes<Arc<Api>> {
         .get("/api/users/{userId}/points", users::points)
         .post("/api/users/{userId}/points", users::add_points)
         .get("/api/sse/subscribe/{userId}", users::subscribe)
+        .get("/api/stats", stats::show)
         .merge(application_routes(&api.app))
 }
 

@@ -4,7 +4,7 @@
 //! shop.coupons ──▶ create-coupon ─┐
 //!                                 ├─ coupons, coupons-by-age, coupon-claims
 //! coupon-issue ──▶ decide-claim ──┘
-//!                        └──▶ shop.notifications
+//!                        └──▶ shop.notifications, shop.statistics
 //! ```
 //! Both topics are keyed by the coupon, so one task sees all that happens to a coupon, in order: first come is first in the partition.
 //! What a record changes and what its user is told are one transaction, so that whatever crashes, a coupon is issued at most `limit` times
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::domain::{Coupon, Decision, Terms, decide};
 use crate::events::expect_key;
 use crate::notifications::{NOTIFICATIONS, News, Notification};
+use crate::statistics::{Happened, STATISTICS, note};
 use crate::time::Iso;
 
 /// Both topics have equally many: a coupon's terms and its claims meet in one task.
@@ -68,7 +69,7 @@ pub fn declare(builder: &mut StreamBuilder) {
     builder.stream(&CATALOGUE).process(Process::new("create-coupon", create_coupon).store(&COUPONS).store(&COUPONS_BY_AGE));
     builder
         .stream(&COUPON_ISSUE)
-        .process(Process::new("decide-claim", decide_claim).store(&COUPONS).store(&COUPON_CLAIMS))
+        .process(Process::new("decide-claim", decide_claim).store(&COUPONS).store(&COUPON_CLAIMS).sink(&STATISTICS))
         .to(&NOTIFICATIONS);
 }
 
@@ -94,6 +95,7 @@ fn decide_claim(ctx: &mut Scope<'_, u64, Notification>, record: Record<u64, Coup
         Decision::Issue(coupon) => {
             ctx.store(&COUPONS).put(&coupon_id, &coupon)?;
             ctx.store(&COUPON_CLAIMS).put(&claim, &at.0)?;
+            note(ctx, Happened::CouponIssued, at)?;
             News::CouponIssued { coupon_id, coupon_name: coupon.name }
         }
         Decision::Refuse(reason) => News::CouponRejected { coupon_id, reason },

@@ -1,6 +1,7 @@
 //! One caller of the shop: a kept-alive connection that outlives the shop's crashes. What was not answered is sent again, with
 //! the same bytes and so the same idempotency key, until it is.
 
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -110,6 +111,13 @@ impl Answer<'_> {
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
         self.connection.header(name)
+    }
+
+    /// A hash of all that has to be the same when the request is repeated.
+    #[must_use]
+    pub fn hash(&self) -> u64 {
+        let position = self.header("x-stream-position");
+        BuildHasherDefault::<DefaultHasher>::default().hash_one((self.status, position, self.body()))
     }
 
     /// The `code` of an error answer; empty where there is none.

@@ -9,13 +9,37 @@ use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
 use super::caller::Retry;
-use super::ledger::{Decision, Heard};
-use super::plan::Random;
-use super::{Error, PATIENCE, Rush, SETTLE, locked};
+use super::heard::{Heard, Told};
+use super::random::Random;
+use super::{Broken, Error, PATIENCE, Run, SETTLE, locked};
 use crate::client::{Connection, Event, EventStream};
 
 /// After how many events, on average, a listener drops its connection and comes back from somewhere before.
 const EVENTS_PER_CONNECTION: u64 = 64;
+
+/// A load whose users listen.
+pub trait Audience: Send + Sync + 'static {
+    /// What they hear.
+    type Told: Told;
+
+    /// What all loads of this run share.
+    fn run(&self) -> &Run;
+
+    /// The id of a user.
+    fn user_id(&self, user: u32) -> u64;
+
+    /// Reads an event.
+    ///
+    /// # Errors
+    /// Why nobody may hear such a thing.
+    fn read(&self, event: &Event) -> Result<Self::Told, Broken>;
+
+    /// A listener has heard something new.
+    ///
+    /// # Errors
+    /// Why this user may not hear it.
+    fn heard(&self, user: u32, told: &Self::Told) -> Result<(), Broken>;
+}
 
 /// Where a connection begins.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -42,15 +66,9 @@ struct Connected {
     user_id: u64,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Decided {
-    coupon_id: u64,
-}
-
 impl Stream {
     /// Subscribes, trying again while the shop is away.
-    async fn open(rush: &Rush, user: u64, from: From) -> Result<Stream, Error> {
+    async fn open(run: &Run, user: u64, from: From) -> Result<Stream, Error> {
         let path = match from {
             From::Query(id) => format!("/api/sse/subscribe/{user}?lastEventId={id}"),
             _ => format!("/api/sse/subscribe/{user}"),
@@ -60,18 +78,18 @@ impl Stream {
             _ => "accept: text/event-stream\r\n".to_owned(),
         };
         let mut request = Vec::new();
-        rush.target.write_request(&mut request, "GET", &path, &extra, b"");
-        let mut retry = Retry::new(&rush.target, PATIENCE);
+        run.target.write_request(&mut request, "GET", &path, &extra, b"");
+        let mut retry = Retry::new(&run.target, PATIENCE);
         let (events, first) = loop {
             let attempt = async {
-                let mut events = Connection::open(&rush.target).await?.subscribe(&request).await?;
+                let mut events = Connection::open(&run.target).await?.subscribe(&request).await?;
                 let first = events.next().await?;
                 Ok::<_, std::io::Error>((events, first))
             };
             match attempt.await {
                 Ok(opened) => break opened,
                 Err(error) => {
-                    rush.faults.broken.fetch_add(1, Relaxed);
+                    run.faults.broken.fetch_add(1, Relaxed);
                     retry.pause(&error.to_string(), Duration::ZERO).await?;
                 }
             }
@@ -90,57 +108,44 @@ impl Stream {
         }
     }
 
-    /// The next event of a claim, or `None` when the connection is lost.
-    async fn next(&mut self, rush: &Rush) -> Result<Option<Decision>, Error> {
+    /// The next event, or `None` when the connection is lost.
+    async fn next<A: Audience>(&mut self, audience: &A) -> Result<Option<A::Told>, Error> {
         let Ok(event) = self.events.next().await else { return Ok(None) };
-        let decision = read(rush, &event).map_err(|why| Error::Broken(format!("user {} heard {event:?}: {why}", self.user)))?;
-        Ok(Some(decision))
+        let told = audience.read(&event).map_err(|why| Error::Broken(format!("user {} heard {event:?}: {why}", self.user)))?;
+        Ok(Some(told))
     }
 }
 
-fn read(rush: &Rush, event: &Event) -> Result<Decision, String> {
-    let issued = match event.name.as_str() {
-        "coupon-issued" => true,
-        "coupon-rejected" => false,
-        _ => return Err("an event of no claim".into()),
-    };
-    let id = event.id.parse().map_err(|_| "its id is not a number")?;
-    let decided: Decided = serde_json::from_str(&event.data).map_err(|error| error.to_string())?;
-    Ok(Decision { id, coupon: rush.state().ledger.coupon_number(decided.coupon_id)?, issued })
-}
-
 /// Listens to a user until it is aborted, going back now and then to what was heard before.
-pub async fn listen(rush: Arc<Rush>, user: u32, heard: Arc<Mutex<Heard>>) -> Result<(), Error> {
-    let id = rush.id(user);
+pub async fn listen<A: Audience>(audience: Arc<A>, user: u32, heard: Arc<Mutex<Heard<A::Told>>>) -> Result<(), Error> {
+    let (id, run) = (audience.user_id(user), audience.run());
     let mut random = Random(id);
     let mut from = From::Now;
     loop {
         let mut stream = {
-            let _permit = rush.doors.acquire().await.expect("the semaphore is never closed");
-            Stream::open(&rush, id, from).await?
+            let _permit = run.doors.acquire().await.expect("the semaphore is never closed");
+            Stream::open(run, id, from).await?
         };
-        rush.listening.fetch_add(1, Relaxed);
+        run.listening.fetch_add(1, Relaxed);
         let mut leaves = false;
-        while !leaves && let Some(decision) = stream.next(&rush).await? {
-            if user >= rush.users {
-                return Err(Error::Broken(format!("user {id} claimed nothing, but heard {decision:?}")));
+        while !leaves && let Some(told) = stream.next(&*audience).await? {
+            let (place, is_new) = (told.id(), locked(&heard).take(id, stream.last, told.clone())?);
+            if is_new {
+                audience.heard(user, &told)?;
             }
-            if locked(&heard).take(id, stream.last, decision)? {
-                rush.delivered(user, &decision);
-            }
-            stream.last = decision.id;
+            stream.last = place;
             leaves = random.below(EVENTS_PER_CONNECTION) == 0;
         }
-        rush.listening.fetch_sub(1, Relaxed);
+        run.listening.fetch_sub(1, Relaxed);
         from = position(&mut random, &locked(&heard), leaves);
     }
 }
 
 /// Where to go on: after a lost connection at the end of what was heard, otherwise anywhere in it.
-fn position(random: &mut Random, heard: &Heard, anywhere: bool) -> From {
-    let decisions = heard.decisions();
-    let id = match random.below(decisions.len() as u64 + 1) {
-        at if anywhere && at > 0 => decisions[at as usize - 1].id,
+fn position<T: Told>(random: &mut Random, heard: &Heard<T>, anywhere: bool) -> From {
+    let all = heard.all();
+    let id = match random.below(all.len() as u64 + 1) {
+        at if anywhere && at > 0 => all[at as usize - 1].id(),
         _ if anywhere => 0,
         _ => heard.last(),
     };
@@ -148,22 +153,24 @@ fn position(random: &mut Random, heard: &Heard, anywhere: bool) -> From {
 }
 
 /// Reads a user's events from the first to the last, waiting for as many as are due.
-pub async fn replay(rush: &Rush, user: u64, heard: &mut Heard, due: usize) -> Result<(), Error> {
+pub async fn replay<A: Audience>(audience: &A, user: u64, heard: &mut Heard<A::Told>, due: usize) -> Result<(), Error> {
+    let run = audience.run();
     let mut last = 0;
     let mut until = Instant::now() + SETTLE;
-    let mut stream = Stream::open(rush, user, From::Query(0)).await?;
+    let mut stream = Stream::open(run, user, From::Query(0)).await?;
     loop {
-        if heard.decisions().len() >= due && last == heard.last() && Stream::open(rush, user, From::Now).await?.last <= last {
+        if heard.all().len() >= due && last == heard.last() && Stream::open(run, user, From::Now).await?.last <= last {
             return Ok(());
         }
-        match timeout_at(until, stream.next(rush)).await {
+        match timeout_at(until, stream.next(audience)).await {
             Ok(read) => match read? {
-                Some(decision) => {
-                    heard.take(user, last, decision)?;
-                    last = decision.id;
+                Some(told) => {
+                    let place = told.id();
+                    heard.take(user, last, told)?;
+                    last = place;
                     until = Instant::now() + SETTLE;
                 }
-                None => stream = Stream::open(rush, user, From::Header(last)).await?,
+                None => stream = Stream::open(run, user, From::Header(last)).await?,
             },
             Err(_) => return Ok(()),
         }

@@ -4,124 +4,124 @@ use std::fmt;
 use std::time::Duration;
 
 use hdrhistogram::Histogram;
-use serde_json::{Value, json};
-
-use super::verify::Verified;
+use serde_json::{Map, Value, json};
 
 /// Longer latencies are counted as this: ten minutes.
 const LONGEST_US: u64 = 600_000_000;
 
-/// What was counted and timed while requests were sent.
-pub struct Measured {
-    /// Claims that were answered 202, each counted once.
-    pub accepted: u64,
-    /// Claims that were answered 409.
-    pub refused: u64,
-    /// Requests that were sent a second time, with the same key, and answered.
-    pub repeated: u64,
-    /// Bad requests that were refused as they should.
-    pub bad: u64,
-    /// From when a claim was due to when its 202 was read, in microseconds.
-    pub post: Histogram<u64>,
-    /// From when a claim was due to when its user heard the decision, in microseconds.
-    pub event: Histogram<u64>,
-}
+/// Latencies, in microseconds.
+#[derive(Clone)]
+pub struct Latency(Histogram<u64>);
 
-impl Default for Measured {
-    fn default() -> Measured {
-        let histogram = || Histogram::new_with_bounds(1, LONGEST_US, 3).expect("good bounds");
-        Measured { accepted: 0, refused: 0, repeated: 0, bad: 0, post: histogram(), event: histogram() }
+impl Default for Latency {
+    fn default() -> Latency {
+        Latency(Histogram::new_with_bounds(1, LONGEST_US, 3).expect("good bounds"))
     }
 }
 
-impl Measured {
-    /// Requests that were answered.
-    #[must_use]
-    pub fn answered(&self) -> u64 {
-        self.accepted + self.refused + self.repeated + self.bad
+impl Latency {
+    /// One more.
+    pub fn record(&mut self, took: Duration) {
+        self.0.saturating_record(took.as_micros() as u64);
     }
+
+    fn json(&self) -> Value {
+        let at = |(name, p): &(&str, f64)| ((*name).to_owned(), ms(self.0.value_at_percentile(*p)).into());
+        let mut values: Map<String, Value> = PERCENTILES.iter().map(at).collect();
+        values.insert("max".into(), ms(self.0.max()).into());
+        values.insert("samples".into(), self.0.len().into());
+        Value::Object(values)
+    }
+}
+
+impl fmt::Display for Latency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (percentile, p) in PERCENTILES {
+            write!(f, "{percentile} {:.2} ", ms(self.0.value_at_percentile(p)))?;
+        }
+        write!(f, "max {:.2} ms, {} samples", ms(self.0.max()), self.0.len())
+    }
+}
+
+/// Something counted: its name in JSON, its name for people, and how many.
+pub struct Counted(pub &'static str, pub &'static str, pub u64);
+
+/// The result of one kind of load.
+pub struct Section {
+    /// Its name.
+    pub name: &'static str,
+    /// How long it took, in seconds: what the rates are of.
+    pub seconds: f64,
+    /// What is told by the second: its name in JSON, its name for people, and how many in all.
+    pub rates: Vec<(&'static str, &'static str, u64)>,
+    /// What was counted while requests were sent.
+    pub counts: Vec<Counted>,
+    /// What was timed: its name in JSON, its name for people.
+    pub latencies: Vec<(&'static str, &'static str, Latency)>,
+    /// What was found to hold.
+    pub verified: Vec<Counted>,
 }
 
 /// The result of a load.
-pub struct Report<'a> {
+pub struct Report {
     /// Decides what the run did.
     pub seed: u32,
-    /// How long requests were sent.
-    pub elapsed: Duration,
-    /// Requests that were answered in that time.
-    pub requests: u64,
-    /// What was counted and timed.
-    pub measured: &'a Measured,
     /// Connections that broke or could not be made.
     pub broken: u64,
     /// Answers 429, 503 and 504.
     pub postponed: u64,
-    /// What was found to hold.
-    pub verified: Verified,
+    /// What was done.
+    pub sections: Vec<Section>,
 }
 
 const PERCENTILES: [(&str, f64); 4] = [("p50", 50.0), ("p90", 90.0), ("p99", 99.0), ("p99.9", 99.9)];
 
-impl Report<'_> {
-    fn per_second(&self, count: u64) -> f64 {
-        count as f64 / self.elapsed.as_secs_f64()
-    }
-
+impl Report {
     /// All of it as JSON; latencies in milliseconds.
     #[must_use]
     pub fn json(&self) -> Value {
-        let latency = |histogram: &Histogram<u64>| {
-            let mut values: serde_json::Map<String, Value> =
-                PERCENTILES.iter().map(|(name, p)| ((*name).to_owned(), ms(histogram.value_at_percentile(*p)).into())).collect();
-            values.insert("max".into(), ms(histogram.max()).into());
-            values.insert("samples".into(), histogram.len().into());
-            Value::Object(values)
-        };
-        let Report { seed, measured, broken, postponed, verified, .. } = self;
-        json!({
-            "seed": seed,
-            "seconds": self.elapsed.as_secs_f64(),
-            "durablePostsPerSecond": self.per_second(measured.accepted),
-            "requestsPerSecond": self.per_second(self.requests),
-            "accepted": measured.accepted,
-            "refused": measured.refused,
-            "repeated": measured.repeated,
-            "bad": measured.bad,
-            "postMs": latency(&measured.post),
-            "postToEventMs": latency(&measured.event),
-            "brokenConnections": broken,
-            "postponedAnswers": postponed,
-            "verified": {
-                "coupons": verified.coupons, "users": verified.users, "issued": verified.issued, "events": verified.events,
-            },
-        })
+        let Report { seed, broken, postponed, sections } = self;
+        let mut all = json!({"seed": seed, "brokenConnections": broken, "postponedAnswers": postponed});
+        for section in sections {
+            all[section.name] = section.json();
+        }
+        all
     }
 }
 
-impl fmt::Display for Report<'_> {
+impl Section {
+    fn json(&self) -> Value {
+        let counted = |counts: &[Counted]| counts.iter().map(|c| (c.0.to_owned(), c.2.into())).collect::<Map<String, Value>>();
+        let mut all = counted(&self.counts);
+        all.insert("seconds".into(), self.seconds.into());
+        all.extend(self.rates.iter().map(|(name, _, count)| ((*name).to_owned(), (*count as f64 / self.seconds).into())));
+        all.extend(self.latencies.iter().map(|(name, _, latency)| ((*name).to_owned(), latency.json())));
+        all.insert("verified".into(), counted(&self.verified).into());
+        all.into()
+    }
+}
+
+impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Report { seed, measured, broken, postponed, verified, .. } = self;
-        let Measured { accepted, refused, repeated, bad, post, event } = measured;
-        let (durable, all) = (self.per_second(*accepted), self.per_second(self.requests));
-        writeln!(
-            f,
-            "sent       {durable:.0} durable POSTs/s, {all:.0} requests/s, for {:.1} s (seed {seed})",
-            self.elapsed.as_secs_f64()
-        )?;
-        writeln!(f, "answers    {accepted} accepted, {refused} refused, {repeated} repeated, {bad} bad ones refused")?;
-        writeln!(f, "faults     {broken} broken connections, {postponed} answers to try later")?;
-        for (name, histogram) in [("POST", post), ("POST-event", event)] {
-            write!(f, "{name:<10}")?;
-            for (percentile, p) in PERCENTILES {
-                write!(f, " {percentile} {:.2}", ms(histogram.value_at_percentile(p)))?;
-            }
-            writeln!(f, " max {:.2} ms, {} samples", ms(histogram.max()), histogram.len())?;
+        let Report { seed, broken, postponed, sections } = self;
+        for section in sections {
+            write!(f, "{section}")?;
         }
-        let Verified { coupons, users, issued, events } = verified;
-        write!(
-            f,
-            "verified   every invariant holds: {coupons} coupons, issued {issued} times to {users} users, who heard {events} decisions"
-        )
+        write!(f, "faults     {broken} broken connections, {postponed} answers to try later (seed {seed})")
+    }
+}
+
+impl fmt::Display for Section {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counted = |counts: &[Counted]| counts.iter().map(|c| format!("{} {}", c.2, c.1)).collect::<Vec<_>>().join(", ");
+        let rates: Vec<String> =
+            self.rates.iter().map(|(_, name, count)| format!("{:.0} {name}", *count as f64 / self.seconds)).collect();
+        writeln!(f, "{:<10} {}, for {:.1} s", self.name, rates.join(", "), self.seconds)?;
+        writeln!(f, "answers    {}", counted(&self.counts))?;
+        for (_, name, latency) in &self.latencies {
+            writeln!(f, "{name:<10} {latency}")?;
+        }
+        writeln!(f, "verified   every invariant holds: {}", counted(&self.verified))
     }
 }
 

@@ -156,7 +156,9 @@ impl Order {
     fn decide(&self, event: &Event) -> Result<Move, Refusal> {
         use Stage::{Completing, Confirmed, Delivered, Ended, Reserving, Shipped, Stopping, Undoing, Unpaid};
         match (&self.stage, event) {
-            (Reserving { payment: None } | Unpaid, Event::Paid { amount, .. }) if *amount != self.terms.amount_due() => {
+            (Reserving { payment: None } | Unpaid, Event::Paid { amount, .. } | Event::PaymentFailed { amount, .. })
+                if *amount != self.terms.amount_due() =>
+            {
                 Err(Refusal::AmountMismatch)
             }
             (Reserving { payment: None } | Unpaid, Event::Paid { payment_id, amount }) => {

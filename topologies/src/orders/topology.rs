@@ -29,6 +29,7 @@ use crate::inventory::topology::{INVENTORY, InventoryCommand};
 use crate::notifications::{NOTIFICATIONS, News, Notification};
 use crate::payments::{PAYMENTS_BY_ORDER, PaymentNote, REFUNDS, Refund};
 use crate::points::{POINTS_COMMANDS, PointsCommand, PointsStep};
+use crate::statistics::{Happened, STATISTICS, note};
 use crate::time::Iso;
 
 /// As many for everything that is keyed by the order: it meets in one task.
@@ -135,6 +136,7 @@ pub fn declare(builder: &mut StreamBuilder, payment_timeout_ms: i64) {
         .sink(&REFUNDS)
         .sink(&NOTIFICATIONS)
         .sink(&DATA_PLATFORM)
+        .sink(&STATISTICS)
         .sink(&REJECTED)
         .sink(&SAGA);
     events.merge(&payments).merge(&messages).process(orders);
@@ -181,6 +183,7 @@ fn create(ctx: &mut Orders<'_>, terms: OrderCreated, at: Timestamp, payment_time
     let (order_id, user_id) = (terms.order_id, terms.user_id);
     ctx.store(&ORDERS_BY_USER).put(&(user_id, order_id), &order_id)?;
     count(ctx, Status::Pending.name())?;
+    note(ctx, Happened::OrderCreated, at)?;
     let pay_until = at.plus_ms(payment_timeout_ms);
     let (mut order, effects) = Order::new(terms, at, pay_until);
     carry_out(ctx, &order, effects, at)?;
@@ -294,7 +297,10 @@ fn announce(ctx: &mut Orders<'_>, order: &Order, status: Status, at: Timestamp) 
     ctx.send(&DATA_PLATFORM, events::record(order_id, &changed, id, at).map_err(ProcessError::failed)?)?;
     let news = match status {
         Status::Pending => return Ok(()),
-        Status::Confirmed => News::OrderCompleted { order_id, order_number, total_amount },
+        Status::Confirmed => {
+            note(ctx, Happened::OrderConfirmed(total_amount), at)?;
+            News::OrderCompleted { order_id, order_number, total_amount }
+        }
         Status::Shipped => {
             ctx.send(&DELIVERY_COMMANDS, delivery(DeliveryCommand::Ship))?;
             News::OrderShipped { order_id, order_number }

@@ -1,56 +1,24 @@
 //! The rush itself: coupons made ahead of their claims, connections that each send one request after the other, at fixed times
 //! or as fast as answers come, and a look at the counts while they change.
 
-use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep};
 
-use super::caller::Caller;
-use super::ledger::{self, Counts};
-use super::plan::{Bad, Claim, Job, OPEN, Random};
-use super::{Error, Rush};
-use crate::cli::Rate;
+use super::Rush;
+use super::ledger::Counts;
+use super::plan::{Bad, Claim, Job, OPEN};
+use crate::load::Error;
+use crate::load::caller::Caller;
+use crate::load::random::Random;
+use crate::load::schedule::Schedule;
+use crate::load::twins::Answered;
 
 /// Coupons that are kept ready, so that no claim waits for one.
 pub const READY: usize = 2 * OPEN;
 /// How often the counts of some coupon are looked at while they change.
 const LOOK: Duration = Duration::from_millis(50);
-
-/// When requests are due.
-pub struct Schedule {
-    start: Instant,
-    end: Instant,
-    rate: Rate,
-    sent: AtomicU64,
-}
-
-impl Schedule {
-    /// Begins now.
-    #[must_use]
-    pub fn new(rate: Rate, length: Duration) -> Schedule {
-        let start = Instant::now();
-        Schedule { start, end: start + length, rate, sent: AtomicU64::new(0) }
-    }
-
-    /// Waits for the next request's time and gives it; `None` when the rush is over. Latency counts from this time, also where
-    /// no connection was free by then: a slow shop must not slow down the measurement of its slowness.
-    async fn next(&self) -> Option<Instant> {
-        let due = match self.rate {
-            Rate::Max => Instant::now(),
-            Rate::PerSecond(rate) => self.start + Duration::from_secs_f64(self.sent.fetch_add(1, Relaxed) as f64 / rate),
-        };
-        if due >= self.end {
-            return None;
-        }
-        if due > Instant::now() {
-            sleep_until(due).await;
-        }
-        Some(due)
-    }
-}
 
 /// One connection: sends until the rush is over.
 pub async fn send(rush: Arc<Rush>, mut caller: Caller, schedule: Arc<Schedule>) -> Result<(), Error> {
@@ -66,7 +34,7 @@ pub async fn send(rush: Arc<Rush>, mut caller: Caller, schedule: Arc<Schedule>) 
 
 /// One connection: sends a second time what was not yet, once the rush is over.
 pub async fn repeat(rush: Arc<Rush>) -> Result<(), Error> {
-    let mut caller = rush.caller();
+    let mut caller = rush.run.caller();
     let mut request = Vec::new();
     loop {
         let Some(claim) = rush.state().plan.next_twin() else { return Ok(()) };
@@ -78,8 +46,8 @@ async fn claim_coupon(rush: &Rush, caller: &mut Caller, request: &mut Vec<u8>, c
     let (coupon, user) = (rush.id(claim.coupon), rush.id(claim.user));
     let path = format!("/api/coupons/{coupon}/issue");
     let body = format!("{{\"userId\":{user}}}");
-    let key = format!("idempotency-key: {}-{}\r\n", rush.run, claim.seq);
-    rush.target.write_request(request, "POST", &path, &key, body.as_bytes());
+    let key = format!("idempotency-key: {}-{}\r\n", rush.run.tag, claim.seq);
+    rush.run.target.write_request(request, "POST", &path, &key, body.as_bytes());
     rush.sends(&claim, due);
     let sent = Instant::now();
     let answer = caller.call(request).await?;
@@ -89,8 +57,9 @@ async fn claim_coupon(rush: &Rush, caller: &mut Caller, request: &mut Vec<u8>, c
         409 => Some(answer.code()),
         _ => return Err(answer.unexpected(&format!("the claim of coupon {coupon} by user {user}"))),
     };
-    let hash = if claim.twice { BuildHasherDefault::<DefaultHasher>::default().hash_one((position, answer.body())) } else { 0 };
-    rush.answered(&claim, ledger::Answer { refusal: refusal.as_deref(), hash, sent, read: Instant::now() }, due)
+    let hash = if claim.twice { answer.hash() } else { 0 };
+    let answered = Answered { accepted: refusal.is_none(), hash, sent, read: Instant::now() };
+    rush.answered(&claim, refusal.as_deref(), answered, due)
 }
 
 async fn be_refused(rush: &Rush, caller: &mut Caller, request: &mut Vec<u8>, bad: Bad) -> Result<(), Error> {
@@ -99,7 +68,7 @@ async fn be_refused(rush: &Rush, caller: &mut Caller, request: &mut Vec<u8>, bad
     let json = "";
     let text = "content-type: text/plain\r\ncontent-length: 2\r\n";
     let mut write = |method, coupon, extra, body: &str| {
-        rush.target.write_request(request, method, &format!("/api/coupons/{coupon}/issue"), extra, body.as_bytes());
+        rush.run.target.write_request(request, method, &format!("/api/coupons/{coupon}/issue"), extra, body.as_bytes());
     };
     let expected = match bad {
         Bad::NotJson => (write("POST", known, json, "{"), 400, "INVALID_JSON"),
@@ -123,19 +92,19 @@ async fn be_refused(rush: &Rush, caller: &mut Caller, request: &mut Vec<u8>, bad
 
 /// Makes coupons ahead of their claims until it is aborted.
 pub async fn make_coupons(rush: Arc<Rush>) -> Result<(), Error> {
-    let mut caller = rush.caller();
+    let mut caller = rush.run.caller();
     let mut request = Vec::new();
     loop {
         while rush.state().plan.waiting() < READY {
             let coupon = rush.state().ledger.coupons();
             let id = rush.id(coupon);
             let body = format!("{{\"couponId\":{id},\"name\":\"Load {id}\",\"limit\":{}}}", rush.limit);
-            let key = format!("idempotency-key: {}-coupon-{coupon}\r\n", rush.run);
-            rush.target.write_request(&mut request, "POST", "/api/coupons", &key, body.as_bytes());
+            let key = format!("idempotency-key: {}-coupon-{coupon}\r\n", rush.run.tag);
+            rush.run.target.write_request(&mut request, "POST", "/api/coupons", &key, body.as_bytes());
             let answer = caller.call(&request).await?;
             match answer.status {
                 201 => rush.add_coupon(coupon),
-                200 | 409 => return Err(Error::UsedBefore { coupon: id }),
+                200 | 409 => return Err(Error::UsedBefore { what: "coupon", id }),
                 _ => return Err(answer.unexpected(&format!("the creation of coupon {id}"))),
             }
         }
@@ -145,7 +114,7 @@ pub async fn make_coupons(rush: Arc<Rush>) -> Result<(), Error> {
 
 /// Looks at the counts of one coupon after the other until it is aborted.
 pub async fn watch_counts(rush: Arc<Rush>) -> Result<(), Error> {
-    let mut caller = rush.caller();
+    let mut caller = rush.run.caller();
     let mut random = Random(0);
     loop {
         sleep(LOOK).await;

@@ -3,22 +3,18 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
-use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::Value;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
-use super::caller::Caller;
-use super::ledger::Heard;
-use super::listen::replay;
+use super::Rush;
 use super::rush::counts;
-use super::{Error, Rush, SETTLE, locked};
-
-/// Users that are checked at the same time.
-const READERS: u32 = 32;
-const POLL: Duration = Duration::from_millis(10);
+use crate::load::caller::Caller;
+use crate::load::heard::Heard;
+use crate::load::listen::replay;
+use crate::load::{Error, POLL, READERS, SETTLE, locked};
 
 /// What was found to hold.
 #[derive(Clone, Copy, Debug, Default)]
@@ -35,7 +31,7 @@ pub struct Verified {
 
 /// Waits until every claim is decided and every listener has heard, then checks all there is. `each_user` is called as users are done.
 pub async fn verify(rush: &Arc<Rush>, each_user: impl Fn() + Send + Sync + 'static) -> Result<Verified, Error> {
-    let mut caller = rush.caller();
+    let mut caller = rush.run.caller();
     let coupons = rush.state().ledger.coupons();
     for coupon in 0..coupons {
         settle(rush, &mut caller, coupon).await?;
@@ -47,7 +43,7 @@ pub async fn verify(rush: &Arc<Rush>, each_user: impl Fn() + Send + Sync + 'stat
     for _ in 0..READERS {
         let (rush, next, each_user) = (Arc::clone(rush), Arc::clone(&next), Arc::clone(&each_user));
         readers.spawn(async move {
-            let (mut caller, mut found, mut owners) = (rush.caller(), Verified::default(), vec![0; coupons as usize]);
+            let (mut caller, mut found, mut owners) = (rush.run.caller(), Verified::default(), vec![0; coupons as usize]);
             loop {
                 let user = next.fetch_add(1, Relaxed);
                 if user >= users {
@@ -88,7 +84,7 @@ async fn hear_out(rush: &Rush) {
     let until = Instant::now() + SETTLE;
     for (user, heard) in (0..).zip(&rush.heard) {
         let due = rush.state().ledger.decisions_due(user);
-        while locked(heard).decisions().len() < due && Instant::now() < until {
+        while locked(heard).all().len() < due && Instant::now() < until {
             sleep(POLL).await;
         }
     }
@@ -103,19 +99,19 @@ async fn check_user(rush: &Rush, caller: &mut Caller, user: u32, found: &mut Ver
     let id = rush.id(user);
     if let Some(live) = live {
         let owned = owned(caller, id).await?;
-        rush.state().ledger.check_user(user, &owned, locked(live).decisions())?;
+        rush.state().ledger.check_user(user, &owned, locked(live).all())?;
     }
     let mut heard = live.map_or_else(Heard::default, |live| locked(live).clone());
     replay(rush, id, &mut heard, due).await?;
     let owned = owned(caller, id).await?;
     let state = rush.state();
     let ledger = &state.ledger;
-    ledger.check_user(user, &owned, heard.decisions())?;
+    ledger.check_user(user, &owned, heard.all())?;
     for coupon in owned {
         owners[ledger.coupon_number(coupon)? as usize] += 1;
     }
     found.users += 1;
-    found.events += heard.decisions().len() as u64;
+    found.events += heard.all().len() as u64;
     Ok(())
 }
 

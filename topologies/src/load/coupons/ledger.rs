@@ -1,15 +1,12 @@
 //! What the shop has told: which claims it accepted or refused, how many coupons it says are issued, what users own and hear.
 //! Each check says in one sentence what is wrong. Nothing is sent here.
 
-use std::collections::HashMap;
-
 use serde::Deserialize;
-use tokio::time::Instant;
 
 use super::plan::Claim;
-
-/// What was broken, in one sentence.
-pub type Broken = String;
+use crate::load::Broken;
+use crate::load::heard::Told;
+use crate::load::twins::{Answered, Twins};
 
 /// Everything the shop has answered to claims.
 pub struct Ledger {
@@ -17,8 +14,7 @@ pub struct Ledger {
     base: u64,
     users: u32,
     coupons: Vec<Coupon>,
-    /// The first answer to each request that is sent twice, until the second comes.
-    answers: HashMap<u64, First>,
+    twins: Twins,
 }
 
 struct Coupon {
@@ -33,25 +29,6 @@ struct Claims {
     accepted: u8,
     /// The shop has refused a claim because the user has the coupon.
     had: bool,
-}
-
-/// An answer to a claim.
-#[derive(Clone, Copy)]
-pub struct Answer<'a> {
-    /// The code of a refusal; `None` where the claim was accepted.
-    pub refusal: Option<&'a str>,
-    /// Of all that has to be the same when the request is repeated.
-    pub hash: u64,
-    /// When the request was sent.
-    pub sent: Instant,
-    /// When the answer was read.
-    pub read: Instant,
-}
-
-struct First {
-    hash: u64,
-    accepted: bool,
-    read: Instant,
 }
 
 /// The counts of a coupon, as `GET /api/coupons/{couponId}` gives them.
@@ -90,11 +67,17 @@ pub struct Decision {
     pub issued: bool,
 }
 
+impl Told for Decision {
+    fn id(&self) -> u64 {
+        self.id
+    }
+}
+
 impl Ledger {
     /// For users and coupons whose ids begin at `base`.
     #[must_use]
     pub fn new(base: u64, users: u32) -> Ledger {
-        Ledger { base, users, coupons: Vec::new(), answers: HashMap::new() }
+        Ledger { base, users, coupons: Vec::new(), twins: Twins::default() }
     }
 
     /// Adds the next coupon.
@@ -120,31 +103,20 @@ impl Ledger {
         number.map(|n| n as u32).ok_or_else(|| format!("coupon {id} was never claimed, but a user has heard of it"))
     }
 
-    /// Takes the answer to a claim and says whether to count it. Of two that went out with the same key, an accepted one is
-    /// counted once, and has to be repeated as it was; a refusal frees the key, so it may be followed by anything.
-    pub fn answered(&mut self, claim: &Claim, answer: Answer<'_>) -> Result<bool, Broken> {
+    /// Takes the answer to a claim, accepted or refused with a code, and says whether to count it.
+    pub fn answered(&mut self, claim: &Claim, refusal: Option<&str>, answer: Answered) -> Result<bool, Broken> {
         if claim.twice {
-            match self.answers.remove(&claim.seq) {
-                None => {
-                    let first = First { hash: answer.hash, accepted: answer.refusal.is_none(), read: answer.read };
-                    self.answers.insert(claim.seq, first);
-                }
-                Some(first) if first.accepted && answer.refusal.is_none() && first.hash == answer.hash => return Ok(false),
-                Some(first) if first.accepted && answer.refusal.is_some() && answer.sent < first.read => return Ok(false),
-                Some(first) if first.accepted => {
-                    let (user, coupon) = (self.base + u64::from(claim.user), self.base + u64::from(claim.coupon));
-                    let second = answer.refusal.map_or("another answer".to_owned(), |code| format!("refused with {code}"));
-                    return Err(format!(
-                        "the claim of coupon {coupon} by user {user} was accepted, and repeated with its key {second}"
-                    ));
-                }
-                Some(_) if answer.refusal.is_some() => return Ok(false),
-                Some(_) => {}
+            let counts = self.twins.take(claim.seq, answer).map_err(|what| {
+                let (user, coupon) = (self.base + u64::from(claim.user), self.base + u64::from(claim.coupon));
+                format!("the claim of coupon {coupon} by user {user} was accepted, and repeated with its key got {what}")
+            })?;
+            if !counts {
+                return Ok(false);
             }
         }
         let coupon = &mut self.coupons[claim.coupon as usize];
         let claims = &mut coupon.claims[claim.user as usize];
-        match answer.refusal {
+        match refusal {
             None => claims.accepted += 1,
             Some("COUPON_ALREADY_ISSUED") => claims.had = true,
             Some("COUPON_SOLD_OUT") => coupon.sold_out = true,
@@ -221,54 +193,26 @@ impl Ledger {
     }
 }
 
-/// What one user has heard so far, over all connections.
-#[derive(Clone, Default)]
-pub struct Heard(Vec<Decision>);
-
-impl Heard {
-    /// Takes an event of a connection on which `previous` came before it; says whether it was new. An event that was heard
-    /// before has to be the same, and in the same place.
-    pub fn take(&mut self, user: u64, previous: u64, event: Decision) -> Result<bool, Broken> {
-        if event.id <= previous {
-            return Err(format!("user {user} heard event {} after event {previous}", event.id));
-        }
-        match self.0.get(self.0.partition_point(|d| d.id <= previous)) {
-            None => {
-                self.0.push(event);
-                Ok(true)
-            }
-            Some(known) if *known == event => Ok(false),
-            Some(known) => Err(format!("user {user} heard {known:?} at first, and {event:?} when the stream was repeated")),
-        }
-    }
-
-    /// All that was heard, in order.
-    #[must_use]
-    pub fn decisions(&self) -> &[Decision] {
-        &self.0
-    }
-
-    /// The id of the last event, or 0.
-    #[must_use]
-    pub fn last(&self) -> u64 {
-        self.0.last().map_or(0, |d| d.id)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::LazyLock;
     use std::time::Duration;
+
+    use tokio::time::Instant;
 
     use super::*;
 
     const BASE: u64 = 1000;
 
     /// An answer to a request that was sent at `sent` seconds and took one.
-    fn answer(refusal: Option<&str>, hash: u64, sent: u64) -> Answer<'_> {
+    fn answer(refusal: Option<&'static str>, hash: u64, sent: u64) -> (Option<&'static str>, Answered) {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
         let at = |s| *START + Duration::from_secs(s);
-        Answer { refusal, hash, sent: at(sent), read: at(sent + 1) }
+        (refusal, Answered { accepted: refusal.is_none(), hash, sent: at(sent), read: at(sent + 1) })
+    }
+
+    fn take(ledger: &mut Ledger, claim: &Claim, (refusal, answer): (Option<&str>, Answered)) -> Result<bool, Broken> {
+        ledger.answered(claim, refusal, answer)
     }
 
     /// Two coupons of limit 1; users 0 and 1 claim coupon 0, user 0 twice.
@@ -278,7 +222,7 @@ mod tests {
         ledger.add_coupon(1);
         for (seq, user) in [0, 1, 0].into_iter().enumerate() {
             let claim = Claim { seq: seq as u64, coupon: 0, user, twice: false };
-            assert_eq!(ledger.answered(&claim, answer(None, 0, 0)), Ok(true));
+            assert_eq!(take(&mut ledger, &claim, answer(None, 0, 0)), Ok(true));
         }
         ledger
     }
@@ -314,9 +258,9 @@ mod tests {
         broken(ledger.check_coupon(0, 1, 2), "2 users have it");
         broken(ledger.check_coupon(1, 1, 1), "accepted claims make it 0");
         let refused = Claim { seq: 9, coupon: 1, user: 2, twice: false };
-        ledger.answered(&refused, answer(Some("COUPON_SOLD_OUT"), 0, 0)).expect("a refusal");
+        take(&mut ledger, &refused, answer(Some("COUPON_SOLD_OUT"), 0, 0)).expect("a refusal");
         broken(ledger.check_coupon(1, 0, 0), "called sold out");
-        broken(ledger.answered(&refused, answer(Some("COUPON_NOT_FOUND"), 0, 0)).map(drop), "refused with COUPON_NOT_FOUND");
+        broken(take(&mut ledger, &refused, answer(Some("COUPON_NOT_FOUND"), 0, 0)).map(drop), "refused with COUPON_NOT_FOUND");
     }
 
     #[test]
@@ -332,9 +276,8 @@ mod tests {
         broken(ledger.check_user(1, &[BASE], &[rejected(1)]), "heard 0 times");
         broken(ledger.check_user(0, &[BASE, BASE], &[issued(1), rejected(2)]), "twice");
         broken(ledger.check_user(0, &[7], &[]), "never claimed");
-        ledger
-            .answered(&Claim { seq: 9, coupon: 0, user: 1, twice: false }, answer(Some("COUPON_ALREADY_ISSUED"), 0, 0))
-            .expect("a refusal");
+        let again = Claim { seq: 9, coupon: 0, user: 1, twice: false };
+        take(&mut ledger, &again, answer(Some("COUPON_ALREADY_ISSUED"), 0, 0)).expect("a refusal");
         broken(ledger.check_user(1, &[], &[rejected(1)]), "told to have");
     }
 
@@ -343,8 +286,8 @@ mod tests {
         let sold_out = Some("COUPON_SOLD_OUT");
         let check = |first, second, expected: Result<u32, &str>| {
             let (mut ledger, claim) = (ledger(), Claim { seq: 5, coupon: 1, user: 2, twice: true });
-            assert_eq!(ledger.answered(&claim, first), Ok(true));
-            let result = ledger.answered(&claim, second);
+            assert_eq!(take(&mut ledger, &claim, first), Ok(true));
+            let result = take(&mut ledger, &claim, second);
             match expected {
                 Ok(accepted) => assert_eq!(result.map(|_| ledger.decisions_due(2)), Ok(accepted as usize)),
                 Err(sentence) => broken(result.map(drop), sentence),
@@ -354,21 +297,7 @@ mod tests {
         check(answer(sold_out, 7, 0), answer(sold_out, 8, 0), Ok(0));
         check(answer(sold_out, 7, 0), answer(None, 8, 2), Ok(1));
         check(answer(None, 7, 0), answer(sold_out, 8, 0), Ok(1));
-        check(answer(None, 7, 0), answer(sold_out, 8, 2), Err("refused with COUPON_SOLD_OUT"));
+        check(answer(None, 7, 0), answer(sold_out, 8, 2), Err("a refusal"));
         check(answer(None, 7, 0), answer(None, 8, 0), Err("another answer"));
-    }
-
-    #[test]
-    fn a_repeated_stream_is_the_same_stream() {
-        let mut heard = Heard::default();
-        assert_eq!(heard.take(1, 0, issued(3)), Ok(true));
-        assert_eq!(heard.take(1, 3, rejected(5)), Ok(true));
-        assert_eq!(heard.take(1, 0, issued(3)), Ok(false));
-        assert_eq!(heard.take(1, 3, rejected(5)), Ok(false));
-        assert_eq!(heard.take(1, 4, rejected(5)), Ok(false));
-        broken(heard.take(1, 5, issued(5)).map(drop), "after event 5");
-        broken(heard.take(1, 0, rejected(5)).map(drop), "when the stream was repeated");
-        broken(heard.take(1, 3, issued(5)).map(drop), "when the stream was repeated");
-        assert_eq!(heard.last(), 5);
     }
 }

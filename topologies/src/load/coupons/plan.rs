@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use crate::load::random::Random;
+
 /// Coupons that are claimed at the same time, so that every partition of the claims' topic has work.
 pub const OPEN: usize = 12;
 /// Of a thousand requests: bad ones, claims of a user who has claimed that coupon before, and requests sent twice.
@@ -150,20 +152,6 @@ impl Plan {
 
 fn common_divisor(a: u64, b: u64) -> u64 {
     if b == 0 { a } else { common_divisor(b, a % b) }
-}
-
-/// SplitMix64: fast, and the same on every machine.
-pub struct Random(pub u64);
-
-impl Random {
-    /// The next number below `n`, which is not 0. The tiny bias of the remainder does no harm here.
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        (z ^ (z >> 31)) % n
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,84 @@
+//! Statistics over HTTP: what happened in each stretch of time.
+
+use std::sync::Arc;
+
+use millstream::serve::{ApiError, Request, Response, StatusCode};
+use millstream::{Direction, MAX_PAGE, Timestamp};
+use serde::Serialize;
+
+use super::Api;
+use crate::orders::topology::PARTITIONS;
+use crate::statistics::{Figures, MINUTE_MS, PER_MINUTE};
+use crate::time::{Iso, minutes};
+
+/// How many windows are shown if nobody says from when.
+const SHOWN: i64 = 60;
+/// How many are shown at most.
+const MOST: i64 = 1_440;
+
+#[derive(Serialize)]
+struct Stats<'a> {
+    window: &'a str,
+    windows: Vec<Window>,
+}
+
+#[derive(Serialize)]
+struct Window {
+    start: Iso,
+    end: Iso,
+    #[serde(flatten)]
+    figures: Figures,
+}
+
+/// `GET /api/stats`
+pub async fn show(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
+    let window = request.query("window")?.unwrap_or("1m".into());
+    let size = minutes(&window)
+        .ok_or_else(|| ApiError::invalid_field("window", "must be a number of minutes, hours or days, such as 1m"))?;
+    let size = size * MINUTE_MS;
+    let time = |name: &'static str| {
+        let text = request.query(name)?;
+        let read = |text: &str| {
+            Iso::parse(text).ok_or_else(|| {
+                ApiError::invalid_field(name, "must be a time such as 2026-01-31T12:00:00Z, or milliseconds since 1970")
+            })
+        };
+        Ok::<_, ApiError>(text.as_deref().map(read).transpose()?.map(|Iso(at)| at.0))
+    };
+    let to = time("to")?.unwrap_or(api.app.now().0 + 1);
+    // The window that `to` lies in, or ends, is the last.
+    let to = to.max(0).saturating_add(size - 1) / size * size;
+    let from = time("from")?.unwrap_or(to - SHOWN * size).max(0) / size * size;
+    if (to - from) / size > MOST {
+        return Err(ApiError::invalid_field("from", format!("must be at most {MOST} windows before to")));
+    }
+    request.at_least(&api.app, PER_MINUTE.name()).await?;
+    let reading = tokio::task::spawn_blocking(move || api.windows(from, to, size)).await;
+    let windows = reading.map_err(ApiError::internal)??;
+    Response::json(StatusCode::OK, &Stats { window: &window, windows })
+}
+
+impl Api {
+    /// The windows of a size between two starts, also those in which nothing happened.
+    fn windows(&self, from: i64, to: i64, size: i64) -> Result<Vec<Window>, ApiError> {
+        let starts = (from..to).step_by(size as usize);
+        let empty =
+            |start| Window { start: Iso(Timestamp(start)), end: Iso(Timestamp(start + size)), figures: Figures::default() };
+        let mut windows: Vec<Window> = starts.map(empty).collect();
+        for partition in 0..PARTITIONS.into() {
+            let mut next = from;
+            loop {
+                let times = (Timestamp(next), Timestamp(to));
+                let minutes = self.per_minute.windows(&partition, times, Direction::Forward, MAX_PAGE)?;
+                for (minute, figures) in &minutes {
+                    windows[((minute.start.0 - from) / size) as usize].figures += *figures;
+                }
+                match minutes.last() {
+                    Some((last, _)) if minutes.len() == MAX_PAGE => next = last.start.0 + 1,
+                    _ => break,
+                }
+            }
+        }
+        Ok(windows)
+    }
+}
