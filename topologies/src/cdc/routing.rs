@@ -27,7 +27,7 @@ pub struct Routing {
     pub timestamp: Option<String>,
     /// `route.by.field`: the column that chooses the topic.
     pub route_by: String,
-    /// `route.topic.replacement`: the topic of what has no route of its own.
+    /// `route.topic.replacement`: the topic of what has no route of its own. Setting it takes the shop's own routes away.
     pub replacement: Option<String>,
     /// `route.tombstone.on.empty.payload`: an empty payload is a null.
     pub tombstone_on_empty: bool,
@@ -108,6 +108,8 @@ impl Routing {
                 Ok(())
             }
             "route.topic.replacement" => {
+                // It is for every type, as the router has it, but for those that get a route of their own after this.
+                self.routes.clear();
                 self.replacement = Some(value.to_owned());
                 Ok(())
             }

@@ -58,7 +58,20 @@ async fn run(server: &mut Server, statement: &str) -> Result<(), Trouble> {
 async fn lock(address: &Address) -> Result<Conn, Trouble> {
     let mut conn = address.open().await?;
     let lock = format!("LOCK TABLES {} READ", address.table.quoted());
-    conn.query_drop(lock).await.map_err(|error| address.trouble(error))?;
+    match conn.query_drop(lock).await {
+        Ok(()) => {}
+        // A user for replication often has RELOAD in place of LOCK TABLES: then all tables are locked for that moment.
+        Err(mysql_async::Error::Server(error)) if matches!(error.code, 1044 | 1142) => {
+            let locked = conn.query_drop("FLUSH TABLES WITH READ LOCK").await;
+            locked.map_err(|error| match error {
+                mysql_async::Error::Server(error) if error.code == 1227 => {
+                    misconfigured(format!("a snapshot takes the right LOCK TABLES or RELOAD: {}", error.message))
+                }
+                error => address.trouble(error),
+            })?;
+        }
+        Err(error) => return Err(address.trouble(error)),
+    }
     Ok(conn)
 }
 

@@ -60,8 +60,10 @@ pub enum Kind {
     Json,
     /// A whole number.
     Integer {
-        /// Whether it has no sign.
+        /// Whether it has no sign, which the binlog does not always know.
         unsigned: bool,
+        /// How long it is.
+        bits: u32,
     },
     /// A date and time without a zone, taken as UTC as Debezium does.
     DateTime {
@@ -103,7 +105,11 @@ impl Column {
             }
             "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => Kind::Bytes { fixed: 0 },
             "json" => Kind::Json,
-            "tinyint" | "smallint" | "mediumint" | "int" | "bigint" => Kind::Integer { unsigned },
+            "tinyint" => Kind::Integer { unsigned, bits: 8 },
+            "smallint" => Kind::Integer { unsigned, bits: 16 },
+            "mediumint" => Kind::Integer { unsigned, bits: 24 },
+            "int" => Kind::Integer { unsigned, bits: 32 },
+            "bigint" => Kind::Integer { unsigned, bits: 64 },
             "datetime" => Kind::DateTime { digits },
             "timestamp" => Kind::Timestamp { digits },
             other => Kind::Other(other.to_owned()),
@@ -213,7 +219,9 @@ impl Cell {
             }
             (Kind::OtherText(_), Value::Bytes(bytes)) => Cell::Bytes(bytes),
             (_, Value::Bytes(bytes)) => String::from_utf8(bytes).map_or_else(|error| Cell::Bytes(error.into_bytes()), Cell::Text),
-            (Kind::Integer { unsigned: true }, Value::Int(number)) => Cell::Integer(i128::from(number.cast_unsigned())),
+            (Kind::Integer { unsigned: true, bits }, Value::Int(number)) if number < 0 => {
+                Cell::Integer(i128::from(number) + (1 << bits))
+            }
             (_, Value::Int(number)) => Cell::Integer(i128::from(number)),
             (_, Value::UInt(number)) => Cell::Integer(i128::from(number)),
             (Kind::DateTime { digits }, Value::Date(year, month, day, hour, minute, second, micros)) => {
@@ -234,7 +242,7 @@ impl Cell {
             Cell::Text(text) => text.clone(),
             Cell::Bytes(bytes) => base64(bytes),
             Cell::Integer(number) => number.to_string(),
-            Cell::Time { micros, is_moment: true, .. } => iso(*micros),
+            Cell::Time { micros, digits, is_moment: true } => iso(*micros, *digits),
             // io.debezium.time.Timestamp up to three digits, MicroTimestamp beyond.
             Cell::Time { micros, digits: 0..=3, .. } => micros.div_euclid(1_000).to_string(),
             Cell::Time { micros, .. } => micros.to_string(),
@@ -256,18 +264,18 @@ fn unix_time(text: &[u8], digits: u8) -> Cell {
 fn civil_time(date: (u16, u8, u8), time: (u8, u8, u8, u32), digits: u8, is_moment: bool) -> Cell {
     let small = |number: u8| i8::try_from(number).ok();
     let micros = || {
-        let nanos = i32::try_from(time.3.checked_mul(1_000)?).ok()?;
-        let (month, day) = (small(date.1)?, small(date.2)?);
-        let (hour, minute, second) = (small(time.0)?, small(time.1)?, small(time.2)?);
-        let time = jiff::civil::DateTime::new(i16::try_from(date.0).ok()?, month, day, hour, minute, second, nanos).ok()?;
-        Some(jiff::tz::Offset::UTC.to_timestamp(time).ok()?.as_microsecond())
+        let day = jiff::civil::Date::new(i16::try_from(date.0).ok()?, small(date.1)?, small(date.2)?).ok()?;
+        let days = i64::from(jiff::civil::Date::constant(1970, 1, 1).until(day).ok()?.get_days());
+        let seconds = i64::from(time.0) * 3_600 + i64::from(time.1) * 60 + i64::from(time.2);
+        Some((days * 86_400 + seconds) * 1_000_000 + i64::from(time.3))
     };
     micros().map_or(Cell::NoTime, |micros| Cell::Time { micros, digits, is_moment })
 }
 
-/// As `ZonedTimestamp` has it: no more digits than are needed.
-fn iso(micros: i64) -> String {
-    jiff::Timestamp::from_microsecond(micros).map_or_else(|_| micros.to_string(), |time| time.to_string())
+/// As `ZonedTimestamp` has it: as many digits as the column.
+fn iso(micros: i64, digits: u8) -> String {
+    let digits = usize::from(digits);
+    jiff::Timestamp::from_microsecond(micros).map_or_else(|_| micros.to_string(), |time| format!("{time:.digits$}"))
 }
 
 /// As RFC 4648 has it, with padding.
@@ -309,7 +317,7 @@ impl Row {
             Cell::NoTime => Json::from("0000-00-00"),
             Cell::Bytes(bytes) => serde_json::json!({"$base64": base64(bytes)}),
             Cell::Integer(number) => i64::try_from(*number).map_or_else(|_| number.to_string().into(), Json::from),
-            Cell::Time { micros, .. } => iso(*micros).into(),
+            Cell::Time { micros, .. } => iso(*micros, 6).into(),
             Cell::Text(text) => text.as_str().into(),
         };
         let fields = self.columns.iter().zip(&self.cells).map(|(column, cell)| (column.name.clone(), value(cell)));
@@ -349,12 +357,14 @@ mod tests {
         let time = || Value::Date(2026, 1, 2, 3, 4, 5, 678_901);
         for (kind, value, text) in [
             (Kind::Text, Value::from("ö-3"), Some("ö-3")),
-            (Kind::Integer { unsigned: true }, Value::Int(-1), Some("18446744073709551615")),
-            (Kind::Integer { unsigned: false }, Value::Int(-1), Some("-1")),
+            (Kind::Integer { unsigned: true, bits: 64 }, Value::Int(-1), Some("18446744073709551615")),
+            (Kind::Integer { unsigned: true, bits: 24 }, Value::Int(-1), Some("16777215")),
+            (Kind::Integer { unsigned: false, bits: 8 }, Value::Int(-1), Some("-1")),
             (Kind::Bytes { fixed: 4 }, Value::Bytes(vec![1, 2]), Some("AQIAAA==")),
             (Kind::Bytes { fixed: 0 }, Value::Bytes(vec![255, 254, 253]), Some("//79")),
             (date(6), time(), Some("1767323045678901")),
             (date(3), time(), Some("1767323045678")),
+            (date(6), Value::Date(9999, 12, 31, 23, 59, 59, 999_999), Some("253402300799999999")),
             (date(3), Value::Date(0, 0, 0, 0, 0, 0, 0), None),
             (Kind::Text, Value::NULL, None),
         ] {
@@ -367,7 +377,7 @@ mod tests {
     #[test]
     fn kinds_follow_from_the_declaration() {
         let kind = |data, column, charset| Column::new("c".into(), data, column, charset, Some(3)).kind;
-        assert_eq!(kind("bigint", "bigint(20) unsigned", None), Kind::Integer { unsigned: true });
+        assert_eq!(kind("bigint", "bigint(20) unsigned", None), Kind::Integer { unsigned: true, bits: 64 });
         assert_eq!(kind("binary", "binary(16)", None), Kind::Bytes { fixed: 16 });
         assert_eq!(kind("varchar", "varchar(64)", Some("latin1")), Kind::OtherText("latin1".into()));
         assert_eq!(kind("datetime", "datetime(3)", None), Kind::DateTime { digits: 3 });

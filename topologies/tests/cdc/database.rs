@@ -223,13 +223,7 @@ impl Server {
     /// Runs statements.
     #[track_caller]
     pub fn run(&self, database: &str, statements: &str) {
-        let user = if database.is_empty() { "root" } else { "app" };
-        wait(async {
-            let mut conn = connect_as(self.port, database, user).await.expect("a connection");
-            for statement in statements.split(';').filter(|statement| !statement.trim().is_empty()) {
-                conn.query_drop(statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
-            }
-        });
+        run(self.port, if database.is_empty() { "root" } else { "app" }, database, statements);
     }
 
     /// All rows of a query.
@@ -245,6 +239,17 @@ impl Server {
         self.run("", &format!("CREATE DATABASE {name} CHARACTER SET utf8mb4"));
         name
     }
+}
+
+/// Runs statements.
+#[track_caller]
+pub fn run(port: u16, user: &str, database: &str, statements: &str) {
+    wait(async {
+        let mut conn = connect_as(port, database, user).await.expect("a connection");
+        for statement in statements.split(';').filter(|statement| !statement.trim().is_empty()) {
+            conn.query_drop(statement).await.unwrap_or_else(|error| panic!("{statement}: {error}"));
+        }
+    });
 }
 
 pub async fn connect(port: u16, database: &str) -> mysql_async::Result<Conn> {

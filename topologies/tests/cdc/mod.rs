@@ -2,6 +2,7 @@
 
 mod crash;
 mod database;
+mod debezium;
 mod records;
 mod refusals;
 mod relaying;

@@ -176,3 +176,26 @@ fn transactions_are_whole_large_or_rolled_back_over_rotation_and_change_of_the_t
         records["ecommerce.outbox_events"].iter().any(|raw| raw.value.as_deref().is_some_and(|row| row.contains("\"extra\":7")))
     );
 }
+
+/// A shop that is stopped and started again relays what was written meanwhile, and nothing twice.
+pub fn goes_on_where_it_stopped(url: &str, by: &str, run: &dyn Fn(&str)) {
+    run("DROP TABLE outbox_events");
+    let data = Arc::new(tempfile::TempDir::new().expect("a directory"));
+    let start = || Shop::start_on_with(Arc::clone(&data), FREE, &[&["--mysql", url, "--cdc-position", by], &ROUTE[..]].concat());
+    let table = "CREATE TABLE outbox_events (id CHAR(36) PRIMARY KEY, aggregate_type VARCHAR(64) NOT NULL, aggregate_id VARCHAR(64) NOT NULL,
+        event_type VARCHAR(64) NOT NULL, payload JSON NULL, created_at DATETIME(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6))";
+    run(table);
+    for round in 0..3 {
+        run(&insert(&format!("before-{round}"), "1", "Test", "'[]'"));
+        let shop = start();
+        run(&insert(&format!("after-{round}"), "1", "Test", "'[]'"));
+        run(&insert(&format!("marker-{round}"), "1", "Marker", "NULL"));
+        wait_for_marker(&shop, &format!("marker-{round}"));
+        drop(shop); // by kill -9
+    }
+    let ids: Vec<String> = super::records::read(data.path())["test-events"]
+        .iter()
+        .filter_map(|record| record.header("id").map(str::to_owned))
+        .collect();
+    assert_eq!(ids, ["before-0", "after-0", "before-1", "after-1", "before-2", "after-2"]);
+}
