@@ -30,6 +30,7 @@ mod error;
 pub mod log;
 mod operators;
 mod record;
+mod requests;
 mod runtime;
 #[cfg(feature = "http")]
 pub mod serve;
@@ -48,6 +49,7 @@ pub use millstream_state::{Direction, Range};
 pub use operators::process::{Scope, StoreScope};
 pub use operators::sink::SinkValue;
 pub use record::{Headers, Offset, Partition, Record, Timestamp};
+pub use requests::RequestProcess;
 pub use runtime::{
     Accepted, Answer, App, AppendError, Behind, Change, Config, Events, Failure, Handle, Health, MAX_PAGE, ParkedRecord,
     QueryError, Replayed, RequestError, RequestKey, Row, Selection, Standbys, StartError, StoreStatus, Token, TypedView,

@@ -71,6 +71,11 @@ impl StreamBuilder {
         StreamBuilder { draft: Rc::new(RefCell::new(Draft::new(application))) }
     }
 
+    /// The application's name.
+    pub(crate) fn application(&self) -> String {
+        self.draft.borrow().application.clone()
+    }
+
     /// The records of a topic.
     pub fn stream<K: Data, V: Data>(&mut self, topic: &Topic<K, V>) -> Stream<K, V> {
         let (key, value) = (topic.key_codec(), topic.value_codec());

@@ -9,11 +9,12 @@ use prometheus_client::registry::Registry;
 use super::Shared;
 use super::progress::Behind;
 use super::token::Token;
-use super::view::View;
+use super::view::{QueryError, View};
 use crate::clock::Clock;
 use crate::codec::{self, Presence};
 use crate::log::{self, Append, Committed, Limits, Pending, RecordBatch, Request, TopicId, Transaction, partition};
 use crate::record::{Headers, Offset, Partition, Record, Timestamp};
+use crate::requests::CommandEvent;
 use crate::topic::Topic;
 use crate::topology::{TopicIndex, Topology};
 
@@ -29,6 +30,12 @@ pub enum AppendError {
     /// The log refused it, was away, or does not know ([`log::Error::is_outcome_unknown`]).
     #[error("{0}")]
     Log(log::Error),
+    /// Where processes share the log, requests by key need a topology that accepts them: `StreamBuilder::accept_requests`.
+    #[error("the topology accepts no requests by key")]
+    NoRequests,
+    /// What was asked before cannot be looked up now.
+    #[error("requests cannot be looked up now: {0}")]
+    Requests(QueryError),
     /// A key or value does not encode, or decode.
     #[error("topic {topic:?}: {error}")]
     Codec {
@@ -79,6 +86,23 @@ impl Events {
         let (topic, timestamp, headers) = (topic.name().to_owned(), record.timestamp, record.headers.clone());
         self.events.push(Event { topic, key, value, timestamp, headers, mistake });
         self
+    }
+}
+
+impl Events {
+    /// The same records for the task that appends them.
+    pub(super) fn into_command(self) -> Result<Vec<CommandEvent>, AppendError> {
+        let command = |event: Event| match event.mistake {
+            Some(error) => Err(AppendError::Codec { topic: event.topic, error }),
+            None => Ok(CommandEvent {
+                topic: event.topic,
+                key: event.key,
+                value: event.value,
+                timestamp_ms: event.timestamp.0,
+                headers: event.headers.iter().map(|(name, value)| (name.to_owned(), value.to_vec())).collect(),
+            }),
+        };
+        self.events.into_iter().map(command).collect()
     }
 }
 

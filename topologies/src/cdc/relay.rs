@@ -475,6 +475,6 @@ fn of_log(error: log::Error) -> Trouble {
 fn of_append(error: AppendError) -> Trouble {
     match &error {
         AppendError::Log(log) if log.is_retriable() || log.is_outcome_unknown() => Trouble::Passing(error.to_string()),
-        AppendError::Log(_) | AppendError::Codec { .. } => failed(error.to_string()),
+        _ => failed(error.to_string()),
     }
 }
