@@ -6,6 +6,7 @@ mod grouped;
 mod process;
 mod stream;
 mod stream_join;
+mod suppress;
 mod table;
 mod windowed;
 

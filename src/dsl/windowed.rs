@@ -132,7 +132,7 @@ impl<K: Data, V: Data> WindowedStream<K, V, TimeWindows> {
         let clock = stream.draft.borrow_mut().clock(Some(name));
         let (windows, emit, out) = (self.windows, self.emit(name), Outlet::new());
         stream.out.attach(Arc::new(WindowedAggregate { id, store, clock, windows, emit, fold, out: Arc::clone(&out) }));
-        WindowedTable { draft: stream.draft.clone(), node: id, out, upstream: stream.upstream }
+        WindowedTable { draft: stream.draft.clone(), node: id, out, upstream: stream.upstream, grace_ms: self.windows.grace() }
     }
 }
 
@@ -142,6 +142,8 @@ pub struct WindowedTable<K: 'static, V: 'static> {
     pub(super) node: NodeId,
     pub(super) out: Arc<Outlet<Windowed<K>, Change<V>>>,
     pub(super) upstream: Vec<TopicIndex>,
+    /// How long after its end a window closes.
+    pub(super) grace_ms: i64,
 }
 
 impl<K: Data, V: Data> WindowedTable<K, V> {

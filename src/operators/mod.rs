@@ -11,6 +11,7 @@ pub(crate) mod sink;
 pub(crate) mod source;
 pub(crate) mod stream_stream_join;
 pub(crate) mod stream_table_join;
+pub(crate) mod suppress;
 pub(crate) mod table;
 pub(crate) mod windowed_aggregate;
 

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use millstream::codec::{Codec, Data, Decimal, Utf8};
+use millstream::codec::{Data, Decimal, Utf8};
 use millstream::log::{Append, EmbeddedLog, Log, RecordBatch, Transaction, embedded, partition};
 use millstream::{App, Clock, Direction, Events, Headers, Range, Record, Store, StreamBuilder, Timestamp, Topic, Watched};
 

@@ -146,6 +146,11 @@ cases! {
     stream_table_inner_join = "stream-table-inner-join";
     stream_table_left_join = "stream-table-left-join";
     table = "table";
+    hopping_suppress_close = "hopping-suppress-close";
+    hopping_suppress_limit = "hopping-suppress-limit";
+    tumbling_suppress_close = "tumbling-suppress-close";
+    tumbling_suppress_limit = "tumbling-suppress-limit";
+    table_suppress_time_limit = "table-suppress-time-limit";
     to_table = "to-table";
     tumbling_final = "tumbling-final";
     tumbling_update = "tumbling-update";

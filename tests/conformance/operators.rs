@@ -105,6 +105,11 @@ fn declare(builder: &mut StreamBuilder, operator: &str, params: &Value) {
             let table = builder.table(&millstream::Topic::<Text, String>::new("in"), "source");
             updates(&table);
         }
+        "table-suppress-time-limit" => {
+            let table = builder.table(&millstream::Topic::<Text, String>::new("in"), "source");
+            let limit_ms = params["timeLimitMs"].as_i64().expect("timeLimitMs is a number");
+            table.suppress_for_ms("suppress", limit_ms, params["maxRecords"].as_u64()).to(&topic("out"));
+        }
         "group-by-key-count" => {
             counts(&present(&builder.stream(&topic("in"))).group_by_key().count("store"));
         }

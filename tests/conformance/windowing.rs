@@ -59,28 +59,35 @@ fn fold(stream: &WindowedStream<Text, Text, TimeWindows>, emit: &str, params: &V
     let sum = |value: &Text, sum: &Text| (sum.as_deref().map_or(0, int) + value.as_deref().map_or(0, int)).to_string();
     match text(params, "agg") {
         "count" => {
-            out(&stream.count("store"), emit, |n| Some(n.to_string()));
+            out(&stream.count("store"), emit, params, |n| Some(n.to_string()));
             return |driver, store| rows::<u64>(driver, store, |n| json!(n.to_string()));
         }
         "reduce" => {
             let reduced = stream.reduce("store", |so_far, value| Some(format!("{},{}", show(&so_far), show(&value))));
-            out(&reduced, emit, |value| value);
+            out(&reduced, emit, params, |value| value);
         }
         "sum" => {
-            out(&stream.aggregate("store", || None, move |_, value, so_far| Some(sum(&value, &so_far))), emit, |value| value);
+            out(&stream.aggregate("store", || None, move |_, value, so_far| Some(sum(&value, &so_far))), emit, params, |value| {
+                value
+            });
         }
         "sum-null-at-zero" => {
             let aggregate = move |_: &Text, value: Text, so_far: Text| Some(sum(&value, &so_far)).filter(|sum| sum != "0");
-            out(&stream.aggregate("store", || None, aggregate), emit, |value| value);
+            out(&stream.aggregate("store", || None, aggregate), emit, params, |value| value);
         }
         agg => panic!("no aggregate {agg:?}"),
     }
     text_rows
 }
 
-fn out<V: Data>(table: &WindowedTable<Text, V>, emit: &str, show: impl Fn(V) -> Text + Send + Sync + 'static) {
+fn out<V: Data>(table: &WindowedTable<Text, V>, emit: &str, params: &Value, show: impl Fn(V) -> Text + Send + Sync + 'static) {
     let to: Out = Topic::new("out");
     match emit {
+        "suppress-close" => table.suppress_until_close("suppress").map_values(show).to(&to),
+        "suppress-limit" => {
+            let held = table.suppress_for_ms("suppress", ms(params, "timeLimitMs"), params["maxRecords"].as_u64());
+            held.map_values(move |value| value.and_then(&show)).to(&to);
+        }
         "update" | "final" => table.to_stream().map_values(move |value| value.and_then(&show)).to(&to),
         _ => panic!("no way to emit {emit:?}"),
     }
