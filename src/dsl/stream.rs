@@ -238,7 +238,13 @@ impl<K: Data, V: Data> Stream<K, V> {
         if self.partitioning.is_some() { self.clone() } else { self.repartition(name) }
     }
 
-    fn through(&self, name: &str, key: &'static dyn Codec<K>, like: &[TopicIndex], null_keys: NullKeys) -> Stream<K, V> {
+    pub(super) fn through(
+        &self,
+        name: &str,
+        key: &'static dyn Codec<K>,
+        like: &[TopicIndex],
+        null_keys: NullKeys,
+    ) -> Stream<K, V> {
         let topic = self.draft.borrow_mut().repartition_topic(name, like);
         self.sink::<V>(topic, key, V::CODEC, null_keys);
         let out = Outlet::new();
@@ -251,7 +257,7 @@ impl<K: Data, V: Data> Stream<K, V> {
             stores: Vec::new(),
             topic: Some(topic),
         });
-        draft.source(id, topic, Arc::new(StreamSource { id, key, value: V::CODEC, out: Arc::clone(&out) }));
+        draft.source(id, topic, Arc::new(StreamSource { id, key, value: V::CODEC, max_ahead_ms: None, out: Arc::clone(&out) }));
         drop(draft);
         let partitioning = Some(Partitioning { key, topics: vec![topic] });
         Stream { draft: Rc::clone(&self.draft), node: id, out, upstream: vec![topic], partitioning }

@@ -60,7 +60,7 @@ pub(crate) enum Event {
 /// Where a record failed, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DeadLetter {
-    /// The kind of failure: `Undecodable`, `Unwritable` or `Failed`; or [`REJECTED`].
+    /// The kind of failure: `Undecodable`, `Unwritable`, `TooFarAhead` or `Failed`; or [`REJECTED`].
     pub exception: String,
     /// The cause in words.
     pub message: String,
@@ -88,13 +88,14 @@ pub(super) fn exception(error: &ProcessError) -> &'static str {
         ProcessError::Undecodable { .. } => "Undecodable",
         ProcessError::Unwritable(_) => "Unwritable",
         ProcessError::Failed(_) => "Failed",
+        ProcessError::TooFarAhead { .. } => "TooFarAhead",
         ProcessError::State(_) => "State",
     }
 }
 
 impl DeadLetter {
     /// The record's own headers and those that say why it is here.
-    pub(super) fn to_headers(&self) -> Headers {
+    pub(crate) fn to_headers(&self) -> Headers {
         let headers = self
             .original
             .clone()

@@ -16,7 +16,7 @@ use super::sweep::Sweep;
 use crate::error::ProcessError;
 use crate::log::{Limits, RecordBatch, StoredBatch, TopicInfo};
 use crate::record::{Headers, Offset, Partition, Timestamp};
-use crate::topology::{Punctuator, StoreIndex, StoreKind, TopicIndex, Topology};
+use crate::topology::{Punctuator, StoreIndex, TopicIndex, Topology};
 
 /// How often a failing record is tried again before it is parked.
 const RETRIES: u32 = 3;
@@ -38,6 +38,8 @@ pub(crate) enum Step {
     Idle,
     /// A record failed and is tried again at this wall-clock time.
     Paused(Timestamp),
+    /// There are records, and others that come before them may still come, until this wall-clock time.
+    Waiting(Timestamp),
 }
 
 /// What a commit appends for a task.
@@ -89,6 +91,8 @@ pub(crate) struct Task {
     committed_stream_time: Timestamp,
     /// The window stores, and at which times they were committed.
     store_times: Vec<(StoreIndex, Timestamp)>,
+    /// How long empty inputs are waited for while others have records.
+    max_idle_ms: u64,
     failing: Option<Failing>,
     counts: Counts,
 }
@@ -119,11 +123,18 @@ impl Task {
             sweeps: Vec::new(),
             committed_stream_time: Timestamp::UNKNOWN,
             store_times: Vec::new(),
+            max_idle_ms: 0,
             failing: None,
             counts: Counts::default(),
         };
         task.load()?;
         Ok(task)
+    }
+
+    /// The same, waiting so long for inputs that are empty while others are not.
+    pub(crate) fn with_max_idle_ms(mut self, max_idle_ms: u64) -> Task {
+        self.max_idle_ms = max_idle_ms;
+        self
     }
 
     /// Reads what the task knows about itself from its committed state.
@@ -141,7 +152,7 @@ impl Task {
         };
         self.ctx.clocks = Clocks::new(topology.clocks.iter().map(clock).collect::<Result<_, _>>()?);
         self.store_times.clear();
-        for window_store in sub.stores.iter().filter(|store| topology.stores[store.0].kind == StoreKind::Window) {
+        for window_store in sub.stores.iter().filter(|store| topology.stores[store.0].kind.is_windowed()) {
             let time = meta::store_time(state, store, &topology.stores[window_store.0].name)?;
             state.set_time_ms(window_store.id(), time.0);
             self.store_times.push((*window_store, time));
@@ -270,6 +281,9 @@ impl Task {
                 return Ok(step);
             }
         }
+        if let Some(until) = self.waits_until(now) {
+            return Ok(Step::Waiting(until));
+        }
         match self.next_input() {
             Some(next) => self.process(next),
             None => Ok(Step::Idle),
@@ -281,6 +295,19 @@ impl Task {
             TimeDomain::Stream => self.ctx.stream_time(),
             TimeDomain::WallClock => self.ctx.wall_clock,
         }
+    }
+
+    /// Until when records have to wait for inputs that are empty, each of which is waited for since it became so (KIP-695); one that is
+    /// empty for ever delays nothing but the first of them.
+    fn waits_until(&mut self, now: Timestamp) -> Option<Timestamp> {
+        if self.max_idle_ms == 0 {
+            return None;
+        }
+        let Task { topology, inputs, max_idle_ms, .. } = self;
+        let ordered = inputs.iter_mut().filter(|input| !topology.sources[input.source.0].replays);
+        let until: Vec<_> = ordered.map(|input| Some(input.empty_since(now)?.0.saturating_add_unsigned(*max_idle_ms))).collect();
+        let waiting = until.contains(&None);
+        until.into_iter().flatten().max().map(Timestamp).filter(|until| waiting && now < *until)
     }
 
     /// The input with the earliest head; of equals, the one declared first.
