@@ -29,6 +29,12 @@ fn a_program_inserts_and_a_browser_hears() {
     eventually(|| (metric(&shop, "shop_cdc_rows_total{outcome=\"relayed\"}") == 1.0).then_some(()));
     assert_eq!(metric(&shop, "shop_cdc_connected"), 1.0);
     eventually(|| (metric(&shop, "shop_cdc_lag_ms") == 0.0).then_some(()));
+    let alerts = include_str!("../../operations/prometheus-alerts-cdc.yml");
+    let expressions = alerts.lines().filter_map(|line| line.trim_start().strip_prefix("expr: "));
+    let asked: Vec<&str> = expressions.flat_map(|line| line.split(|c: char| !(c.is_ascii_lowercase() || c == '_'))).collect();
+    let asked = asked.into_iter().filter(|word| word.starts_with("shop_"));
+    let metrics = shop.get("/metrics");
+    assert!(asked.inspect(|name| assert!(metrics.text().contains(name), "{name}")).count() == 4);
 }
 
 #[test]
