@@ -165,6 +165,13 @@ fn transactions_are_whole_large_or_rolled_back_over_rotation_and_change_of_the_t
         server.run(&database, &statements.join(";"));
     }
     wait_for_marker(&shop, "marker");
+    // The server drops the connection: the relay comes back.
+    let dumps: Vec<u64> =
+        server.rows(&database, "SELECT id FROM information_schema.processlist WHERE command LIKE 'Binlog Dump%'");
+    dumps.iter().for_each(|id| server.run(&database, &format!("KILL {id}")));
+    server.run(&database, &insert("marker-2", "1", "Marker", "NULL"));
+    wait_for_marker(&shop, "marker-2");
+    assert!(!dumps.is_empty() && metric(&shop, "shop_cdc_troubles_total") >= 1.0);
     eventually(|| (metric(&shop, "shop_cdc_rows_total{outcome=\"ignored\"}") == 2.0).then_some(()));
     let records = records_of(shop);
     let ids: Vec<&str> = records["test-events"].iter().filter_map(|record| record.header("id")).collect();
