@@ -64,7 +64,8 @@ fn suppress<K: Data, V: Data, R: Clone + Send + Sync + 'static>(
     let store = declare_store::<K, V>(draft, name, StoreKind::Buffer, Access::Keyed, None);
     let node = NodeDraft { kind: NodeKind::Processor, name: Ok(name), parents: vec![table], stores: vec![store], topic: None };
     let id = draft.borrow_mut().node(node);
-    let (clock, bound) = (draft.borrow_mut().clock(Some(name)), draft.borrow_mut().clock(None));
+    let clock = draft.borrow_mut().clock(Some(name));
+    let bound = draft.borrow_mut().clock(None);
     let waiting = WaitingList { name: name.to_owned(), bound };
     let Until { from, delay_ms, max_records, emit } = until;
     let out = Outlet::new();

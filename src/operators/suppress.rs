@@ -53,11 +53,13 @@ impl<K: Data, V: Data, R: Clone + Send + Sync> Node<K, Change<V>> for Suppress<K
                 ctx.wait_for(&self.waiting, (self.from)(&record.key, record.timestamp), key)?;
                 self.count(ctx, 1)?;
             }
-            // The update: its timestamp, and its value unless it is a deletion.
+            // The update: its timestamp, and its value unless it is a deletion, as is one that encodes to null.
             row.extend_from_slice(&record.timestamp.0.to_be_bytes());
             if let Some(value) = &record.value.new {
                 row.push(1);
-                encode(V::CODEC, "value", value, row)?;
+                if !encode(V::CODEC, "value", value, row)? {
+                    row.pop();
+                }
             }
             ctx.put(self.store, key, row)
         })?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use millstream_state::{Direction, Range, Reader, Row, TaskState, Value};
 
 use super::clocks::Clocks;
-use super::dead_letter::{DeadLetter, REJECTED};
+use super::dead_letter::{DeadLetter, Event, REJECTED};
 use super::global;
 use super::meta::{self, TimeDomain, Timers};
 use super::outbox::Outbox;
@@ -158,7 +158,7 @@ impl Context {
             offset,
             timestamp,
             original,
-            is_record: true,
+            event: Event::Record,
         };
         letter.to_headers()
     }

@@ -136,7 +136,7 @@ fn declare(builder: &mut StreamBuilder, operator: &str, params: &Value) {
             joined.to(&topic("out"));
         }
         "stream-global-table-inner-join" | "stream-global-table-left-join" => {
-            let global = millstream::Topic::<Text, String>::new("global").compacted();
+            let global = millstream::Topic::<Text, String>::new("global").keep_forever();
             let table = builder.global_table(&global, "global-store");
             let stream = present(&builder.stream(&topic("stream")));
             let selector = functions::selector(text(params, "selector"));
