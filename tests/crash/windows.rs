@@ -46,7 +46,7 @@ fn topology() -> Topology {
 /// Times that grow with the numbers, one in four out of order, now and then with a leap.
 fn input(n: u64) -> Record<u64, u64> {
     let mixed = n.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 40;
-    let back = if mixed % 4 == 0 { mixed % 130 } else { 0 };
+    let back = if mixed.is_multiple_of(4) { mixed % 130 } else { 0 };
     let at = (n * 7 + n / 150 * 500).saturating_sub(back);
     Record::new(mixed % KEYS, n, Timestamp(at as i64))
 }
