@@ -30,6 +30,7 @@ mod error;
 pub mod log;
 mod operators;
 mod record;
+mod requests;
 mod runtime;
 #[cfg(feature = "http")]
 pub mod serve;
@@ -48,6 +49,7 @@ pub use millstream_state::{Direction, Range};
 pub use operators::process::{Scope, StoreScope};
 pub use operators::sink::SinkValue;
 pub use record::{Headers, Offset, Partition, Record, Timestamp};
+pub use requests::RequestProcess;
 pub use runtime::{
     Accepted, Answer, App, AppendError, Behind, Change, Config, Events, Failure, Handle, Health, MAX_PAGE, ParkedRecord,
     QueryError, Replayed, RequestError, RequestKey, Row, Selection, Standbys, StartError, StoreStatus, Token, TypedView,
@@ -57,7 +59,7 @@ pub use store::Store;
 pub use task::TimeDomain;
 pub use topic::Topic;
 pub use topology::{Topology, TopologyError};
-pub use windows::{TimeWindows, Windowed};
+pub use windows::{JoinWindows, TimeWindows, Windowed};
 
 /// The program in README.md compiles and runs.
 #[cfg(doctest)]

@@ -6,6 +6,7 @@
 mod bincode;
 mod integer;
 mod json;
+mod list;
 mod optional;
 mod text;
 mod tuple;
@@ -13,11 +14,13 @@ mod windowed;
 
 pub use self::bincode::Bincode;
 pub use self::json::Json;
+pub use self::list::List;
+pub(crate) use self::list::push_item;
 pub use self::optional::Optional;
 pub use self::text::{Decimal, RawBytes, Utf8};
 pub use self::tuple::prefix;
 pub use self::windowed::WindowedKey;
-pub(crate) use self::windowed::{push_key, push_window, split_window, time_bytes};
+pub(crate) use self::windowed::{push_key, push_window, split_window, time_bytes, time_of};
 
 /// Why bytes could not be read, or a value not be written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,7 +67,7 @@ pub trait Format: Send + Sync + 'static {
     fn to_json(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Error>;
     /// Appends the bytes of the value that `text`, from a URL or a command line, stands for.
     fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error>;
-    /// Appends what the bytes of all keys begin with that `text` stands for the beginning of: where a key has parts, its first.
+    /// Appends what the bytes of all keys begin with that `text` stands for the beginning of: where a key has parts, its first ones.
     fn parse_prefix(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
         self.parse_text(text, out)
     }

@@ -4,6 +4,7 @@
 mod grouped;
 mod process;
 mod stream;
+mod stream_join;
 mod table;
 mod windowed;
 
@@ -69,6 +70,11 @@ impl StreamBuilder {
     #[must_use]
     pub fn new(application: &str) -> StreamBuilder {
         StreamBuilder { draft: Rc::new(RefCell::new(Draft::new(application))) }
+    }
+
+    /// The application's name.
+    pub(crate) fn application(&self) -> String {
+        self.draft.borrow().application.clone()
     }
 
     /// The records of a topic.

@@ -7,7 +7,7 @@ use super::sink::{NullKeys, Sink};
 use super::{Node, Outlet};
 use crate::codec::{self, Data};
 use crate::error::ProcessError;
-use crate::record::{Offset, Partition, Record, Timestamp};
+use crate::record::{Headers, Offset, Partition, Record, Timestamp};
 use crate::store::Store;
 use crate::task::TimeDomain;
 use crate::task::context::{Context, encode};
@@ -141,6 +141,23 @@ impl<L: Data, W: Clone + Send + Sync + 'static> Scope<'_, L, W> {
         let entry = found.unwrap_or_else(|| panic!("processor {:?} did not name topic {:?}", self.name, topic.name()));
         let (key, value) = (topic.key_codec(), topic.value_codec());
         Sink { id: entry.node, topic: entry.topic, key, value, null_keys: NullKeys::Keep }.process(self.ctx, record)?;
+        self.ctx.enter(self.id);
+        Ok(())
+    }
+
+    /// Writes a record that is encoded already to one of the topics that the processor named as sinks.
+    pub(crate) fn send_bytes(
+        &mut self,
+        topic: &str,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        timestamp: Timestamp,
+        headers: &Headers,
+    ) -> Result<(), ProcessError> {
+        let found = self.sinks.iter().find(|sink| sink.name == topic);
+        let entry = found.ok_or_else(|| ProcessError::Unwritable(format!("topic {topic:?} is not named as a sink")))?;
+        self.ctx.enter(entry.node);
+        self.ctx.emit(entry.topic, key, value, timestamp, headers)?;
         self.ctx.enter(self.id);
         Ok(())
     }

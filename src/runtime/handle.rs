@@ -9,10 +9,12 @@ use prometheus_client::registry::Registry;
 use super::Shared;
 use super::progress::Behind;
 use super::token::Token;
-use super::view::View;
+use super::view::{QueryError, View};
+use crate::clock::Clock;
 use crate::codec::{self, Presence};
-use crate::log::{self, Append, Committed, Pending, RecordBatch, Request, TopicId, Transaction, partition};
+use crate::log::{self, Append, Committed, Limits, Pending, RecordBatch, Request, TopicId, Transaction, partition};
 use crate::record::{Headers, Offset, Partition, Record, Timestamp};
+use crate::requests::CommandEvent;
 use crate::topic::Topic;
 use crate::topology::{TopicIndex, Topology};
 
@@ -28,7 +30,13 @@ pub enum AppendError {
     /// The log refused it, was away, or does not know ([`log::Error::is_outcome_unknown`]).
     #[error("{0}")]
     Log(log::Error),
-    /// A key or value does not encode.
+    /// Where processes share the log, requests by key need a topology that accepts them: `StreamBuilder::accept_requests`.
+    #[error("the topology accepts no requests by key")]
+    NoRequests,
+    /// What was asked before cannot be looked up now.
+    #[error("requests cannot be looked up now: {0}")]
+    Requests(QueryError),
+    /// A key or value does not encode, or decode.
     #[error("topic {topic:?}: {error}")]
     Codec {
         /// The topic.
@@ -81,6 +89,23 @@ impl Events {
     }
 }
 
+impl Events {
+    /// The same records for the task that appends them.
+    pub(super) fn into_command(self) -> Result<Vec<CommandEvent>, AppendError> {
+        let command = |event: Event| match event.mistake {
+            Some(error) => Err(AppendError::Codec { topic: event.topic, error }),
+            None => Ok(CommandEvent {
+                topic: event.topic,
+                key: event.key,
+                value: event.value,
+                timestamp_ms: event.timestamp.0,
+                headers: event.headers.iter().map(|(name, value)| (name.to_owned(), value.to_vec())).collect(),
+            }),
+        };
+        self.events.into_iter().map(command).collect()
+    }
+}
+
 /// One store, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreStatus {
@@ -90,12 +115,15 @@ pub struct StoreStatus {
     pub key_type: &'static str,
     /// The Rust type of its values.
     pub value_type: &'static str,
-    /// `key-value`, `table` (values have timestamps) or `window` (keys have a window, too).
+    /// `key-value`, `table` (values have timestamps) `window` (keys have a window, too) or
+    /// `join` (what a side of a join has seen).
     pub kind: &'static str,
     /// How many partitions.
     pub partitions: u32,
-    /// About how many rows.
+    /// How many rows, as far as that can be told without looking at them: see [`TaskView::entries`](millstream_state::TaskView::entries).
     pub entries: u64,
+    /// Whether they were counted; else RocksDB has estimated a part of them.
+    pub entries_exact: bool,
     /// The end of the changelog that each partition's readers see.
     pub positions: Vec<(Partition, Offset)>,
 }
@@ -105,11 +133,14 @@ pub struct StoreStatus {
 pub enum Health {
     /// It works.
     Up,
-    /// It cannot commit at the moment, and tries again.
+    /// It cannot commit at the moment, or a part of the program does not work, and tries again.
     Degraded(String),
     /// It has stopped for this reason and must be started again.
     Failed(String),
 }
+
+/// How much of a topic is read at once, in bytes.
+const FETCH_BYTES: usize = 1 << 20;
 
 impl Handle {
     /// The topology that runs.
@@ -122,6 +153,12 @@ impl Handle {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.shared.config.clock.now()
+    }
+
+    /// The clock itself, for what outlives the application.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.shared.config.clock.clone()
     }
 
     /// Appends the records as one transaction, and waits until they are durable. The answer is where they end.
@@ -182,6 +219,66 @@ impl Handle {
         Ok((self.shared.log.commit(Transaction { appends, offsets: None, request }), places))
     }
 
+    /// Makes a topic that the topology does not have, or finds it as it is: for what the program itself appends to, and reads.
+    ///
+    /// # Errors
+    /// If the log refuses its name, has it otherwise, or is away.
+    pub fn create_topic<K: 'static, V: 'static>(&self, topic: &Topic<K, V>) -> Result<(), log::Error> {
+        self.shared.log.create_topic(&topic.spec()).map(drop)
+    }
+
+    /// Whether the log has a topic of this name.
+    ///
+    /// # Errors
+    /// If the log cannot be asked.
+    pub fn has_topic(&self, name: &str) -> Result<bool, log::Error> {
+        Ok(self.shared.log.topic(name)?.is_some())
+    }
+
+    /// What the log refuses to append.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.shared.limits
+    }
+
+    /// The value of the last committed record of a key, for a program that keeps its own position in a compacted topic. It reads the
+    /// key's partition through. `None` if there is none, or a null.
+    ///
+    /// # Errors
+    /// If there is no such topic, a key or value is not what its codec reads, or the log cannot be read.
+    pub fn last<K: 'static, V: 'static>(&self, topic: &Topic<K, V>, key: &K) -> Result<Option<V>, AppendError> {
+        let log = &self.shared.log;
+        let name = || topic.name().to_owned();
+        let codec = |error| AppendError::Codec { topic: name(), error };
+        let mut bytes = Vec::new();
+        topic.key_codec().encode(key, &mut bytes).map_err(codec)?;
+        let info = log.topic(topic.name())?.ok_or_else(|| log::Error::UnknownTopic { topic: name() })?;
+        let partition = partition(Some(&bytes), info.partitions, 0);
+        let mut last = None;
+        let mut next = log.bounds(info.id, partition)?.start;
+        loop {
+            let fetched = log.fetch(info.id, partition, next, FETCH_BYTES)?;
+            let records = fetched.batches.iter().flat_map(|batch| batch.records_from(next));
+            if let Some(record) = records.filter(|record| record.key == Some(&bytes)).last() {
+                last = record.value.map(<[u8]>::to_vec);
+            }
+            if fetched.next == next {
+                return last.map(|value| topic.value_codec().decode(Some(&value))).transpose().map_err(codec);
+            }
+            next = fetched.next;
+        }
+    }
+
+    /// Says that a part of the program which the application depends on does not work, and why, until it is told `None`: then the
+    /// application is [`Health::Degraded`], and not ready.
+    pub fn report(&self, part: &'static str, trouble: Option<String>) {
+        let mut parts = self.shared.parts.lock();
+        match trouble {
+            Some(trouble) => parts.insert(part, trouble),
+            None => parts.remove(part),
+        };
+    }
+
     /// The partition of a topic that records of this key go to, and so the one of the stores of whoever reads it.
     ///
     /// # Errors
@@ -217,13 +314,15 @@ impl Handle {
         let status = self.shared.topology.stores.iter().filter_map(|store| {
             let kind = store.kind.shown()?;
             let view = self.view(&store.name)?;
+            let entries = view.entries();
             Some(StoreStatus {
                 name: store.name.clone(),
                 key_type: store.key_type,
                 value_type: store.value_type,
                 kind,
                 partitions: view.partitions(),
-                entries: view.entries(),
+                entries: entries.rows,
+                entries_exact: entries.exact,
                 positions: view.positions(),
             })
         });

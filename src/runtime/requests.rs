@@ -11,7 +11,8 @@ use tokio::sync::Semaphore;
 use super::handle::{AppendError, Events, Handle};
 use super::token::Token;
 use crate::log::{self, Request};
-use crate::record::Timestamp;
+use crate::record::{Offset, Partition, Record, Timestamp};
+use crate::requests::{self, Command, REQUESTS};
 
 /// How long a second request of a key waits for the first.
 const WAIT: Duration = Duration::from_secs(10);
@@ -117,11 +118,14 @@ impl Handle {
             return Ok(answer);
         }
         let Accepted { events, answer } = decide().await.map_err(RequestError::Refused)?;
+        if self.shared.embedded.is_none() {
+            return self.command(request, events, answer).await;
+        }
         let row = Request {
             key: request.key.clone(),
             fingerprint: request.fingerprint,
             answer: answer.clone(),
-            expires_at: Timestamp(self.shared.config.clock.now().0 + request.keep_ms),
+            expires_at: self.keep_until(request),
         };
         match self.append_with(events, Some(row)).await {
             Ok(position) => Ok(Answer { answer, position }),
@@ -133,16 +137,54 @@ impl Handle {
         }
     }
 
+    fn keep_until(&self, request: &RequestKey) -> Timestamp {
+        self.now().plus_ms(request.keep_ms)
+    }
+
+    /// Asks the task of the key, and waits for what it decided: another process may have asked the same before.
+    async fn command<E>(&self, request: &RequestKey, events: Events, answer: Vec<u8>) -> Result<Answer, RequestError<E>> {
+        let id = uuid::Uuid::new_v4().as_u128();
+        let (fingerprint, keep_until_ms) = (request.fingerprint, self.keep_until(request).0);
+        let events = events.into_command().map_err(RequestError::Append)?;
+        let command = Command { id, fingerprint, answer, keep_until_ms, events };
+        let topic = requests::topic(&self.shared.topology.application);
+        let asked = Record::new(request.key.clone(), command, self.now());
+        let position = self.append(Events::new().with(&topic, &asked)).await.map_err(RequestError::Append)?;
+        let unknown = |cause: &str| RequestError::Append(AppendError::Log(log::Error::OutcomeUnknown { cause: cause.into() }));
+        if self.at_least(&position, REQUESTS.name(), WAIT).await.is_err() {
+            return Err(unknown("the request was not decided in time"));
+        }
+        match self.answered(request)? {
+            Some(answer) => Ok(answer),
+            None => Err(unknown("the request was parked: see the dead letters of its topic")),
+        }
+    }
+
     /// The answer that was given to the request, if it was carried out and its answer is still kept.
     fn answered<E>(&self, request: &RequestKey) -> Result<Option<Answer>, RequestError<E>> {
-        let log = self.shared.embedded.as_ref().ok_or(RequestError::Append(AppendError::Log(log::Error::Closed)))?;
-        let stored = log.request(&request.key).map_err(|e| RequestError::Append(AppendError::Log(e)))?;
-        let Some(stored) = stored.filter(|stored| stored.expires_at > self.shared.config.clock.now()) else { return Ok(None) };
-        if stored.fingerprint != request.fingerprint {
-            return Err(RequestError::Reused);
+        let Some((fingerprint, answer, position)) = self.kept(&request.key).map_err(RequestError::Append)? else {
+            return Ok(None);
+        };
+        if fingerprint == request.fingerprint { Ok(Some(Answer { answer, position })) } else { Err(RequestError::Reused) }
+    }
+
+    /// What is kept of the request of this key: by the log itself, or by the task that decides.
+    fn kept(&self, key: &[u8]) -> Result<Option<([u8; 32], Vec<u8>, Token)>, AppendError> {
+        if let Some(log) = &self.shared.embedded {
+            let stored = log.request(key)?.filter(|stored| stored.expires_at > self.now());
+            return Ok(stored.map(|stored| {
+                let ends = stored.positions.iter().map(|(topic, partition, offset)| (*topic, *partition, offset.next()));
+                (stored.fingerprint, stored.answer, self.token(ends))
+            }));
         }
-        let ends = stored.positions.iter().map(|(topic, partition, offset)| (*topic, *partition, offset.next()));
-        Ok(Some(Answer { answer: stored.answer, position: self.token(ends) }))
+        let view = self.view(REQUESTS.name()).ok_or(AppendError::NoRequests)?;
+        let kept = view.typed(&REQUESTS).get(&key.to_vec()).map_err(AppendError::Requests)?;
+        let topic = requests::topic(&self.shared.topology.application);
+        let topic = self.shared.topics.iter().find(|known| *known.name == *topic.name()).ok_or(AppendError::NoRequests)?;
+        Ok(kept.filter(|kept| kept.keep_until_ms > self.now().0).map(|kept| {
+            let end = (topic.id, Partition(kept.partition), Offset(kept.offset).next());
+            (kept.fingerprint, kept.answer, self.token([end].into_iter()))
+        }))
     }
 }
 

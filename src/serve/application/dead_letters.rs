@@ -13,7 +13,7 @@ use super::super::request::Request;
 use super::super::response::Response;
 use super::blocking;
 use crate::record::{Offset, Partition, Timestamp};
-use crate::runtime::{AppendError, Handle, ParkedRecord, Selection};
+use crate::runtime::{Handle, ParkedRecord, Selection};
 
 pub(super) async fn topics(application: Handle, _request: Request) -> Result<Response, ApiError> {
     let topics = blocking(move || application.dead_letter_topics()).await??;
@@ -55,10 +55,7 @@ pub(super) async fn replay(application: Handle, mut request: Request) -> Result<
     let Replay { from, to, key, dry_run } = request.json_or_default().await?;
     let topic = request.param("topic")?;
     let selection = Selection { from: from.map(Timestamp), to: to.map(Timestamp), key: key.map(String::into_bytes) };
-    let replayed = application.replay(&topic, &selection, dry_run).await.map_err(|error| match error {
-        AppendError::Log(error) => ApiError::from(error),
-        error @ AppendError::Codec { .. } => ApiError::internal(error),
-    })?;
+    let replayed = application.replay(&topic, &selection, dry_run).await.map_err(ApiError::from)?;
     let replayed = replayed.ok_or_else(|| unknown(&topic))?;
     Response::json(StatusCode::OK, &json!({"matched": replayed.matched, "replayed": replayed.replayed}))
 }

@@ -8,7 +8,7 @@ mod watches;
 use super::error::ApiError;
 use super::routes::Routes;
 use crate::log;
-use crate::runtime::{Handle, QueryError};
+use crate::runtime::{AppendError, Handle, QueryError};
 
 /// Views and their watches, dead letters, topology, metrics and health of a running application.
 ///
@@ -47,6 +47,16 @@ impl From<QueryError> for ApiError {
         match error {
             QueryError::Elsewhere { .. } => ApiError::unavailable("NOT_READY", error.to_string()),
             error => ApiError::internal(error),
+        }
+    }
+}
+
+impl From<AppendError> for ApiError {
+    fn from(error: AppendError) -> ApiError {
+        match error {
+            AppendError::Log(error) => error.into(),
+            AppendError::Requests(error) => error.into(),
+            error @ (AppendError::Codec { .. } | AppendError::NoRequests) => ApiError::internal(error),
         }
     }
 }

@@ -5,7 +5,7 @@ use std::future::Future;
 
 use millstream::serve::header::HeaderName;
 use millstream::serve::{ApiError, Request, Response, StatusCode};
-use millstream::{Accepted, AppendError, Events, Handle, Headers, RequestError, RequestKey, Timestamp, Token};
+use millstream::{Accepted, Events, Handle, Headers, RequestError, RequestKey, Timestamp, Token};
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -57,7 +57,7 @@ where
 {
     let Some(key) = request.headers().get(IDEMPOTENCY_KEY) else {
         let Write { status, body, events } = decide().await?;
-        let position = app.append(events).await.map_err(not_appended)?;
+        let position = app.append(events).await?;
         return Ok(answer(status, body, &position));
     };
     let key =
@@ -73,7 +73,7 @@ where
             ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED", message)
         }
         RequestError::StillRunning => ApiError::outcome_unknown("the first request of this idempotency key still runs"),
-        RequestError::Append(error) => not_appended(error),
+        RequestError::Append(error) => error.into(),
     })?;
     let (status, body) = read_kept(&carried_out.answer)?;
     Ok(answer(status, body, &carried_out.position))
@@ -81,13 +81,6 @@ where
 
 fn answer(status: StatusCode, body: Vec<u8>, position: &Token) -> Response {
     Response::bytes(status, "application/json", body).header(STREAM_POSITION, position.to_string())
-}
-
-fn not_appended(error: AppendError) -> ApiError {
-    match error {
-        AppendError::Log(error) => error.into(),
-        error @ AppendError::Codec { .. } => ApiError::internal(error),
-    }
 }
 
 /// The key among those of all callers: what no key can hold stands between it and the caller's name.
