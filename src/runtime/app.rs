@@ -146,8 +146,8 @@ impl App {
         let (durable, flushed) = mpsc::channel();
         // Before anything is made: a topology that does not belong here leaves no topics behind.
         let db = open_state(&topology, &config, Arc::clone(&log), durable.clone())?;
-        let topics = match embedded {
-            Some(_) => topics::create(&topology, &*log)?,
+        let (topics, start) = match embedded {
+            Some(_) => (topics::create(&topology, &*log)?, 0),
             None => topics::create_noted(&topology, &*log, config.clock.now())?,
         };
         let counts: Vec<u32> = topics.iter().map(|topic| topic.partitions).collect();
@@ -178,6 +178,7 @@ impl App {
             topics,
             limits: Limits::default(),
             tasks,
+            start,
         });
         shared.registry.write().register_collector(Box::new(Readings(Arc::downgrade(&shared))));
         let tasks = if shared.embedded.is_some() { take_tasks(&shared)? } else { Vec::new() };
@@ -295,9 +296,11 @@ fn open_state(topology: &Topology, config: &Config, log: Arc<dyn Log>, durable: 
 impl Shared {
     /// What a worker of this application is a member of.
     fn membership(&self, worker: usize) -> Membership {
+        let only = self.config.sub_topologies.as_deref();
         let inputs = |(sub, tasks): (&SubTopology, &u32)| {
+            let taken = only.is_none_or(|only| only.contains(&sub.name));
             let topics = sub.sources.iter().map(|source| self.topics[self.topology.sources[source.0].topic.0].id);
-            Inputs { topics: topics.collect(), tasks: *tasks }
+            Inputs { topics: topics.filter(|_| taken).collect(), tasks: if taken { *tasks } else { 0 } }
         };
         Membership {
             group: Arc::clone(&self.group),

@@ -64,6 +64,8 @@ pub(crate) struct Shared {
     pub limits: Limits,
     /// How many tasks each sub-topology has.
     pub tasks: Vec<u32>,
+    /// Tells this start of a process from all others that share the log; 0 where none does.
+    pub start: u64,
     /// The consumer group: the application's name.
     pub group: Arc<str>,
     pub progress: Progress,

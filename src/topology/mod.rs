@@ -206,6 +206,11 @@ impl Topology {
         &self.application
     }
 
+    /// The names of its sub-topologies.
+    pub fn sub_topologies(&self) -> impl Iterator<Item = &str> {
+        self.subs.iter().map(|sub| sub.name.as_str())
+    }
+
     /// The store of this name and the sub-topology that owns it.
     pub(crate) fn store(&self, name: &str) -> Option<(StoreIndex, usize)> {
         let index = StoreIndex(self.stores.iter().position(|store| store.name == name && store.kind.shown().is_some())?);
