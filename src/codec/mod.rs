@@ -64,7 +64,7 @@ pub trait Format: Send + Sync + 'static {
     fn to_json(&self, bytes: &[u8], out: &mut Vec<u8>) -> Result<(), Error>;
     /// Appends the bytes of the value that `text`, from a URL or a command line, stands for.
     fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error>;
-    /// Appends what the bytes of all keys begin with that `text` stands for the beginning of: where a key has parts, its first.
+    /// Appends what the bytes of all keys begin with that `text` stands for the beginning of: where a key has parts, its first ones.
     fn parse_prefix(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
         self.parse_text(text, out)
     }

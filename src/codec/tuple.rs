@@ -99,16 +99,32 @@ fn parts_to_json(formats: &[&dyn Format], mut bytes: &[u8], out: &mut Vec<u8>) -
 }
 
 fn parts_from_text(formats: &[&dyn Format], text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
-    let parts: Vec<&str> = text.splitn(formats.len(), ',').collect();
-    if parts.len() != formats.len() {
+    let parts = text.splitn(formats.len(), ',').count();
+    if parts != formats.len() {
         return Err(Error::invalid(NAME, format_args!("{text:?} needs {} parts separated by commas", formats.len())));
     }
-    for (i, (format, part)) in formats.iter().zip(parts).enumerate() {
+    first_parts_from_text(formats, text, |last, text, out| last.parse_text(text, out), out)
+}
+
+/// What all tuples begin with that begin with these parts, of which the last of all may itself be a beginning.
+fn prefix_from_text(formats: &[&dyn Format], text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
+    first_parts_from_text(formats, text, |last, text, out| last.parse_prefix(text, out), out)
+}
+
+/// Reads as many parts as the text has, and the last of all by `read_last`.
+fn first_parts_from_text(
+    formats: &[&dyn Format],
+    text: &str,
+    read_last: impl Fn(&dyn Format, &str, &mut Vec<u8>) -> Result<(), Error>,
+    out: &mut Vec<u8>,
+) -> Result<(), Error> {
+    for (i, (format, part)) in formats.iter().zip(text.splitn(formats.len(), ',')).enumerate() {
+        if i + 1 == formats.len() {
+            return read_last(*format, part, out);
+        }
         let start = out.len();
         format.parse_text(part, out)?;
-        if i + 1 < formats.len() {
-            close_part(format.fixed_width(), start, out);
-        }
+        close_part(format.fixed_width(), start, out);
     }
     Ok(())
 }
@@ -128,6 +144,10 @@ impl<A: Data, B: Data> Format for Tuple<(A, B)> {
 
     fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
         parts_from_text(&[A::CODEC as &dyn Format, B::CODEC as &dyn Format], text, out)
+    }
+
+    fn parse_prefix(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
+        prefix_from_text(&[A::CODEC as &dyn Format, B::CODEC as &dyn Format], text, out)
     }
 }
 
@@ -163,6 +183,10 @@ impl<A: Data, B: Data, C: Data> Format for Tuple<(A, B, C)> {
 
     fn parse_text(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
         parts_from_text(&[A::CODEC as &dyn Format, B::CODEC as &dyn Format, C::CODEC as &dyn Format], text, out)
+    }
+
+    fn parse_prefix(&self, text: &str, out: &mut Vec<u8>) -> Result<(), Error> {
+        prefix_from_text(&[A::CODEC as &dyn Format, B::CODEC as &dyn Format, C::CODEC as &dyn Format], text, out)
     }
 }
 

@@ -118,8 +118,10 @@ pub struct StoreStatus {
     pub kind: &'static str,
     /// How many partitions.
     pub partitions: u32,
-    /// About how many rows.
+    /// How many rows, as far as that can be told without looking at them: see [`TaskView::entries`](millstream_state::TaskView::entries).
     pub entries: u64,
+    /// Whether they were counted; else RocksDB has estimated a part of them.
+    pub entries_exact: bool,
     /// The end of the changelog that each partition's readers see.
     pub positions: Vec<(Partition, Offset)>,
 }
@@ -247,13 +249,15 @@ impl Handle {
         let status = self.shared.topology.stores.iter().filter_map(|store| {
             let kind = store.kind.shown()?;
             let view = self.view(&store.name)?;
+            let entries = view.entries();
             Some(StoreStatus {
                 name: store.name.clone(),
                 key_type: store.key_type,
                 value_type: store.value_type,
                 kind,
                 partitions: view.partitions(),
-                entries: view.entries(),
+                entries: entries.rows,
+                entries_exact: entries.exact,
                 positions: view.positions(),
             })
         });

@@ -1,9 +1,10 @@
 //! Reading a store from outside: what was committed, over all partitions, and never half of a commit.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_state::{Direction, Range, TaskId, TaskView};
+use millstream_state::{Direction, Entries, Range, TaskId, TaskView};
 
 use super::Shared;
 use super::watch::{Watch, Watched};
@@ -98,9 +99,13 @@ impl View {
         Err(QueryError::Elsewhere { store: self.name().to_owned(), partition, endpoint })
     }
 
-    pub(super) fn entries(&self) -> u64 {
-        let all = |task| self.read(task, |rows| rows.scan(self.store.id(), Range::all(), Direction::Forward).count());
-        self.tasks().map(|task| all(task).unwrap_or(0) as u64).sum()
+    /// How many rows are here, and whether they were counted or estimated: see [`TaskView::entries`].
+    pub(super) fn entries(&self) -> Entries {
+        let none = Entries { rows: 0, exact: true };
+        // A disk that cannot be read now has its say in a query, not in a list of what there is.
+        let of_task = |task| self.read(task, |rows| rows.entries(self.store.id()).ok()).ok().flatten().unwrap_or(none);
+        let sum = |sum: Entries, part: Entries| Entries { rows: sum.rows + part.rows, exact: sum.exact && part.exact };
+        self.tasks().map(of_task).fold(none, sum)
     }
 
     pub(crate) fn positions(&self) -> Vec<(Partition, Offset)> {
@@ -184,14 +189,21 @@ impl View {
     }
 
     /// The first rows of the range in the order of keys (from the last with `Direction::Reverse`), over all partitions; at most `limit`,
-    /// and [`MAX_PAGE`].
+    /// and [`MAX_PAGE`]. A range that begins after a key counts as the continuation of another page: its store gets ready for more.
     ///
     /// # Errors
     /// If the state cannot be read.
     pub fn page(&self, range: &Range, direction: Direction, limit: usize) -> Result<Vec<Row>, QueryError> {
         let limit = limit.min(MAX_PAGE);
         let mut rows = Vec::new();
+        let continues = match direction {
+            Direction::Forward => matches!(range.bounds().0, Bound::Excluded(_)),
+            Direction::Reverse => matches!(range.bounds().1, Bound::Excluded(_)),
+        };
         for task in self.tasks() {
+            if continues {
+                self.shared.reader.index(task, self.store.id());
+            }
             let page = self.read(task, |task| {
                 let page = task.scan(self.store.id(), range.clone(), direction).take(limit);
                 page.map(|row| row.map(|row| (Bytes::copy_from_slice(row.key()), self.value(row.value()))))

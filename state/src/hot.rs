@@ -6,18 +6,24 @@
 //! flushed generation, and turns them clean by raising that number. A row that changes while the flush writes belongs to the next generation
 //! already and stays dirty.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 
 use crate::budget::Budget;
 use crate::entry::Entry;
+use crate::index::KeyIndex;
 use crate::options::{Access, Position, StoreId, TaskId};
+use crate::scan::{Direction, Range};
 use crate::table::{Cursor, Slot, Table};
 use crate::time::Times;
 
 /// Shards of a hash map of the hot layer: at a million rows, about a millisecond's work each.
 const SHARDS: usize = 64;
+
+/// Rows that are sorted for each page of a scan rather than kept in order: a few milliseconds.
+const SMALL: usize = 16 << 10;
 
 /// What a task's owner, readers and the flush share.
 pub(crate) struct HotTask {
@@ -60,6 +66,12 @@ pub(crate) struct HotStore {
     frozen_bytes: usize,
     /// Where forgetting goes on.
     hand: Cursor,
+    /// Tombstones in the table.
+    tombstones: usize,
+    /// The keys in order, while somebody pages through a hash map. Readers lock it while they hold the task's lock shared.
+    index: Mutex<Option<KeyIndex>>,
+    /// How many indexes were begun.
+    indexes: AtomicU64,
 }
 
 /// Bytes in memory, and those of them that are dirty.
@@ -84,6 +96,29 @@ impl HotTask {
         place.unwrap_or_else(|| panic!("task {} has no store {}", self.id, store.0))
     }
 
+    /// Gets a store ready for being read in order for more than a page, without holding up commits for longer than one.
+    pub(crate) fn index(&self, place: usize, budget: &Budget) {
+        let number = {
+            let hot = self.hot.read();
+            let store = &hot.stores[place];
+            let mut index = store.index.lock();
+            if !store.table.is_hash() || store.table.len() <= SMALL || index.is_some() {
+                return; // it is there, or somebody else is making it: whoever reads meanwhile gets along without
+            }
+            let number = store.indexes.fetch_add(1, Ordering::Relaxed);
+            *index = Some(KeyIndex::begun(number));
+            number
+        };
+        let (mut entries, mut cursor) = (Vec::new(), Cursor::default());
+        while self.hot.read().stores[place].table.step(&mut cursor, |slot| entries.push(slot.entry.clone())) {}
+        let made = KeyIndex::sorted(entries);
+        let mut hot = self.hot.write();
+        if let Some(index) = hot.stores[place].index.get_mut() {
+            index.finish(number, made);
+        }
+        hot.count(budget);
+    }
+
     pub(crate) fn is_owned(&self) -> bool {
         self.owned.load(Ordering::Acquire)
     }
@@ -99,7 +134,7 @@ impl Hot {
         let now = match self.retired {
             true => Bytes::default(),
             false => Bytes {
-                all: self.stores.iter().map(|s| s.table.memory()).sum(),
+                all: self.stores.iter_mut().map(HotStore::memory).sum(),
                 dirty: self.stores.iter().map(|s| s.active_bytes + s.frozen_bytes).sum(),
             },
         };
@@ -117,8 +152,7 @@ impl Hot {
     /// Adds one clean row that was read from disk.
     pub(crate) fn keep(&mut self, place: usize, slot: Slot, budget: &Budget) {
         let now = Bytes { all: self.counted.all + slot.entry.memory(), ..self.counted };
-        let old = self.stores[place].table.replace(slot);
-        debug_assert!(old.is_none(), "a row is read from disk only where memory has none");
+        self.stores[place].keep(slot);
         budget.recount(self.counted, now);
         self.counted = now;
     }
@@ -137,18 +171,70 @@ impl HotStore {
             active_bytes: 0,
             frozen_bytes: 0,
             hand: Cursor::default(),
+            tombstones: 0,
+            index: Mutex::new(None),
+            indexes: AtomicU64::new(0),
         }
+    }
+
+    fn memory(&mut self) -> usize {
+        self.table.memory() + self.index.get_mut().as_ref().map_or(0, KeyIndex::memory)
     }
 
     /// Takes in one committed row.
     pub(crate) fn apply(&mut self, entry: Entry, hash: u32) {
         self.active_bytes += entry.memory();
-        if let Some(old) = self.table.replace(Slot { entry, mark: self.generation, hash }) {
+        self.tombstones += usize::from(entry.is_tombstone());
+        let written = self.index.get_mut().is_some().then(|| entry.clone());
+        let old = self.table.replace(Slot { entry, mark: self.generation, hash });
+        if let Some(written) = written {
+            self.note(&written, old.as_ref().map(|old| &old.entry));
+        }
+        if let Some(old) = old {
+            self.tombstones -= usize::from(old.entry.is_tombstone());
             if old.mark > self.frozen {
                 self.active_bytes -= old.entry.memory();
             } else if old.mark > self.flushed {
                 self.frozen_bytes -= old.entry.memory();
             }
+        }
+    }
+
+    fn keep(&mut self, slot: Slot) {
+        if self.index.get_mut().is_some() {
+            self.note(&slot.entry, None);
+        }
+        let old = self.table.replace(slot);
+        debug_assert!(old.is_none(), "a row is read from disk only where memory has none");
+    }
+
+    /// Tells the index of a write.
+    fn note(&mut self, written: &Entry, replaced: Option<&Entry>) {
+        let index = self.index.get_mut();
+        if !index.as_mut().is_some_and(|index| index.note(written, replaced)) {
+            *index = None;
+        }
+    }
+
+    /// How many keys have a row here.
+    pub(crate) fn rows(&self) -> usize {
+        self.table.len() - self.tombstones
+    }
+
+    /// As [`Table::range`], by the index if there is one.
+    pub(crate) fn range(
+        &self,
+        hash: impl Fn(&[u8]) -> u32,
+        (range, direction): (&Range, Direction),
+        after: Option<&Entry>,
+        limit: usize,
+        into: &mut VecDeque<Entry>,
+    ) -> bool {
+        match &mut *self.index.lock() {
+            Some(index) if index.is_ready() => {
+                index.range(range, direction, after, limit, |key| self.table.get(hash(key), key), into)
+            }
+            _ => self.table.range(range, direction, after, limit, into),
         }
     }
 
@@ -158,7 +244,8 @@ impl HotStore {
     /// Forgets everything, for the rows on disk are gone.
     pub(crate) fn clear(&mut self) {
         self.table.drain(drop);
-        (self.active_bytes, self.frozen_bytes) = (0, 0);
+        *self.index.get_mut() = None;
+        (self.active_bytes, self.frozen_bytes, self.tombstones) = (0, 0, 0);
         (self.position, self.durable) = (None, None);
         self.complete = true;
     }
@@ -200,15 +287,20 @@ impl HotStore {
         let key = tombstone.key();
         if self.table.get(hash, key).is_some_and(|s| s.mark <= self.flushed && s.entry.same(tombstone)) {
             self.table.remove(hash, key);
+            self.tombstones -= 1;
         }
     }
 
     /// Forgets the clean rows of the next part of the store; false at its end.
     pub(crate) fn forget_step(&mut self) -> bool {
         let (flushed, mut forgot) = (self.flushed, false);
+        *self.index.get_mut() = None;
+        let tombstones = &mut self.tombstones;
         let more = self.table.retain_step(&mut self.hand, |slot| {
             let dirty = slot.mark > flushed;
-            forgot |= !dirty && !slot.entry.is_tombstone();
+            let is_tombstone = slot.entry.is_tombstone();
+            *tombstones -= usize::from(!dirty && is_tombstone);
+            forgot |= !dirty && !is_tombstone;
             dirty
         });
         self.complete &= !forgot;

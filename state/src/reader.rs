@@ -29,6 +29,26 @@ impl Reader {
         let hot = task.hot.read();
         Ok(f(&TaskView { shared, task: &task, hot: &hot }))
     }
+
+    /// Gets a store ready for being paged through: to be called with the second page. In a [keyed](crate::Access::Keyed) store, of whose rows
+    /// in memory every page would look at each, their keys are put in order and kept so, within the memory budget, until they have not been
+    /// used for long or memory is short. No commit waits for it, and nothing changes but the time that pages take;
+    /// nothing at all where the task is not here.
+    pub fn index(&self, task: TaskId, store: StoreId) {
+        let shared = self.db.shared();
+        if let Ok(task) = shared.existing_task(task) {
+            task.index(task.place(store), &shared.budget);
+        }
+    }
+}
+
+/// How many rows a store of a task has.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Entries {
+    /// So many.
+    pub rows: u64,
+    /// Whether they were counted, and not estimated.
+    pub exact: bool,
 }
 
 /// A task's committed rows at one moment.
@@ -51,6 +71,18 @@ impl TaskView<'_> {
         self.hot.times.stream_ms
     }
 
+    /// How many rows a store has, without looking at them. Exact while all rows are in memory; else what the disk estimates, or the rows in
+    /// memory if those are more. What has outlived its time-to-live counts until it is swept.
+    pub fn entries(&self, store: StoreId) -> Result<Entries, Error> {
+        let hot = &self.hot.stores[self.task.place(store)];
+        let here = hot.rows() as u64;
+        if hot.complete {
+            return Ok(Entries { rows: here, exact: true });
+        }
+        let on_disk = self.shared.disk.rows(Family::of(store), self.task.id.partition)?;
+        Ok(Entries { rows: here.max(on_disk), exact: false })
+    }
+
     /// The value of a key.
     pub fn get(&self, store: StoreId, key: &[u8]) -> Result<Option<Value>, Error> {
         let place = self.task.place(store);
@@ -64,7 +96,8 @@ impl TaskView<'_> {
         Ok(entry.and_then(|entry| view.row(entry)).map(Value::from))
     }
 
-    /// The rows of a range in order. In a [keyed](crate::Access::Keyed) store the rows in memory are sorted for it.
+    /// The rows of a range in order. In a [keyed](crate::Access::Keyed) store all rows in memory are looked at for
+    /// it, unless it was [indexed](Reader::index).
     pub fn scan(&self, store: StoreId, range: Range, direction: Direction) -> impl Iterator<Item = Result<Row, Error>> + '_ {
         let place = self.task.place(store);
         let hot = &self.hot.stores[place];

@@ -104,7 +104,9 @@ impl Range {
 
 /// The rows of a range over overlay (for the owner), hot layer and disk.
 pub(crate) struct Scan<'a> {
-    hot: &'a Table,
+    shared: &'a Shared,
+    store: StoreId,
+    hot: &'a HotStore,
     overlay: Option<&'a Table>,
     overlay_rows: Ahead,
     hot_rows: Ahead,
@@ -127,10 +129,11 @@ struct Ahead {
 }
 
 impl Ahead {
-    fn fill(&mut self, table: &Table, range: &Range, direction: Direction) {
+    /// Fetches more if there are none; `fetch` is told after which entry, and how many.
+    fn fill(&mut self, fetch: impl FnOnce(Option<&Entry>, usize, &mut VecDeque<Entry>) -> bool) {
         if self.rows.is_empty() && !self.done {
             self.limit = (self.limit * 2).clamp(8, 256);
-            self.done = table.range(range, direction, self.last.as_ref(), self.limit, &mut self.rows);
+            self.done = fetch(self.last.as_ref(), self.limit, &mut self.rows);
             self.last = self.rows.back().cloned();
         }
     }
@@ -148,15 +151,18 @@ impl<'a> Scan<'a> {
     ) -> Self {
         let disk = (!hot.complete).then(|| shared.disk.scan(Family::of(store), partition, &range, direction));
         let (overlay_rows, hot_rows) = Default::default();
-        Scan { hot: &hot.table, overlay, overlay_rows, hot_rows, disk, disk_row: None, range, direction, view, failed: false }
+        let (disk_row, failed) = (None, false);
+        Scan { shared, store, hot, overlay, overlay_rows, hot_rows, disk, disk_row, range, direction, view, failed }
     }
 
     /// The next entry that any layer has, tombstones included.
     fn next_entry(&mut self) -> Result<Option<Entry>, Error> {
+        let (range, direction) = (&self.range, self.direction);
         if let Some(overlay) = self.overlay {
-            self.overlay_rows.fill(overlay, &self.range, self.direction);
+            self.overlay_rows.fill(|after, limit, rows| overlay.range(range, direction, after, limit, rows));
         }
-        self.hot_rows.fill(self.hot, &self.range, self.direction);
+        let hash = |key: &[u8]| self.shared.hash(self.store, key);
+        self.hot_rows.fill(|after, limit, rows| self.hot.range(hash, (range, direction), after, limit, rows));
         if let (None, Some(disk)) = (&self.disk_row, &mut self.disk) {
             self.disk_row = disk.next()?;
             if self.disk_row.is_none() {

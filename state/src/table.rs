@@ -130,6 +130,18 @@ impl Table {
         }
     }
 
+    /// Whether keys are in no order.
+    pub(crate) fn is_hash(&self) -> bool {
+        matches!(self.rows, Rows::Hash(_))
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match &self.rows {
+            Rows::Hash(shards) => shards.iter().map(HashTable::len).sum(),
+            Rows::Tree(tree) => tree.len(),
+        }
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.entry_bytes == 0
     }

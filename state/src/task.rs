@@ -162,8 +162,8 @@ impl TaskState {
         Ok(found)
     }
 
-    /// The rows of a range in order, with this transaction's writes. In a [keyed](crate::Access::Keyed) store the rows in memory are sorted
-    /// for it.
+    /// The rows of a range in order, with this transaction's writes. In a [keyed](crate::Access::Keyed) store all rows in memory are looked at
+    /// for the first of them, and put in order for more than a few.
     pub fn scan(&self, store: StoreId, range: Range, direction: Direction) -> impl Iterator<Item = Result<Row, Error>> + '_ {
         Pages { state: self, store, rest: range, direction, page: VecDeque::new(), limit: 0, done: false }
     }
@@ -323,6 +323,9 @@ impl TaskState {
     }
 }
 
+/// Rows of the first page of an owner's scan.
+const FIRST_PAGE: usize = 16;
+
 /// An owner's scan. Between two pages no lock is held, so that the owner may read on and others may read meanwhile; the rows stay the same,
 /// for only the owner changes them, and a row that moves from memory to disk is found there by the next page.
 struct Pages<'a> {
@@ -340,7 +343,10 @@ impl Iterator for Pages<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.page.is_empty() && !self.done {
-            self.limit = (self.limit * 4).clamp(16, 1024);
+            if self.limit == FIRST_PAGE {
+                self.state.task.index(self.state.task.place(self.store), &self.state.db.shared().budget);
+            }
+            self.limit = (self.limit * 4).clamp(FIRST_PAGE, 1024);
             match self.state.page(self.store, self.rest.clone(), self.direction, self.limit) {
                 Ok(page) => self.page = page,
                 Err(error) => {

@@ -74,6 +74,33 @@ proptest! {
     }
 
     #[test]
+    fn the_text_of_first_parts_is_the_beginning_of_the_keys_that_have_them(
+        n in any::<i64>(), m in any::<u64>(), s in "[a-z]{1,5}", other in "[a-z]{1,5}", cut in 0usize..5,
+    ) {
+        let begins = |text: String, key: &(i64, u64, String)| {
+            let mut prefix = Vec::new();
+            <(i64, u64, String)>::CODEC.parse_prefix(&text, &mut prefix).expect("it begins a key");
+            bytes(key).starts_with(&prefix)
+        };
+        let key = (n, m, s.clone());
+        let cut = &s[..cut.min(s.len())];
+        for text in [format!("{n}"), format!("{n},{m}"), format!("{n},{m},{cut}"), format!("{n},{m},{s}")] {
+            prop_assert!(begins(text, &key));
+        }
+        let (other_n, other_m) = (n.wrapping_add(1), m.wrapping_add(1));
+        for text in [format!("{other_n}"), format!("{n},{other_m}")] {
+            prop_assert!(!begins(text, &key));
+        }
+        prop_assert_eq!(begins(format!("{n},{m},{other}"), &key), s.starts_with(&other));
+        // A part that another follows is meant whole.
+        let mut prefix = Vec::new();
+        <(String, u64)>::CODEC.parse_prefix(&s, &mut prefix).expect("it begins a key");
+        prop_assert_eq!(bytes(&(other.clone(), m)).starts_with(&prefix), s == other);
+        let mut refused = Vec::new();
+        prop_assert!(<(i64, u64, String)>::CODEC.parse_prefix(&s, &mut refused).is_err());
+    }
+
+    #[test]
     fn bytes_that_are_no_value_are_an_error(garbage in raw()) {
         // Nothing panics, and what decodes encodes as it was: a value has one encoding.
         if let Ok(value) = <(String, u32)>::CODEC.decode(Some(&garbage)) {

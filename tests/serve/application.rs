@@ -24,7 +24,8 @@ fn a_view_shows_what_was_written_before() {
     }
     let stores = world.ok("/views");
     let prices = stores["stores"].as_array().unwrap().iter().find(|store| store["name"] == "prices").unwrap();
-    assert_eq!((&prices["kind"], &prices["partitions"], &prices["entries"]), (&json!("table"), &json!(3), &json!(20)));
+    let [kind, partitions, entries, exact] = ["kind", "partitions", "entries", "entriesExact"].map(|name| &prices[name]);
+    assert_eq!((kind, partitions, entries, exact), (&json!("table"), &json!(3), &json!(20), &json!(true)));
     assert_eq!(prices["positions"].as_array().unwrap().len(), 3);
 }
 
@@ -52,6 +53,35 @@ fn a_view_is_paged_in_the_order_of_keys() {
         assert_eq!(values("prefix=a&from=a08", limit), [8, 9]);
         assert_eq!(values("from=b&to=a", limit), [0; 0]);
     }
+}
+
+#[test]
+fn keys_of_several_parts_are_found_by_their_first() {
+    let world = World::start();
+    let tokens = [6, 7, 70, 8].map(|user| (user, world.send(user, ["a", "b", "c"]).to_string()));
+    let read = |query: &str| {
+        for (user, token) in &tokens {
+            world.ok(&format!("/views/newest/{user}?at_least={token}"));
+        }
+        let page = world.ok(&format!("/views/messages?{query}"));
+        let key = |entry: &Value| (entry["key"][0].as_u64().unwrap(), entry["key"][1].as_u64().unwrap());
+        page["entries"].as_array().unwrap().iter().map(key).collect::<Vec<_>>()
+    };
+    assert_eq!(read("prefix=7"), [(7, 1), (7, 2), (7, 3)]);
+    assert_eq!(read("prefix=7,2"), [(7, 2)]);
+    assert_eq!(read("prefix=9"), []);
+    assert_eq!(read("from=7&to=8"), [(7, 1), (7, 2), (7, 3)]);
+    assert_eq!(read("from=7,3&to=70,2"), [(7, 3), (8, 1), (8, 2), (8, 3), (70, 1)]);
+    assert_eq!(read("prefix=7&from=7,2"), [(7, 2), (7, 3)]);
+    let mut client = world.server.connect();
+    for query in ["prefix=x", "from=7,x", "to=7,1,2"] {
+        let message = client.get(&format!("/views/messages?{query}")).refused(400, "INVALID_FIELD");
+        assert!(query.starts_with(message.split(' ').next().unwrap()), "{query}: {message}");
+    }
+    client.get("/views/messages/7").refused(400, "INVALID_FIELD");
+    let mut client = world.server.connect();
+    assert_eq!(client.subscribe("/views/messages?prefix=7,2", "").status, 200);
+    assert_eq!(one(&mut client)["key"], json!([7, 2]));
 }
 
 #[test]

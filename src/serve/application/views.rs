@@ -29,6 +29,7 @@ pub(super) async fn list(application: Handle, _request: Request) -> Result<Respo
             "kind": store.kind,
             "partitions": store.partitions,
             "entries": store.entries,
+            "entriesExact": store.entries_exact,
             "positions": positions.collect::<Vec<_>>(),
         })
     });
@@ -95,13 +96,19 @@ fn key(view: &View, field: &str, text: &str) -> Result<Vec<u8>, ApiError> {
         .map_err(|error| ApiError::invalid_field(field, format_args!("is no key of {}: it {error}", view.name())))
 }
 
+/// What the bytes of keys begin with that begin so as text: with a whole key, or with the first parts of one that has several.
+fn beginning(view: &View, field: &str, text: &str) -> Result<Vec<u8>, ApiError> {
+    view.prefix_from_text(text)
+        .map_err(|error| ApiError::invalid_field(field, format_args!("begins no key of {}: it {error}", view.name())))
+}
+
 /// Which rows are asked for.
 struct Bounds {
     prefix: Option<Vec<u8>>,
     between: Between,
 }
 
-/// `from` and `to`: keys, or in a window store the times at which windows start, in milliseconds since 1970.
+/// `from` and `to`: keys or their first parts, or in a window store the times at which windows start, in milliseconds since 1970.
 enum Between {
     Keys(Option<Vec<u8>>, Option<Vec<u8>>),
     Times(Timestamp, Timestamp),
@@ -109,10 +116,8 @@ enum Between {
 
 impl Bounds {
     fn read(view: &View, request: &Request) -> Result<Bounds, ApiError> {
-        let prefix = request.query("prefix")?.map(|text| {
-            view.prefix_from_text(&text)
-                .map_err(|error| ApiError::invalid_field("prefix", format_args!("begins no key of {}: it {error}", view.name())))
-        });
+        let beginning = |name, text: Option<Cow<'_, str>>| text.map(|text| beginning(view, name, &text)).transpose();
+        let prefix = beginning("prefix", request.query("prefix")?)?;
         let (from, to) = (request.query("from")?, request.query("to")?);
         let between = if view.is_windowed() && (from.is_some() || to.is_some()) {
             let time = |name, text: Option<Cow<'_, str>>, open| match text {
@@ -123,10 +128,9 @@ impl Bounds {
             };
             Between::Times(time("from", from, i64::MIN)?, time("to", to, i64::MAX)?)
         } else {
-            let named = |name, text: Option<Cow<'_, str>>| text.map(|text| key(view, name, &text)).transpose();
-            Between::Keys(named("from", from)?, named("to", to)?)
+            Between::Keys(beginning("from", from)?, beginning("to", to)?)
         };
-        Ok(Bounds { prefix: prefix.transpose()?, between })
+        Ok(Bounds { prefix, between })
     }
 
     fn page(&self, view: &View, after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, QueryError> {

@@ -160,6 +160,10 @@ impl Disk for MemoryFamilies {
         Ok(())
     }
 
+    fn rows(&self, family: Family, partition: u32) -> Result<u64, Error> {
+        Ok(self.with(family, |f| f.rows.range(place(partition, &[])..place(partition + 1, &[])).count() as u64))
+    }
+
     fn bytes_on_disk(&self) -> u64 {
         let state = self.disk.0.lock();
         let rows = state.families.values().flat_map(|f| &f.rows);

@@ -48,6 +48,9 @@ pub(crate) trait Disk: Send + Sync {
     /// Makes all that was written to the family durable.
     fn sync(&self, family: Family) -> Result<(), Error>;
 
+    /// About how many rows a partition has.
+    fn rows(&self, family: Family, partition: u32) -> Result<u64, Error>;
+
     /// Bytes on disk.
     fn bytes_on_disk(&self) -> u64;
 

@@ -182,6 +182,20 @@ impl Disk for Rocks {
         Ok(())
     }
 
+    /// RocksDB estimates the keys of a whole family, counting one that lies in several files once for each, and the bytes of a range: the
+    /// partition's share of the one is that of the other.
+    fn rows(&self, family: Family, partition: u32) -> Result<u64, Error> {
+        let handle = self.family(family);
+        let number = |name: &rocksdb::properties::PropName| {
+            self.db.property_int_value_cf(handle, name).map(Option::unwrap_or_default).map_err(|e| failed("read", e))
+        };
+        let (rows, all) = (number(rocksdb::properties::ESTIMATE_NUM_KEYS)?, number(rocksdb::properties::TOTAL_SST_FILES_SIZE)?);
+        let (from, to) = (place(partition, &[]), place(partition + 1, &[]));
+        let part = self.db.get_approximate_sizes_cf(handle, &[rocksdb::Range::new(&from, &to)]);
+        let part: u64 = part.iter().sum();
+        Ok(if all == 0 { rows } else { (u128::from(rows) * u128::from(part.min(all)) / u128::from(all)) as u64 })
+    }
+
     fn bytes_on_disk(&self) -> u64 {
         let size = |name: &String| {
             let family = self.db.cf_handle(name)?;

@@ -4,7 +4,6 @@
 
 mod contract;
 mod faults;
-mod keys;
 mod model;
 mod opening;
 mod support;

@@ -211,6 +211,9 @@ impl Task {
                     assert_same(view.scan(store, Range::all(), Direction::Forward), self.committed.visible(store), "a reader")
                 })
                 .unwrap();
+            let entries = db.reader().read(id, |view| view.entries(store)).unwrap().unwrap();
+            let rows = self.committed.visible(store).count() as u64;
+            assert!(!entries.exact || entries.rows == rows || store == MORTAL && entries.rows > rows, "{entries:?} of {rows}");
             for (key, value) in self.now.visible(store) {
                 assert_eq!(state.get(store, key).unwrap().as_deref(), Some(&value[..]));
             }
