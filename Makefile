@@ -10,12 +10,12 @@ TOOLCHAIN := $(shell sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millstream/$(TOOLCHAIN)-$(shell uname -m)
 CARGO_FLAGS := --release --workspace --locked
 
-.PHONY: help setup build run test lint bench crash crashrun deny clean
+.PHONY: help setup build run test lint bench crash crashcdc mysql8 crashrun deny clean
 
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
-setup: ## installs what is missing: a C++ compiler, libclang, the Rust toolchain
+setup: ## installs what is missing: a C++ compiler, libclang, the Rust toolchain, MariaDB for the tests
 	@.ci/setup
 
 build: setup ## builds the release binaries
@@ -36,6 +36,12 @@ bench: setup ## the side-by-side measurements of the README
 
 crash: setup ## the crash tests at full length, which `make test` has in short form
 	CRASH_ROUNDS=200 cargo test $(CARGO_FLAGS) --no-fail-fast --test main -- --nocapture crash
+
+crashcdc: setup ## 50,000 rows of an outbox written by several clients, while shop and database are killed 40 times
+	CDC_ROWS=50000 CDC_KILLS=40 cargo test $(CARGO_FLAGS) --test outside -- --nocapture every_committed_row
+
+mysql8: setup ## change data capture on MySQL 8, which comes from Maven Central; needs maven, libaio1, libnuma1, unzip
+	benches/peers/debezium/with-mysql8.sh cargo test $(CARGO_FLAGS) --test outside -- --ignored --nocapture rows_of_mysql
 
 crashrun: build ## five minutes of load on the shop, killed with -9 every 20 seconds, then every invariant checked
 	tests/crash-run.sh "$(CARGO_TARGET_DIR)/release/shop"

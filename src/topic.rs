@@ -43,6 +43,12 @@ impl<K: 'static, V: 'static> Topic<K, V> {
         Topic::owned(Cow::Borrowed(name), key, value)
     }
 
+    /// The same with a name that is known only when the program runs.
+    #[must_use]
+    pub fn named(name: impl Into<String>, key: &'static dyn Codec<K>, value: &'static dyn Codec<V>) -> Self {
+        Topic::owned(Cow::Owned(name.into()), key, value)
+    }
+
     pub(crate) const fn owned(name: Cow<'static, str>, key: &'static dyn Codec<K>, value: &'static dyn Codec<V>) -> Self {
         let cleanup = Cleanup::Delete { retention_ms: Some(7 * 24 * 3_600_000), retention_bytes: None };
         Topic { name, key, value, partitions: 1, cleanup }

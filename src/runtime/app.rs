@@ -168,6 +168,7 @@ impl App {
             stopping: AtomicBool::new(false),
             failure: Mutex::new(None),
             trouble: Mutex::default(),
+            parts: Mutex::default(),
             starting: Mutex::default(),
             group: topology.application.as_str().into(),
             topology,

@@ -66,6 +66,31 @@ pub struct Replayed {
     pub replayed: u64,
 }
 
+/// Whether a topic holds dead letters, by its name.
+fn is_parked(name: &str) -> bool {
+    name.ends_with(".dlq") || name.ends_with(".rejected")
+}
+
+impl Failure {
+    /// The headers of a dead letter that the program itself appends, next to the record's own. `kind` names the kind of failure.
+    #[must_use]
+    pub fn headers(&self, kind: &str, timestamp: Timestamp, original: Headers) -> Headers {
+        let letter = DeadLetter {
+            exception: kind.to_owned(),
+            message: self.cause.clone(),
+            application: self.application.clone(),
+            node: self.node.clone(),
+            topic: self.topic.clone(),
+            partition: self.partition,
+            offset: self.offset,
+            timestamp,
+            original,
+            is_record: true,
+        };
+        letter.to_headers()
+    }
+}
+
 impl ParkedRecord {
     fn read(partition: Partition, record: &RecordRef<'_>, timestamp: Timestamp) -> ParkedRecord {
         let letter = DeadLetter::from_record(record);
@@ -85,14 +110,13 @@ impl ParkedRecord {
 }
 
 impl Handle {
-    /// The dead-letter topics of this application, and how many records each holds; `.rejected` topics, which the application fills
-    /// itself, are listed too.
+    /// The dead-letter topics of the log, and how many records each holds; `.rejected` topics, which the application fills itself, are
+    /// listed too.
     ///
     /// # Errors
     /// If the log cannot be asked.
     pub fn dead_letter_topics(&self) -> Result<Vec<(String, u64)>, log::Error> {
-        let is_parked = |name: &str| name.ends_with(".dlq") || name.ends_with(".rejected");
-        let topics = self.shared.topics.iter().filter(|topic| is_parked(&topic.name));
+        let topics = self.shared.log.topics()?.into_iter().filter(|topic| is_parked(&topic.name));
         let counted = topics.map(|topic| {
             let mut records = 0;
             for partition in (0..topic.partitions).map(Partition) {
@@ -104,8 +128,8 @@ impl Handle {
         counted.collect()
     }
 
-    fn parked_topic(&self, name: &str) -> Option<&TopicInfo> {
-        self.shared.topics.iter().find(|topic| *topic.name == *name && (name.ends_with(".dlq") || name.ends_with(".rejected")))
+    fn parked_topic(&self, name: &str) -> Result<Option<TopicInfo>, log::Error> {
+        if is_parked(name) { self.shared.log.topic(name) } else { Ok(None) }
     }
 
     /// At most `limit` parked records of a topic, by partition and offset, from the place after `after` on. `None` if there is no such
@@ -119,12 +143,12 @@ impl Handle {
         after: Option<(Partition, Offset)>,
         limit: usize,
     ) -> Result<Option<Vec<ParkedRecord>>, log::Error> {
-        let Some(topic) = self.parked_topic(topic) else { return Ok(None) };
+        let Some(topic) = self.parked_topic(topic)? else { return Ok(None) };
         let mut records = Vec::new();
         let (first, mut from) = after.map_or((Partition(0), Offset(0)), |(partition, offset)| (partition, offset.next()));
         for partition in (first.0..topic.partitions).map(Partition) {
             while records.len() < limit
-                && let Some(page) = self.parked(topic, partition, from)?
+                && let Some(page) = self.parked(&topic, partition, from)?
             {
                 let read = page.records().map(|(record, at)| ParkedRecord::read(partition, &record, at));
                 records.extend(read.take(limit - records.len()));
@@ -141,14 +165,14 @@ impl Handle {
     /// # Errors
     /// If the log cannot be read or written. It goes a megabyte at a time: what was appended before the error stays.
     pub async fn replay(&self, topic: &str, selection: &Selection, dry_run: bool) -> Result<Option<Replayed>, AppendError> {
-        let Some(topic) = self.parked_topic(topic) else { return Ok(None) };
+        let Some(topic) = self.parked_topic(topic)? else { return Ok(None) };
         let mut done = Replayed::default();
         for partition in (0..topic.partitions).map(Partition) {
             // What is parked from now on, perhaps by this very replay, is for another one.
             let end = self.shared.log.bounds(topic.id, partition)?.end;
             let mut next = Offset(0);
             while next < end
-                && let Some(page) = self.parked(topic, partition, next)?
+                && let Some(page) = self.parked(&topic, partition, next)?
             {
                 next = page.fetched.next;
                 let mut appends = Vec::new();

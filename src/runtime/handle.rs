@@ -10,8 +10,9 @@ use super::Shared;
 use super::progress::Behind;
 use super::token::Token;
 use super::view::{QueryError, View};
+use crate::clock::Clock;
 use crate::codec::{self, Presence};
-use crate::log::{self, Append, Committed, Pending, RecordBatch, Request, TopicId, Transaction, partition};
+use crate::log::{self, Append, Committed, Limits, Pending, RecordBatch, Request, TopicId, Transaction, partition};
 use crate::record::{Headers, Offset, Partition, Record, Timestamp};
 use crate::requests::CommandEvent;
 use crate::topic::Topic;
@@ -35,7 +36,7 @@ pub enum AppendError {
     /// What was asked before cannot be looked up now.
     #[error("requests cannot be looked up now: {0}")]
     Requests(QueryError),
-    /// A key or value does not encode.
+    /// A key or value does not encode, or decode.
     #[error("topic {topic:?}: {error}")]
     Codec {
         /// The topic.
@@ -131,11 +132,14 @@ pub struct StoreStatus {
 pub enum Health {
     /// It works.
     Up,
-    /// It cannot commit at the moment, and tries again.
+    /// It cannot commit at the moment, or a part of the program does not work, and tries again.
     Degraded(String),
     /// It has stopped for this reason and must be started again.
     Failed(String),
 }
+
+/// How much of a topic is read at once, in bytes.
+const FETCH_BYTES: usize = 1 << 20;
 
 impl Handle {
     /// The topology that runs.
@@ -154,6 +158,12 @@ impl Handle {
     #[must_use]
     pub fn now(&self) -> Timestamp {
         self.shared.config.clock.now()
+    }
+
+    /// The clock itself, for what outlives the application.
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.shared.config.clock.clone()
     }
 
     /// Appends the records as one transaction, and waits until they are durable. The answer is where they end.
@@ -212,6 +222,66 @@ impl Handle {
         }
         let places = appends.iter().map(|append| (append.topic, append.partition)).collect();
         Ok((self.shared.log.commit(Transaction { appends, offsets: None, request }), places))
+    }
+
+    /// Makes a topic that the topology does not have, or finds it as it is: for what the program itself appends to, and reads.
+    ///
+    /// # Errors
+    /// If the log refuses its name, has it otherwise, or is away.
+    pub fn create_topic<K: 'static, V: 'static>(&self, topic: &Topic<K, V>) -> Result<(), log::Error> {
+        self.shared.log.create_topic(&topic.spec()).map(drop)
+    }
+
+    /// Whether the log has a topic of this name.
+    ///
+    /// # Errors
+    /// If the log cannot be asked.
+    pub fn has_topic(&self, name: &str) -> Result<bool, log::Error> {
+        Ok(self.shared.log.topic(name)?.is_some())
+    }
+
+    /// What the log refuses to append.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.shared.limits
+    }
+
+    /// The value of the last committed record of a key, for a program that keeps its own position in a compacted topic. It reads the
+    /// key's partition through. `None` if there is none, or a null.
+    ///
+    /// # Errors
+    /// If there is no such topic, a key or value is not what its codec reads, or the log cannot be read.
+    pub fn last<K: 'static, V: 'static>(&self, topic: &Topic<K, V>, key: &K) -> Result<Option<V>, AppendError> {
+        let log = &self.shared.log;
+        let name = || topic.name().to_owned();
+        let codec = |error| AppendError::Codec { topic: name(), error };
+        let mut bytes = Vec::new();
+        topic.key_codec().encode(key, &mut bytes).map_err(codec)?;
+        let info = log.topic(topic.name())?.ok_or_else(|| log::Error::UnknownTopic { topic: name() })?;
+        let partition = partition(Some(&bytes), info.partitions, 0);
+        let mut last = None;
+        let mut next = log.bounds(info.id, partition)?.start;
+        loop {
+            let fetched = log.fetch(info.id, partition, next, FETCH_BYTES)?;
+            let records = fetched.batches.iter().flat_map(|batch| batch.records_from(next));
+            if let Some(record) = records.filter(|record| record.key == Some(&bytes)).last() {
+                last = record.value.map(<[u8]>::to_vec);
+            }
+            if fetched.next == next {
+                return last.map(|value| topic.value_codec().decode(Some(&value))).transpose().map_err(codec);
+            }
+            next = fetched.next;
+        }
+    }
+
+    /// Says that a part of the program which the application depends on does not work, and why, until it is told `None`: then the
+    /// application is [`Health::Degraded`], and not ready.
+    pub fn report(&self, part: &'static str, trouble: Option<String>) {
+        let mut parts = self.shared.parts.lock();
+        match trouble {
+            Some(trouble) => parts.insert(part, trouble),
+            None => parts.remove(part),
+        };
     }
 
     /// The partition of a topic that records of this key go to, and so the one of the stores of whoever reads it.

@@ -79,6 +79,8 @@ pub(crate) struct Shared {
     failure: Mutex<Option<String>>,
     /// Why a worker cannot go on for now, by its number.
     trouble: Mutex<BTreeMap<usize, String>>,
+    /// What other parts of the program say of themselves, by their name: see [`Handle::report`].
+    parts: Mutex<BTreeMap<&'static str, String>>,
     /// What the log held at the start and the views do not yet hold.
     starting: Mutex<Starting>,
 }
@@ -105,7 +107,10 @@ impl Shared {
         match (self.log.health(), self.trouble.lock().values().next()) {
             (log::Health::Repairing { cause }, _) => Health::Degraded(cause.to_string()),
             (log::Health::Up, Some(trouble)) => Health::Degraded(trouble.clone()),
-            (log::Health::Up, None) => Health::Up,
+            (log::Health::Up, None) => match self.parts.lock().iter().next() {
+                Some((part, trouble)) => Health::Degraded(format!("{part}: {trouble}")),
+                None => Health::Up,
+            },
         }
     }
 

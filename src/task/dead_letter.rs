@@ -74,7 +74,7 @@ pub(super) fn exception(error: &ProcessError) -> &'static str {
 
 impl DeadLetter {
     /// The record's own headers and those that say why it is here.
-    pub(super) fn to_headers(&self) -> Headers {
+    pub(crate) fn to_headers(&self) -> Headers {
         let headers = self
             .original
             .clone()

@@ -11,9 +11,11 @@ use millstream::{App, Config, Handle, Health};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 
 use crate::api::auth::Secret;
 use crate::api::{Api, routes};
+use crate::cdc::{self, Relay};
 use crate::cli::Dev;
 use crate::topology::Settings;
 use crate::{demo, logging, metrics, open_files, topology};
@@ -45,8 +47,9 @@ pub fn run(dev: &Dev) -> Result<(), Error> {
     open_files::allow();
     let http = http_config(dev)?;
     let secret = dev.auth_secret_file.as_deref().map(Secret::read).transpose().map_err(Error::Misconfigured)?;
+    let outbox = dev.outbox.settings().map_err(Error::Misconfigured)?;
     let runtime = Builder::new_multi_thread().thread_name("http").enable_all().build().map_err(misconfigured)?;
-    runtime.block_on(serve(dev, http, secret))
+    runtime.block_on(serve(dev, http, secret, outbox))
 }
 
 fn http_config(dev: &Dev) -> Result<HttpConfig, Error> {
@@ -57,7 +60,7 @@ fn http_config(dev: &Dev) -> Result<HttpConfig, Error> {
     Ok(HttpConfig { allowed_origins: dev.cors_origin.clone(), rate_limit: limit, ..HttpConfig::listen(dev.listen) })
 }
 
-async fn serve(dev: &Dev, http: HttpConfig, secret: Option<Secret>) -> Result<(), Error> {
+async fn serve(dev: &Dev, http: HttpConfig, secret: Option<Secret>, outbox: Option<cdc::Settings>) -> Result<(), Error> {
     let asked_to_stop = signals().map_err(misconfigured)?;
     let server = Server::bind(http).await.map_err(misconfigured)?;
     let mut config = Config { state_memory_bytes: dev.memory_budget, ..Config::embedded(&dev.data) };
@@ -75,21 +78,46 @@ async fn serve(dev: &Dev, http: HttpConfig, secret: Option<Secret>) -> Result<()
         server = server.authorize(secret.authorize(handle.clone()));
     }
     let demo = dev.demo.then(|| tokio::spawn(demo::run(address, secret.map(|secret| secret.admin_token(&handle)))));
+    let mut relay = outbox.map(|outbox| tokio::spawn(Relay::new(&handle, outbox).run()));
     if let Err(error) = writeln!(std::io::stdout(), "shop serves on http://{address}") {
         tracing::warn!(%error, "standard output cannot be written");
     }
-    server.run(routes(&api), until_over(asked_to_stop, &handle)).await;
+    let mut relay_stopped = None;
+    let over = async {
+        tokio::select! {
+            () = until_over(asked_to_stop, &handle) => {}
+            stop = ended(&mut relay) => relay_stopped = Some(stop),
+        }
+    };
+    server.run(routes(&api), over).await;
 
     tracing::info!("stopping");
     if let Some(demo) = demo {
         demo.abort();
     }
+    // Dropped where it stands: what it has appended holds, with its position.
+    if let Some(relay) = relay.filter(|_| relay_stopped.is_none()) {
+        relay.abort();
+        drop(relay.await);
+    }
     drop((api, handle));
     let stopped = tokio::task::spawn_blocking(|| app.stop()).await;
     match stopped {
-        Ok(None) => Ok(()),
+        Ok(None) => relay_stopped.map_or(Ok(()), Err),
         Ok(Some(reason)) => Err(Error::Failed(reason)),
         Err(panic) => Err(Error::Failed(panic.to_string())),
+    }
+}
+
+/// Waits until the relay cannot go on; for ever where there is none.
+async fn ended(relay: &mut Option<JoinHandle<cdc::Stop>>) -> Error {
+    match relay {
+        None => std::future::pending().await,
+        Some(relay) => match relay.await {
+            Ok(cdc::Stop::Misconfigured(sentence)) => Error::Misconfigured(sentence),
+            Ok(cdc::Stop::Failed(sentence)) => Error::Failed(sentence),
+            Err(panic) => Error::Failed(format!("the relay failed: {panic}")),
+        },
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod auth;
 mod bounds;
+mod cdc;
 mod coupons;
 mod crash;
 mod events;

@@ -132,6 +132,11 @@ impl Shop {
         Shop::spawn(command(&dev(listen, data.path())).stdin(Stdio::null()), data)
     }
 
+    /// The same with further arguments.
+    pub fn start_on_with(data: Arc<TempDir>, listen: &str, args: &[&str]) -> Shop {
+        Shop::spawn(command(&dev(listen, data.path())).args(args).stdin(Stdio::null()), data)
+    }
+
     fn spawn(command: &mut Command, data: Arc<TempDir>) -> Shop {
         let mut process = command.stdout(Stdio::piped()).spawn().expect("the binary runs");
         let mut stdout = BufReader::new(process.stdout.take().expect("it is piped"));
