@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::process;
 use std::time::Duration;
@@ -21,6 +21,12 @@ use crate::time::Iso;
 pub enum Command {
     /// Serve everything from this process on the embedded log (what plain `shop` does too)
     Dev(Dev),
+    /// Run topologies on Kafka
+    Worker(Worker),
+    /// Serve clients on Kafka: requests, queries and events; topologies run in workers
+    Api(ApiServer),
+    /// Relay a database's outbox to Kafka
+    Cdc(Cdc),
     /// Print a topology
     Topology(Topology),
     /// Look at dead letters and replay them, through a running shop
@@ -33,9 +39,6 @@ pub enum Command {
 /// `shop dev`
 #[derive(Args, Clone, Debug)]
 pub struct Dev {
-    /// Address to serve on; port 0 takes a free one
-    #[arg(long, env = "SHOP_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
-    pub listen: SocketAddr,
     /// Directory of the log and the state; made when missing
     #[arg(long, env = "SHOP_DATA", value_name = "DIR", default_value = "./data")]
     pub data: PathBuf,
@@ -51,6 +54,23 @@ pub struct Dev {
     /// An order that is not paid within this time fails, such as 15m or 90s
     #[arg(long, env = "SHOP_PAYMENT_TIMEOUT", value_name = "TIME", default_value = "15m", value_parser = duration)]
     pub payment_timeout: Duration,
+    /// How clients are served
+    #[command(flatten)]
+    pub interface: Interface,
+    /// Follow the outbox of a MySQL or MariaDB database in its binlog
+    #[command(flatten)]
+    pub outbox: Outbox,
+    /// What is logged
+    #[command(flatten)]
+    pub logging: Logging,
+}
+
+/// How clients are served.
+#[derive(Args, Clone, Debug)]
+pub struct Interface {
+    /// Address to serve on; port 0 takes a free one
+    #[arg(long, env = "SHOP_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
     /// Language of the messages to users
     #[arg(long, env = "SHOP_LANG", value_name = "LANGUAGE", default_value = "ko")]
     pub lang: Language,
@@ -66,15 +86,148 @@ pub struct Dev {
     /// Requests per second that one caller may make [default: unlimited]
     #[arg(long, env = "SHOP_RATE_LIMIT", value_name = "N")]
     pub rate_limit: Option<NonZeroU32>,
-    /// Follow the outbox of a MySQL or MariaDB database in its binlog
-    #[command(flatten)]
-    pub outbox: Outbox,
+}
+
+/// What is logged.
+#[derive(Args, Clone, Debug)]
+pub struct Logging {
     /// Least severity that is logged
     #[arg(long, env = "SHOP_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: LogLevel,
     /// Form of the log on standard error
     #[arg(long, env = "SHOP_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
+}
+
+/// The Kafka cluster to use.
+#[derive(Args, Clone, Debug)]
+pub struct Cluster {
+    /// Brokers of the cluster, as host:port, several by commas
+    #[arg(long, env = "SHOP_BROKERS", value_name = "HOST:PORT")]
+    pub brokers: String,
+    /// Encrypt the connections to the brokers
+    #[arg(long, env = "SHOP_KAFKA_TLS")]
+    pub kafka_tls: bool,
+    /// File with the certificates that the brokers' must be signed by [default: the system's]
+    #[arg(long, env = "SHOP_KAFKA_CA", value_name = "FILE", requires = "kafka_tls")]
+    pub kafka_ca: Option<PathBuf>,
+    /// User to log in to the brokers as
+    #[arg(long, env = "SHOP_KAFKA_USER", value_name = "NAME", requires = "kafka_password_file")]
+    pub kafka_user: Option<String>,
+    /// File with the user's password
+    #[arg(long, env = "SHOP_KAFKA_PASSWORD_FILE", value_name = "FILE", requires = "kafka_user")]
+    pub kafka_password_file: Option<PathBuf>,
+    /// How the password is shown to the brokers
+    #[arg(long, env = "SHOP_KAFKA_MECHANISM", value_name = "MECHANISM", default_value = "scram-sha-512")]
+    pub kafka_mechanism: KafkaMechanism,
+    /// Property of librdkafka, such as client.rack=a; may be repeated
+    #[arg(long, env = "SHOP_KAFKA_PROPERTY", value_name = "NAME=VALUE", value_delimiter = ';')]
+    pub kafka_property: Vec<String>,
+    /// Copies of each topic that is made [default: the cluster's]
+    #[arg(long, env = "SHOP_REPLICATION_FACTOR", value_name = "N")]
+    pub replication_factor: Option<NonZeroU16>,
+    /// Who shares out the tasks
+    #[arg(long, env = "SHOP_GROUP_PROTOCOL", value_name = "PROTOCOL", default_value = "auto")]
+    pub group_protocol: GroupProtocol,
+}
+
+/// How a password is shown to a broker.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KafkaMechanism {
+    /// As it is; with TLS only
+    Plain,
+    /// SCRAM-SHA-256
+    #[value(name = "scram-sha-256")]
+    ScramSha256,
+    /// SCRAM-SHA-512
+    #[value(name = "scram-sha-512")]
+    ScramSha512,
+}
+
+/// Who shares out the tasks of a group.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupProtocol {
+    /// The brokers where they can be quick about it, else the members
+    Auto,
+    /// The members
+    Classic,
+    /// The brokers (KIP-848)
+    Consumer,
+}
+
+/// `shop worker`
+#[derive(Args, Clone, Debug)]
+pub struct Worker {
+    /// The cluster
+    #[command(flatten)]
+    pub cluster: Cluster,
+    /// Topologies whose tasks it takes [default: all]
+    #[arg(long, env = "SHOP_TOPOLOGIES", value_name = "NAME", value_delimiter = ',')]
+    pub topologies: Vec<String>,
+    /// Threads that run topologies [default: one for each core, at most 4]
+    #[arg(long, env = "SHOP_THREADS", value_name = "N")]
+    pub threads: Option<NonZeroUsize>,
+    /// Directory of the state; made when missing
+    #[arg(long, env = "SHOP_STATE", value_name = "DIR", default_value = "./state")]
+    pub state: PathBuf,
+    /// How many other workers follow each task, to answer for it and to take it over quickly
+    #[arg(long, env = "SHOP_STANDBYS", value_name = "N", default_value_t = 0)]
+    pub standbys: usize,
+    /// Where other processes reach this one [default: the address that it serves on]
+    #[arg(long, env = "SHOP_ADVERTISE", value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+    /// Memory for state and caches, such as 64MiB or 2GiB
+    #[arg(long, env = "SHOP_MEMORY_BUDGET", value_name = "SIZE", default_value = "256MiB", value_parser = bytes)]
+    pub memory_budget: usize,
+    /// An order that is not paid within this time fails, such as 15m or 90s; alike for all workers
+    #[arg(long, env = "SHOP_PAYMENT_TIMEOUT", value_name = "TIME", default_value = "15m", value_parser = duration)]
+    pub payment_timeout: Duration,
+    /// How clients are served
+    #[command(flatten)]
+    pub interface: Interface,
+    /// What is logged
+    #[command(flatten)]
+    pub logging: Logging,
+}
+
+/// `shop api`
+#[derive(Args, Clone, Debug)]
+pub struct ApiServer {
+    /// The cluster
+    #[command(flatten)]
+    pub cluster: Cluster,
+    /// Directory of the state that it follows, to answer every request by itself; made when missing
+    #[arg(long, env = "SHOP_STATE", value_name = "DIR", default_value = "./api-state")]
+    pub state: PathBuf,
+    /// Memory for state and caches, such as 64MiB or 2GiB
+    #[arg(long, env = "SHOP_MEMORY_BUDGET", value_name = "SIZE", default_value = "256MiB", value_parser = bytes)]
+    pub memory_budget: usize,
+    /// How clients are served
+    #[command(flatten)]
+    pub interface: Interface,
+    /// What is logged
+    #[command(flatten)]
+    pub logging: Logging,
+}
+
+/// `shop cdc`
+#[derive(Args, Clone, Debug)]
+pub struct Cdc {
+    /// The cluster
+    #[command(flatten)]
+    pub cluster: Cluster,
+    /// Directory of what the process knows of itself; made when missing
+    #[arg(long, env = "SHOP_STATE", value_name = "DIR", default_value = "./cdc-state")]
+    pub state: PathBuf,
+    /// Follow the outbox of a MySQL or MariaDB database in its binlog
+    #[command(flatten)]
+    pub outbox: Outbox,
+    /// How clients are served
+    #[command(flatten)]
+    pub interface: Interface,
+    /// What is logged
+    #[command(flatten)]
+    pub logging: Logging,
 }
 
 /// The outbox to follow, and how its rows become records.
@@ -387,15 +540,20 @@ fn read(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<C
         _ => Stop::Misused(sentence(&error.render().to_string())),
     })?;
     let command = cli.command.unwrap_or(Command::Dev(cli.dev));
-    match &command {
-        Command::Dev(dev) if !dev.listen.ip().is_loopback() && dev.auth_secret_file.is_none() && !dev.insecure_no_auth => {
-            Err(Stop::Misused(format!(
-                "--listen {} can be reached from other machines, so it needs --auth-secret-file FILE or --insecure-no-auth",
-                dev.listen
-            )))
-        }
-        _ => Ok(command),
+    let interface = match &command {
+        Command::Dev(dev) => &dev.interface,
+        Command::Worker(worker) => &worker.interface,
+        Command::Api(api) => &api.interface,
+        Command::Cdc(cdc) => &cdc.interface,
+        Command::Topology(_) | Command::Dlq(_) | Command::Load(_) => return Ok(command),
+    };
+    if interface.listen.ip().is_loopback() || interface.auth_secret_file.is_some() || interface.insecure_no_auth {
+        return Ok(command);
     }
+    Err(Stop::Misused(format!(
+        "--listen {} can be reached from other machines, so it needs --auth-secret-file FILE or --insecure-no-auth",
+        interface.listen
+    )))
 }
 
 /// What clap says is wrong, without its advice and usage lines.
@@ -448,13 +606,16 @@ mod tests {
     fn plain_shop_is_shop_dev() {
         for args in ["shop --listen 127.0.0.1:0 --demo", "shop dev --listen 127.0.0.1:0 --demo"] {
             let dev = dev(args);
-            assert_eq!(dev.listen, SocketAddr::from(([127, 0, 0, 1], 0)));
+            assert_eq!(dev.interface.listen, SocketAddr::from(([127, 0, 0, 1], 0)));
             assert!(dev.demo);
             assert_eq!(dev.memory_budget, 256 << 20);
-            assert_eq!(dev.lang, Language::Ko);
+            assert_eq!(dev.interface.lang, Language::Ko);
         }
         assert_eq!(dev("shop --memory-budget 3GiB").memory_budget, 3 << 30);
-        assert_eq!(dev("shop dev --cors-origin https://a --cors-origin https://b").cors_origin, ["https://a", "https://b"]);
+        assert_eq!(
+            dev("shop dev --cors-origin https://a --cors-origin https://b").interface.cors_origin,
+            ["https://a", "https://b"]
+        );
     }
 
     #[test]
@@ -502,9 +663,9 @@ mod tests {
 
     #[test]
     fn another_address_than_loopback_needs_a_decision() {
-        assert!(dev("shop --listen 0.0.0.0:80 --insecure-no-auth").insecure_no_auth);
-        assert!(dev("shop --listen [::]:80 --auth-secret-file secret").auth_secret_file.is_some());
-        assert!(dev("shop --listen [::1]:80").auth_secret_file.is_none());
+        assert!(dev("shop --listen 0.0.0.0:80 --insecure-no-auth").interface.insecure_no_auth);
+        assert!(dev("shop --listen [::]:80 --auth-secret-file secret").interface.auth_secret_file.is_some());
+        assert!(dev("shop --listen [::1]:80").interface.auth_secret_file.is_none());
     }
 
     #[test]
