@@ -10,12 +10,12 @@ TOOLCHAIN := $(shell sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millstream/$(TOOLCHAIN)-$(shell uname -m)
 CARGO_FLAGS := --release --workspace --locked
 
-.PHONY: help setup build run test lint bench crash crashcdc mysql8 crashrun deny clean
+.PHONY: help setup build run kafka test lint bench crash crashcdc mysql8 crashrun deny clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
-setup: ## installs what is missing: a C++ compiler, libclang, the Rust toolchain, MariaDB for the tests
+setup: ## installs what is missing: a C++ compiler, libclang, the Rust toolchain; for the tests MariaDB, and Java and Maven for Kafka
 	@.ci/setup
 
 build: setup ## builds the release binaries
@@ -23,6 +23,9 @@ build: setup ## builds the release binaries
 
 run: build ## serves the shop with a demo catalogue and made-up traffic; ARGS="--listen 127.0.0.1:9000" adds flags
 	@exec "$(CARGO_TARGET_DIR)/release/shop" dev --demo $(ARGS)
+
+kafka: setup ## Apache Kafka on 127.0.0.1:9092 until a signal ends it; KAFKA_PORT and others: see tests/kafka/kafka.sh
+	@exec tests/kafka/kafka.sh run
 
 lint: setup
 	cargo fmt --all --check

@@ -82,6 +82,27 @@ impl RecordBatch {
         self.bytes.extend_from_slice(record.headers.0);
     }
 
+    /// Adds a record that was read elsewhere, `gap` offsets after the end of this batch.
+    #[cfg(feature = "kafka")]
+    pub(super) fn push_foreign<'a>(
+        &mut self,
+        gap: u64,
+        timestamp: Timestamp,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        headers: impl Iterator<Item = (std::borrow::Cow<'a, str>, &'a [u8])> + Clone,
+    ) {
+        let size = |len: usize| varint_len(len) + len;
+        let headers_len = headers.clone().map(|(name, value)| size(name.len()) + size(value.len())).sum();
+        self.begin(gap, timestamp, key, value, headers_len);
+        for (name, value) in headers {
+            put_varint(&mut self.bytes, name.len() as u64);
+            self.bytes.extend_from_slice(name.as_bytes());
+            put_varint(&mut self.bytes, value.len() as u64);
+            self.bytes.extend_from_slice(value);
+        }
+    }
+
     fn begin(&mut self, gap: u64, timestamp: Timestamp, key: Option<&[u8]>, value: Option<&[u8]>, headers_len: usize) {
         let content = key.map_or(0, <[u8]>::len) + value.map_or(0, <[u8]>::len) + headers_len;
         self.bytes.reserve(content + 32);
@@ -217,6 +238,23 @@ impl StoredBatch {
         for part in parts {
             value.extend_from_slice(&part.bytes);
         }
+        StoredBatch { base, header, value: Bytes::from(value) }
+    }
+
+    /// A batch without records yet whose bytes become a stored batch as they are: see [`StoredBatch::filled`].
+    #[cfg(feature = "kafka")]
+    pub(super) fn fill(bytes: usize) -> RecordBatch {
+        let mut batch = RecordBatch::with_capacity(Header::LEN + bytes);
+        batch.bytes.resize(Header::LEN, 0);
+        batch
+    }
+
+    /// The stored batch of what was pushed to a batch made with [`StoredBatch::fill`].
+    #[cfg(feature = "kafka")]
+    pub(super) fn filled(base: Offset, span: u32, appended_at: Timestamp, batch: RecordBatch) -> StoredBatch {
+        let header = Header { span, records: batch.records, appended_at };
+        let mut value = batch.bytes;
+        value[..Header::LEN].copy_from_slice(&header.encode());
         StoredBatch { base, header, value: Bytes::from(value) }
     }
 
@@ -440,9 +478,12 @@ fn take_varint(rest: &mut &[u8]) -> Option<u64> {
     None
 }
 
+fn varint_len(n: usize) -> usize {
+    (64 - (n as u64 | 1).leading_zeros()).div_ceil(7) as usize
+}
+
 /// The size of headers in the log, in bytes.
 pub(super) fn headers_len(headers: &Headers) -> usize {
-    let varint_len = |n: usize| (64 - (n as u64 | 1).leading_zeros()).div_ceil(7) as usize;
     headers.iter().map(|(n, v)| varint_len(n.len()) + n.len() + varint_len(v.len()) + v.len()).sum()
 }
 

@@ -116,6 +116,49 @@ pub enum Error {
         /// What failed.
         cause: Arc<str>,
     },
+    /// The transaction was aborted, by the group or because another producer took over; nothing was appended. What was read for it
+    /// may be somebody else's by now.
+    #[error("transaction was aborted: {cause}")]
+    Aborted {
+        /// Why.
+        cause: Arc<str>,
+    },
+    /// Somebody else writes with this transactional id now, and only one may; nothing was appended.
+    #[error("another process has taken over as {id}")]
+    Fenced {
+        /// The transactional id.
+        id: Arc<str>,
+    },
+    /// The cluster does not allow it; nothing was appended.
+    #[error("not allowed by the cluster: {what}")]
+    Denied {
+        /// What was tried, and the right that is missing.
+        what: String,
+    },
+    /// The cluster does not know who this is.
+    #[error("the cluster refused the login: {cause}")]
+    Unauthenticated {
+        /// What it said.
+        cause: String,
+    },
+    /// The cluster, or this log, can't do it, now or later; nothing was appended.
+    #[error("not possible: {what}")]
+    Unsupported {
+        /// What.
+        what: String,
+    },
+    /// The cluster looked at it and said no; nothing was appended.
+    #[error("refused by the cluster: {cause}")]
+    Rejected {
+        /// What it said.
+        cause: String,
+    },
+    /// The log can't be used with this configuration.
+    #[error("configuration of Kafka: {reason}")]
+    Misconfigured {
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The log was closed; nothing was appended.
     #[error("log is closed")]
     Closed,
@@ -155,13 +198,13 @@ impl Error {
     /// Whether the same request may succeed later, and can be repeated without doing it twice.
     #[must_use]
     pub fn is_retriable(&self) -> bool {
-        matches!(self, Error::Busy { .. } | Error::Unavailable { .. } | Error::Io { .. })
+        matches!(self, Error::Busy { .. } | Error::Unavailable { .. } | Error::Aborted { .. } | Error::Io { .. })
     }
 
     /// Whether no request to this log will succeed any more.
     #[must_use]
     pub fn is_fatal(&self) -> bool {
-        matches!(self, Error::Closed | Error::Locked { .. } | Error::NotALog { .. } | Error::Damaged { .. })
+        matches!(self, Error::Closed | Error::Locked { .. } | Error::NotALog { .. } | Error::Damaged { .. } | Error::Fenced { .. })
     }
 
     /// Whether the transaction may have been committed all the same.

@@ -1,8 +1,11 @@
 //! The log: topics of partitions of records, to which transactions are appended and from which they are read in order.
 //! It is the write-ahead log of all state: what was committed here happened, and nothing else did. The trait says what every
-//! home of the log must do; [`embedded`] is the one in this process. Nothing here knows topologies, tasks or types.
+//! home of the log must do; [`embedded`] is the one in this process, `kafka` the one in a cluster. Nothing here knows topologies,
+//! tasks or types.
 
 pub mod embedded;
+#[cfg(feature = "kafka")]
+pub mod kafka;
 
 mod batch;
 mod error;
@@ -15,6 +18,8 @@ mod transaction;
 pub use batch::{BatchCursor, HeadersRef, Mark, RecordBatch, RecordRef, Records, StoredBatch};
 pub use embedded::EmbeddedLog;
 pub use error::Error;
+#[cfg(feature = "kafka")]
+pub use kafka::{KafkaConfig, KafkaLog};
 pub use limits::Limits;
 pub use member::{Change, Inputs, Member, Membership};
 pub use partitioner::partition;

@@ -120,6 +120,12 @@ pub fn read(log: &dyn Log, topic: &TopicInfo, partition: u32) -> Vec<String> {
     read_from(log, topic, partition, start.0, 1 << 20).expect("what is kept can be read")
 }
 
+/// As `read`, without the offsets.
+pub fn contents(log: &dyn Log, topic: &TopicInfo, partition: u32) -> Vec<String> {
+    let without_offset = |record: String| record.split_once(' ').map_or(String::new(), |(_, content)| content.to_owned());
+    read(log, topic, partition).into_iter().map(without_offset).collect()
+}
+
 /// Waits until the log has repaired itself.
 pub fn wait_until_up(log: &EmbeddedLog) {
     let deadline = Instant::now() + SOON;

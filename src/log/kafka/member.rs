@@ -1,0 +1,306 @@
+//! A worker thread's place in its group: one consumer, one producer.
+//!
+//! A task is one partition of an anchor, the input of its sub-topology with the most partitions. The group shares out anchors; the other
+//! inputs of a task come and go with the anchor's partition, so co-partitioned inputs are always together. What the group gives is read only
+//! once its task has begun, from the offsets that the task says. What must always hold: a transaction carries offsets and the group's
+//! metadata as it is right before, so that a member whose tasks are somebody else's commits nothing; and rebalances are answered in
+//! `changes` alone, so none falls into a transaction.
+
+use super::super::{Change, Committed, Error, Fetched, Member, Membership, TopicId, Transaction};
+use super::KafkaLog;
+use super::cluster::{Cluster, client};
+use super::config::{GroupProtocol, HEARTBEAT};
+use super::error;
+use super::native::{Client, GroupMetadata, Isolation, Kind, Queue, Rebalance, Resource, Taken, Wake};
+use super::progress::Signal;
+use super::reader::{self, Reading};
+use super::topics::Topics;
+use super::transactions::{Read, Transactions};
+use crate::{Offset, Partition};
+use parking_lot::Mutex;
+use rdkafka::types::RDKafkaErrorCode as Code;
+use rustc_hash::{FxHashMap, FxHashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a seek may take, and leaving the group.
+const SEEK: Duration = Duration::from_secs(10);
+const LEAVE: Duration = Duration::from_secs(3);
+
+/// Above this a broker's lower bound on heartbeats makes a planned hand-over slower than a second.
+const SLOWEST_HEARTBEAT_MS: u64 = 500;
+
+pub(super) struct KafkaMember {
+    cluster: Arc<Cluster>,
+    topics: Arc<Topics>,
+    // In this order: queues end before the client they belong to.
+    inputs: FxHashMap<(TopicId, Partition), Input>,
+    group: Queue,
+    consumer: Client,
+    shared: Arc<Mutex<Shared>>,
+    signal: Arc<Signal>,
+    transactions: Transactions,
+}
+
+/// An input of a task that has begun.
+struct Input {
+    reading: Reading,
+    queue: Queue,
+}
+
+/// What rebalances change, which happen while the consumer is polled.
+struct Shared {
+    /// The sub-topology of each anchor.
+    anchors: FxHashMap<Arc<str>, usize>,
+    tasks: Vec<u32>,
+    changes: Vec<Change>,
+    /// What is being read for each task.
+    reading: FxHashMap<(usize, Partition), Vec<(TopicId, Arc<str>)>>,
+    /// Inputs of tasks that were taken away since.
+    ended: Vec<(TopicId, Partition)>,
+    unknown: FxHashSet<String>,
+}
+
+impl KafkaMember {
+    pub(super) fn join(log: &KafkaLog, membership: &Membership) -> Result<KafkaMember, Error> {
+        let (cluster, topics) = (Arc::clone(&log.cluster), Arc::clone(&log.topics));
+        let anchors = anchors(&topics, membership)?;
+        let group = &membership.group;
+        let protocol = chosen(&cluster, group)?;
+        let id = log.transactional_id(group, membership.worker);
+        let mut transactions = Transactions::new(&cluster, &topics, id);
+        // What this worker left open when it died holds up whoever reads its topics.
+        transactions.ready()?;
+        let shared = Arc::new(Mutex::new(Shared {
+            anchors: anchors.iter().cloned().collect(),
+            tasks: membership.subs.iter().map(|sub| sub.tasks).collect(),
+            changes: Vec::new(),
+            reading: FxHashMap::default(),
+            ended: Vec::new(),
+            unknown: FxHashSet::default(),
+        }));
+        let mut events = cluster.status().events();
+        let told = Arc::clone(&shared);
+        events.on_rebalance = Some(Box::new(move |rebalance| told.lock().rebalanced(&rebalance)));
+        let consumer = client(Kind::Consumer, &cluster.config.member(group, protocol), events)?;
+        let mut queue = consumer.group_queue().ok_or(Error::Closed)?;
+        let signal = cluster.progress.signal();
+        queue.on_nonempty(raising(&signal));
+        let names: Vec<_> = anchors.into_iter().map(|(name, _)| name).collect();
+        if !names.is_empty() {
+            consumer.subscribe(&names).map_err(|failure| error::of(&failure, &format!("joining group {group}")))?;
+        }
+        Ok(KafkaMember { cluster, topics, inputs: FxHashMap::default(), group: queue, consumer, shared, signal, transactions })
+    }
+}
+
+impl Shared {
+    fn rebalanced(&mut self, rebalance: &Rebalance) -> Vec<(Arc<str>, i32)> {
+        let mut stop = Vec::new();
+        for (topic, partition) in &rebalance.partitions {
+            let Some(&sub) = self.anchors.get(topic.as_str()) else { continue };
+            let (number, partition) = (*partition, Partition(*partition as u32));
+            if partition.0 >= self.tasks[sub] {
+                if self.unknown.insert(format!("{topic}-{number}")) {
+                    tracing::error!("partition {number} of {topic} was added and has no task: scale the topology, its records wait");
+                }
+                continue;
+            }
+            if rebalance.kind == Taken::Assigned {
+                self.changes.push(Change::Assigned { sub, partition });
+                continue;
+            }
+            if rebalance.kind == Taken::Lost {
+                tracing::warn!("the group took task {sub}-{partition} away: this worker was silent for too long");
+            }
+            self.changes.push(Change::Revoked { sub, partition });
+            for (topic, name) in self.reading.remove(&(sub, partition)).unwrap_or_default() {
+                self.ended.push((topic, partition));
+                stop.push((name, number));
+            }
+        }
+        stop
+    }
+}
+
+impl Member for KafkaMember {
+    fn changes(&mut self) -> Result<Vec<Change>, Error> {
+        // What a producer left open that had to be given up would hold back whoever restores.
+        self.transactions.ready()?;
+        let mut failed = None;
+        while self.group.consume(1, Duration::ZERO, |message| failed = message.error().or(failed)) > 0 {}
+        let mut shared = self.shared.lock();
+        for input in std::mem::take(&mut shared.ended) {
+            self.inputs.remove(&input);
+        }
+        let changes = std::mem::take(&mut shared.changes);
+        match failed {
+            // Changes that were told must arrive; what is wrong will be told again.
+            Some(code) if changes.is_empty() && !error::is_passing(&code.into()) => {
+                let error = error::of(&code.into(), "reading as a member of the group");
+                // A member that was taken for dead joins anew by itself.
+                if matches!(error, Error::Aborted { .. }) { Ok(changes) } else { Err(error) }
+            }
+            _ => Ok(changes),
+        }
+    }
+
+    fn begin(&mut self, sub: usize, partition: Partition, offsets: &[(TopicId, Offset)]) -> Result<(), Error> {
+        let mut new = Vec::new();
+        let mut moved = Vec::new();
+        for &(id, from) in offsets {
+            let topic = self.topics.find(id, partition)?;
+            let place = (Arc::clone(&topic.name), partition.0 as i32, from.0 as i64);
+            if let Some(input) = self.inputs.get_mut(&(id, partition)) {
+                input.reading.go_to(from);
+                moved.push(place);
+                continue;
+            }
+            let end = reader::end_of(&self.cluster, &topic, partition, Some(Isolation::Committed))?;
+            let queue = Queue::of_partition(&self.consumer, &topic.name, partition.0 as i32);
+            let mut queue = queue.ok_or_else(|| Error::UnknownTopic { topic: topic.name.to_string() })?;
+            queue.on_nonempty(raising(&self.signal));
+            new.push((id, topic.name.clone(), Input { reading: Reading::new(&topic, partition, from, end.0 as i64), queue }, place));
+        }
+        let failed = |failure| error::of(&failure, &format!("reading for task {sub}-{partition}"));
+        if !moved.is_empty() {
+            self.consumer.seek(&moved, SEEK).map_err(failed)?;
+        }
+        if !new.is_empty() {
+            let places: Vec<_> = new.iter().map(|(.., place)| place.clone()).collect();
+            self.consumer.incremental_assign(&places).map_err(failed)?;
+            let mut shared = self.shared.lock();
+            let reading = shared.reading.entry((sub, partition)).or_default();
+            for (id, name, input, _) in new {
+                reading.push((id, name));
+                self.inputs.insert((id, partition), input);
+            }
+        }
+        self.signal.raise();
+        Ok(())
+    }
+
+    fn fetch(&mut self, id: TopicId, partition: Partition, from: Offset, max_bytes: usize) -> Result<Fetched, Error> {
+        let Some(input) = self.inputs.get_mut(&(id, partition)) else {
+            // Its task was taken away and the worker has not heard of it yet: there is nothing to read.
+            return Ok(Fetched { batches: Vec::new(), next: from, end: from });
+        };
+        if input.reading.next != from.0 as i64 {
+            let topic = self.topics.find(id, partition)?;
+            let place = (Arc::clone(&topic.name), partition.0 as i32, from.0 as i64);
+            input.reading.go_to(from);
+            self.consumer.seek(&[place], SEEK).map_err(|failure| error::of(&failure, &topic.name))?;
+        }
+        match input.reading.take(&self.consumer, &input.queue, max_bytes) {
+            Ok((batch, more)) => {
+                if more {
+                    self.signal.raise();
+                }
+                let [next, end] = [input.reading.next, input.reading.end()].map(|at| Offset(at as u64));
+                Ok(Fetched { batches: batch.into_iter().collect(), next, end })
+            }
+            Err(failure) if matches!(failure.code, Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
+                let topic = self.topics.find(id, partition)?;
+                let bounds = reader::bounds(&self.cluster, &self.topics, id, partition)?;
+                Err(reader::out_of_range(&topic, partition, from, bounds))
+            }
+            Err(failure) if error::is_passing(&failure) => {
+                let end = Offset(input.reading.end() as u64);
+                Ok(Fetched { batches: Vec::new(), next: from, end })
+            }
+            Err(failure) => Err(error::of(&failure, &self.topics.get(id)?.name)),
+        }
+    }
+
+    fn wait(&mut self, timeout: Duration) {
+        self.signal.wait(timeout);
+    }
+
+    fn commit(&mut self, transaction: Transaction) -> Result<Committed, Error> {
+        KafkaLog::check(&self.topics, &transaction)?;
+        let Some(read) = transaction.offsets.as_ref().filter(|read| !read.offsets.is_empty()) else {
+            let what = "a worker's transaction without offsets, which nothing would fence".to_owned();
+            return Err(Error::Unsupported { what });
+        };
+        let group = GroupMetadata::of_member(&self.consumer)
+            .ok_or_else(|| Error::Aborted { cause: "this worker is not a member of its group now".into() })?;
+        let named = read.offsets.iter().map(|(id, partition, offset)| {
+            Ok((self.topics.get(*id)?.name, partition.0 as i32, offset.0 as i64))
+        });
+        let reads = [Read { group, offsets: named.collect::<Result<_, Error>>()? }];
+        let appends: Vec<_> = transaction.appends.iter().collect();
+        let base_offsets = self.transactions.commit(&appends, &reads)?;
+        Ok(Committed { base_offsets })
+    }
+}
+
+impl Drop for KafkaMember {
+    /// Leaves the group, so that others have the tasks at once.
+    fn drop(&mut self) {
+        self.inputs.clear();
+        self.consumer.close(LEAVE);
+    }
+}
+
+fn raising(signal: &Arc<Signal>) -> Wake {
+    let signal = Arc::clone(signal);
+    Arc::new(move || signal.raise())
+}
+
+/// The input of each sub-topology with the most partitions; every member comes to the same, for their topologies are the same.
+fn anchors(topics: &Topics, membership: &Membership) -> Result<Vec<(Arc<str>, usize)>, Error> {
+    let mut anchors = Vec::new();
+    for (sub, inputs) in membership.subs.iter().enumerate() {
+        let found = inputs.topics.iter().map(|id| topics.get(*id)).collect::<Result<Vec<_>, _>>()?;
+        let Some(anchor) = found.iter().find(|topic| topic.partitions == inputs.tasks) else {
+            if inputs.tasks == 0 {
+                continue;
+            }
+            let topic = found.first().map_or("none".into(), |topic| Arc::clone(&topic.name));
+            let counts: Vec<_> = found.iter().map(|topic| format!("{} of {}", topic.partitions, topic.name)).collect();
+            let (found, wanted) = (format!("partitions {}", counts.join(", ")), format!("as many as its {} tasks", inputs.tasks));
+            return Err(Error::TopicDiffers { topic, found, wanted });
+        };
+        anchors.push((Arc::clone(&anchor.name), sub));
+    }
+    Ok(anchors)
+}
+
+/// The protocol to join with. With the broker's own, how soon a dead member is noticed is a setting of the group, within the broker's bounds.
+fn chosen(cluster: &Cluster, group: &str) -> Result<GroupProtocol, Error> {
+    let protocol = match cluster.config.group_protocol {
+        GroupProtocol::Auto if offers_quick_groups(cluster) => GroupProtocol::Consumer,
+        GroupProtocol::Auto => GroupProtocol::Classic,
+        wanted => wanted,
+    };
+    if protocol == GroupProtocol::Consumer {
+        let settings = vec![
+            ("consumer.session.timeout.ms".to_owned(), cluster.config.session_timeout.as_millis().to_string()),
+            ("consumer.heartbeat.interval.ms".to_owned(), HEARTBEAT.as_millis().to_string()),
+        ];
+        let set = cluster.ask(group, |client, timeout| client.set(Resource::Group, group, &settings, timeout));
+        match set {
+            Ok(()) => {}
+            Err(error) if error.is_retriable() => return Err(error),
+            Err(error) => tracing::warn!(group, "the broker's own session timeout is used: {error}"),
+        }
+    }
+    tracing::info!(group, ?protocol, "joining");
+    Ok(protocol)
+}
+
+/// Whether the brokers share out tasks themselves and let a group be as quick as this configuration asks for.
+fn offers_quick_groups(cluster: &Cluster) -> bool {
+    let Ok(Some(broker)) = cluster.ask("brokers", |client, timeout| client.some_broker(timeout)) else { return false };
+    let Ok(settings) = cluster.ask("settings of a broker", |client, timeout| {
+        client.settings(Resource::Broker, &[&broker.to_string()], timeout)
+    }) else {
+        return false;
+    };
+    let value = |name: &str| settings[0].iter().find(|(of, _)| of == name).map(|(_, value)| value.as_str());
+    let at_most = |name: &str, bound: u64| value(name).and_then(|value| value.parse::<u64>().ok()).is_some_and(|ms| ms <= bound);
+    let offered = value("group.coordinator.rebalance.protocols").is_none_or(|protocols| protocols.contains("consumer"));
+    offered
+        && at_most("group.consumer.min.session.timeout.ms", cluster.config.session_timeout.as_millis() as u64)
+        && at_most("group.consumer.min.heartbeat.interval.ms", SLOWEST_HEARTBEAT_MS)
+}

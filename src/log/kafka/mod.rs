@@ -1,0 +1,279 @@
+//! The log in a cluster of Apache Kafka (2.5 or later, tested on 4.3): transactions are Kafka's, and so are groups. The only place that
+//! names rdkafka; all unsafe code is in [`native`].
+//!
+//! What must always hold: reads see committed records only; a transaction is committed whole, and is said to be aborted only if it
+//! was; whoever commits here can read it back here right after. Nothing is made that was not asked for: no topic comes into being
+//! by being named. Markers of transactions and aborted records take offsets too, so offsets have gaps.
+//!
+//! Retention counts from a record's timestamp, as Kafka has it, and a timestamp of exactly 0 is kept as "no timestamp" (-1), which is read as 0
+//! again.
+
+mod cluster;
+mod config;
+mod error;
+mod member;
+mod native;
+mod progress;
+mod reader;
+mod topics;
+mod transactions;
+mod writer;
+
+pub use config::{GroupProtocol, KafkaConfig, Mechanism};
+
+use super::{
+    Bounds, Error, Fetched, Health, Limits, Log, Member, Membership, Pending, TopicId, TopicInfo, TopicSpec, Transaction,
+};
+use crate::{Offset, Partition};
+use cluster::Cluster;
+use member::KafkaMember;
+use native::Isolation;
+use parking_lot::Mutex;
+use reader::Readers;
+use rdkafka::types::RDKafkaErrorCode as Code;
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use topics::Topics;
+
+/// A transaction larger than this is refused, in bytes.
+const MAX_TRANSACTION_BYTES: usize = 1 << 30;
+
+/// A log in a cluster of Kafka.
+pub struct KafkaLog {
+    cluster: Arc<Cluster>,
+    topics: Arc<Topics>,
+    readers: Arc<Readers>,
+    queue: Arc<writer::Queue>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl KafkaLog {
+    /// Reaches the cluster.
+    ///
+    /// # Errors
+    /// [`Error::Misconfigured`], [`Error::Unauthenticated`], or [`Error::Unavailable`] if no broker answers within 10 s.
+    pub fn open(config: KafkaConfig) -> Result<KafkaLog, Error> {
+        let cluster = Arc::new(Cluster::connect(config)?);
+        let log = KafkaLog {
+            cluster,
+            topics: Arc::default(),
+            readers: Arc::default(),
+            queue: Arc::default(),
+            threads: Mutex::default(),
+        };
+        let (cluster, readers) = (Arc::clone(&log.cluster), Arc::clone(&log.readers));
+        log.spawn("log-health", move || cluster.watch(|| readers.sweep()))?;
+        let (cluster, topics, queue) = (Arc::clone(&log.cluster), Arc::clone(&log.topics), Arc::clone(&log.queue));
+        log.spawn("log-writer", move || writer::run(&cluster, &topics, &queue))?;
+        Ok(log)
+    }
+
+    fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> Result<(), Error> {
+        let queue = Arc::clone(&self.queue);
+        let run = move || {
+            if catch_unwind(AssertUnwindSafe(run)).is_err() {
+                // Whoever waits for an answer gets it now, and nobody waits for one that can't come.
+                queue.end(Error::Unavailable { cause: "a thread of the log panicked".into() });
+            }
+        };
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
+        self.threads.lock().push(thread.map_err(|e| Error::Misconfigured { reason: format!("no thread can be started: {e}") })?);
+        Ok(())
+    }
+
+    /// The transactional id of a worker of this process.
+    #[must_use]
+    pub fn transactional_id(&self, group: &str, worker: usize) -> Arc<str> {
+        format!("{group}-{}-{worker}", self.cluster.config.instance).into()
+    }
+
+    /// Ends what the workers of these transactional ids left open, and keeps them from committing anything more as they are. For those of
+    /// a process that is dead or was taken for dead: one that lives goes on with a new producer, if the group still counts it in.
+    ///
+    /// # Errors
+    /// If the cluster can't do it now, or does not allow it.
+    pub fn fence(&self, transactional_ids: &[&str]) -> Result<(), Error> {
+        transactions::fence(&self.cluster, &self.topics, transactional_ids)
+    }
+
+    /// Deletes topics with all their records; those that do not exist are passed over.
+    ///
+    /// # Errors
+    /// If the cluster can't do it now, or does not allow it.
+    pub fn delete_topics(&self, names: &[&str]) -> Result<(), Error> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        self.cluster.ask("deleting topics", |client, timeout| client.delete_topics(names, timeout))
+    }
+
+    /// What is wrong with a transaction before anybody is asked, or its size in bytes.
+    fn check(topics: &Topics, transaction: &Transaction) -> Result<usize, Error> {
+        let limits = Limits::default();
+        let mut bytes = 0;
+        for append in &transaction.appends {
+            let facts = append.batch.facts();
+            let topic = topics.get(append.topic)?;
+            limits.check_facts(&topic, append.partition, facts.largest, facts.earliest, facts.unkeyed)?;
+            bytes += append.batch.bytes().len();
+        }
+        if let Some(read) = &transaction.offsets {
+            if read.group.is_empty() || read.group.len() > usize::from(u16::MAX) {
+                return Err(Error::InvalidGroup { bytes: read.group.len() });
+            }
+            for (topic, partition, _) in &read.offsets {
+                topics.find(*topic, *partition)?;
+            }
+        }
+        if transaction.request.is_some() {
+            let what = "a request's row in a transaction: on Kafka a request is a command that a task carries out".to_owned();
+            return Err(Error::Unsupported { what });
+        }
+        if bytes > MAX_TRANSACTION_BYTES {
+            return Err(Error::TransactionTooLarge { bytes, max: MAX_TRANSACTION_BYTES });
+        }
+        Ok(bytes)
+    }
+}
+
+impl Drop for KafkaLog {
+    /// Commits what waits.
+    fn drop(&mut self) {
+        self.queue.close();
+        self.cluster.close();
+        for thread in self.threads.get_mut().drain(..) {
+            thread.join().expect("a thread of the log catches its panics");
+        }
+    }
+}
+
+impl fmt::Debug for KafkaLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("KafkaLog").field("config", &self.cluster.config).field("health", &self.health()).finish_non_exhaustive()
+    }
+}
+
+impl Log for KafkaLog {
+    fn create_topic(&self, spec: &TopicSpec) -> Result<TopicInfo, Error> {
+        topics::create(&self.cluster, &self.topics, spec)
+    }
+
+    fn topic(&self, name: &str) -> Result<Option<TopicInfo>, Error> {
+        topics::look_up(&self.cluster, &self.topics, name)
+    }
+
+    fn topics(&self) -> Result<Vec<TopicInfo>, Error> {
+        let mut names = self.cluster.ask("topics", native::Client::topic_names)?;
+        // Kafka's own are nobody else's business.
+        names.retain(|name| !name.starts_with("__"));
+        names.sort();
+        topics::look_up_all(&self.cluster, &self.topics, &names.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn fetch(&self, topic: TopicId, partition: Partition, from: Offset, max_bytes: usize) -> Result<Fetched, Error> {
+        self.readers.fetch(&self.cluster, &self.topics, (topic, partition), from, max_bytes)
+    }
+
+    fn bounds(&self, topic: TopicId, partition: Partition) -> Result<Bounds, Error> {
+        reader::bounds(&self.cluster, &self.topics, topic, partition)
+    }
+
+    fn open_end(&self, topic: TopicId, partition: Partition) -> Result<Offset, Error> {
+        let topic = self.topics.find(topic, partition)?;
+        reader::end_of(&self.cluster, &topic, partition, Some(Isolation::Uncommitted))
+    }
+
+    fn join(&self, membership: Membership) -> Result<Box<dyn Member>, Error> {
+        Ok(Box::new(KafkaMember::join(self, &membership)?))
+    }
+
+    fn instance(&self) -> &str {
+        &self.cluster.config.instance
+    }
+
+    fn fence(&self, group: &str, instance: &str, workers: usize) -> Result<(), Error> {
+        let ids: Vec<String> = (0..workers).map(|worker| format!("{group}-{instance}-{worker}")).collect();
+        transactions::fence(&self.cluster, &self.topics, &ids.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn health(&self) -> Health {
+        self.cluster.health()
+    }
+
+    fn version(&self) -> u64 {
+        self.cluster.progress.version()
+    }
+
+    fn wait(&self, seen: u64, timeout: Duration) -> u64 {
+        self.cluster.progress.wait(seen, timeout)
+    }
+
+    fn wake(&self) {
+        self.cluster.progress.wake();
+    }
+
+    fn commit(&self, transaction: Transaction) -> Pending {
+        match KafkaLog::check(&self.topics, &transaction).and_then(|bytes| self.cluster.available().map(|()| bytes)) {
+            Ok(bytes) => self.queue.push(transaction, bytes),
+            Err(error) => Pending::refused(error),
+        }
+    }
+
+    fn sync(&self) -> Result<(), Error> {
+        // What is acknowledged is with all brokers that must have it.
+        Ok(())
+    }
+
+    fn offsets(&self, group: &str) -> Result<Vec<(TopicId, Partition, Offset)>, Error> {
+        let what = format!("offsets of group {group}");
+        let ask = |of: Option<&[(Arc<str>, i32, i64)]>| {
+            self.cluster.ask_until(&what, |client, timeout| match client.group_offsets(group, of, timeout) {
+                Err(failure) if failure.code == Code::UnstableOffsetCommit => Ok(None),
+                Err(failure) if failure.code == Code::GroupIdNotFound => Ok(Some(Vec::new())),
+                other => other.map(Some),
+            })
+        };
+        // Only who is asked for by name is never passed over.
+        let mut found = ask(None)?;
+        for partitions in self.topics.partitions().chunks(1000) {
+            found.extend(ask(Some(partitions))?);
+        }
+        let mut names: Vec<_> = found.iter().map(|(topic, ..)| topic.as_str()).collect();
+        names.sort_unstable();
+        names.dedup();
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let topics = topics::look_up_all(&self.cluster, &self.topics, &names)?;
+        let id = |name: &str| topics.iter().find(|topic| &*topic.name == name).map(|topic| topic.id);
+        // A topic that was deleted since has no offsets worth knowing.
+        let placed = found.iter().filter_map(|(topic, partition, offset)| {
+            Some((id(topic)?, Partition(*partition as u32), Offset(*offset as u64)))
+        });
+        let mut offsets: Vec<_> = placed.collect();
+        offsets.sort_by_key(|(topic, partition, offset)| (*topic, *partition, std::cmp::Reverse(*offset)));
+        offsets.dedup_by_key(|(topic, partition, _)| (*topic, *partition));
+        Ok(offsets)
+    }
+
+    fn trim(&self, topic: TopicId, partition: Partition, before: Offset) -> Result<(), Error> {
+        let topic = self.topics.find(topic, partition)?;
+        let start = reader::end_of(&self.cluster, &topic, partition, None)?;
+        let end = reader::end_of(&self.cluster, &topic, partition, Some(Isolation::Committed))?;
+        let before = before.min(end);
+        if before <= start {
+            return Ok(());
+        }
+        let what = format!("trimming {}", topic.name);
+        self.cluster.ask(&what, |client, timeout| {
+            client.delete_records(&topic.name, partition.0 as i32, before.0 as i64, timeout)
+        })
+    }
+
+    fn limits(&self) -> Limits {
+        Limits::default()
+    }
+}

@@ -1,0 +1,196 @@
+//! The topics of the cluster as this process knows them, by number, and how topics are made. What the cluster says of a topic is believed
+//! until it is asked again, but for its end: that of a partition which this process has written to is never behind what it wrote.
+
+use super::super::topic::is_topic_name;
+use super::super::{Cleanup, Error, TopicId, TopicInfo, TopicSpec};
+use super::cluster::Cluster;
+use super::config::MAX_MESSAGE_BYTES;
+use super::native::{Described, Resource, Settings};
+use crate::{Offset, Partition};
+use parking_lot::{Mutex, RwLock};
+use rdkafka::types::RDKafkaErrorCode as Code;
+use rustc_hash::FxHashMap;
+use std::sync::Arc;
+
+/// Compacted topics are compacted in files of this size, in bytes, so that a changelog does not wait for a gigabyte.
+const COMPACTED_SEGMENT_BYTES: usize = 50 << 20;
+
+/// All topics that were asked for.
+#[derive(Default)]
+pub(super) struct Topics {
+    known: RwLock<Known>,
+    /// Where partitions end at least, since this process has committed up to there.
+    committed: Mutex<FxHashMap<(TopicId, Partition), Offset>>,
+}
+
+#[derive(Default)]
+struct Known {
+    infos: Vec<TopicInfo>,
+    names: FxHashMap<Arc<str>, TopicId>,
+}
+
+impl Topics {
+    /// The topic of a number.
+    pub(super) fn get(&self, id: TopicId) -> Result<TopicInfo, Error> {
+        let known = self.known.read();
+        known.infos.get(id.0 as usize).cloned().ok_or_else(|| Error::UnknownTopic { topic: format!("number {}", id.0) })
+    }
+
+    /// A topic that has this partition.
+    pub(super) fn find(&self, id: TopicId, partition: Partition) -> Result<TopicInfo, Error> {
+        let topic = self.get(id)?;
+        if partition.0 < topic.partitions {
+            return Ok(topic);
+        }
+        Err(Error::UnknownPartition { topic: topic.name, partition, partitions: topic.partitions })
+    }
+
+    fn learn(&self, described: &Described, cleanup: Cleanup) -> TopicInfo {
+        let mut known = self.known.write();
+        let name: Arc<str> = described.name.as_str().into();
+        let next = TopicId(known.infos.len() as u32);
+        let id = *known.names.entry(Arc::clone(&name)).or_insert(next);
+        let info = TopicInfo { name, id, uuid: described.uuid, partitions: described.partitions, cleanup };
+        if id == next {
+            known.infos.push(info.clone());
+        } else {
+            known.infos[id.0 as usize] = info.clone();
+        }
+        info
+    }
+
+    /// All partitions of all topics that were asked for.
+    pub(super) fn partitions(&self) -> Vec<(Arc<str>, i32, i64)> {
+        let known = self.known.read();
+        let of = |topic: &TopicInfo| (0..topic.partitions as i32).map(|partition| (Arc::clone(&topic.name), partition, 0)).collect::<Vec<_>>();
+        known.infos.iter().flat_map(of).collect()
+    }
+
+    /// Notes that this process has committed up to here.
+    pub(super) fn committed(&self, topic: TopicId, partition: Partition, end: Offset) {
+        let mut committed = self.committed.lock();
+        let known = committed.entry((topic, partition)).or_insert(end);
+        *known = end.max(*known);
+    }
+
+    /// Where a partition ends at least.
+    pub(super) fn committed_end(&self, topic: TopicId, partition: Partition) -> Offset {
+        self.committed.lock().get(&(topic, partition)).copied().unwrap_or(Offset(0))
+    }
+}
+
+/// The topic of this name.
+pub(super) fn look_up(cluster: &Cluster, topics: &Topics, name: &str) -> Result<Option<TopicInfo>, Error> {
+    if !is_topic_name(name) {
+        return Ok(None);
+    }
+    Ok(look_up_all(cluster, topics, &[name])?.pop())
+}
+
+/// The topics of these names, as far as they exist.
+pub(super) fn look_up_all(cluster: &Cluster, topics: &Topics, names: &[&str]) -> Result<Vec<TopicInfo>, Error> {
+    let what = if names.len() == 1 { names[0] } else { "topics" };
+    let found = cluster.ask(what, |client, timeout| client.describe_topics(names, timeout))?;
+    if found.is_empty() {
+        return Ok(Vec::new());
+    }
+    let existing: Vec<&str> = found.iter().map(|topic| topic.name.as_str()).collect();
+    let settings = cluster.ask(what, |client, timeout| client.settings(Resource::Topic, &existing, timeout))?;
+    Ok(found.iter().zip(&settings).map(|(topic, settings)| topics.learn(topic, cleanup_of(settings))).collect())
+}
+
+/// Makes a topic, or finds it.
+pub(super) fn create(cluster: &Cluster, topics: &Topics, spec: &TopicSpec) -> Result<TopicInfo, Error> {
+    let name = spec.name.as_str();
+    let invalid = |reason| Err(Error::InvalidTopic { topic: spec.name.clone(), reason });
+    if !is_topic_name(name) {
+        return invalid("a name is 1 to 249 letters, digits, '.', '_' or '-'");
+    }
+    if spec.partitions == 0 {
+        return invalid("it needs at least one partition");
+    }
+    let (found, made) = match look_up(cluster, topics, name)? {
+        Some(found) => (found, false),
+        None => (make(cluster, topics, spec)?, true),
+    };
+    if found.partitions != spec.partitions || !found.cleanup.same_policy(spec.cleanup) {
+        let says = |partitions, cleanup: Cleanup| format!("{partitions} partitions and cleanup by {cleanup}");
+        return Err(Error::TopicDiffers {
+            topic: Arc::clone(&found.name),
+            found: says(found.partitions, found.cleanup),
+            wanted: says(spec.partitions, spec.cleanup),
+        });
+    }
+    if found.cleanup == spec.cleanup || made {
+        return Ok(found);
+    }
+    let settings = keeping(spec.cleanup);
+    cluster.ask(name, |client, timeout| client.set(Resource::Topic, name, &settings, timeout))?;
+    // The setting is known to the controller and comes to the brokers a moment later.
+    cluster.ask_until(name, |client, timeout| {
+        let settings = client.settings(Resource::Topic, &[name], timeout)?;
+        Ok(settings.first().is_some_and(|settings| cleanup_of(settings) == spec.cleanup).then_some(()))
+    })?;
+    look_up(cluster, topics, name)?.ok_or_else(|| Error::UnknownTopic { topic: spec.name.clone() })
+}
+
+/// Makes a topic that did not exist a moment ago, and waits until the brokers know it.
+fn make(cluster: &Cluster, topics: &Topics, spec: &TopicSpec) -> Result<TopicInfo, Error> {
+    let name = spec.name.as_str();
+    let (partitions, copies) = (spec.partitions, cluster.config.replication_factor);
+    let mut settings = keeping(spec.cleanup);
+    settings.push(("max.message.bytes".into(), MAX_MESSAGE_BYTES.to_string()));
+    settings.push(("message.timestamp.type".into(), "CreateTime".into()));
+    if matches!(spec.cleanup, Cleanup::Compact { .. }) {
+        settings.push(("segment.bytes".into(), COMPACTED_SEGMENT_BYTES.to_string()));
+    }
+    // Event times are what they are; brokers of 4.0 and later otherwise refuse those an hour ahead.
+    let mut with_any_time = settings.clone();
+    with_any_time.push(("message.timestamp.after.max.ms".into(), i64::MAX.to_string()));
+    cluster.ask(&format!("creating topic {name}"), |client, timeout| {
+        let made = client.create_topic(name, partitions, copies, &with_any_time, timeout);
+        match made {
+            // Brokers before 3.6 do not know that setting and have no such bound.
+            Err(failure) if failure.code == Code::InvalidConfig => {
+                client.create_topic(name, partitions, copies, &settings, timeout)
+            }
+            other => other,
+        }
+        .or_else(|failure| if failure.code == Code::TopicAlreadyExists { Ok(()) } else { Err(failure) })
+    })?;
+    let described = cluster.ask_until(name, |client, timeout| Ok(client.describe_topics(&[name], timeout)?.pop()))?;
+    let settings = cluster.ask_until(name, |client, timeout| match client.settings(Resource::Topic, &[name], timeout) {
+        Err(failure) if failure.code == Code::UnknownTopicOrPartition => Ok(None),
+        other => other.map(|mut settings| settings.pop()),
+    })?;
+    Ok(topics.learn(&described, cleanup_of(&settings)))
+}
+
+/// The settings that make a topic forget like this.
+fn keeping(cleanup: Cleanup) -> Settings {
+    let set = |name: &str, value: String| (name.to_owned(), value);
+    let or_all = |limit: Option<u64>| limit.map_or("-1".to_owned(), |limit| limit.min(i64::MAX as u64).to_string());
+    match cleanup {
+        Cleanup::Delete { retention_ms, retention_bytes } => vec![
+            set("cleanup.policy", "delete".into()),
+            set("retention.ms", or_all(retention_ms)),
+            set("retention.bytes", or_all(retention_bytes)),
+        ],
+        Cleanup::Compact { delete_retention_ms } => vec![
+            set("cleanup.policy", "compact".into()),
+            set("delete.retention.ms", delete_retention_ms.min(i64::MAX as u64).to_string()),
+        ],
+    }
+}
+
+/// What a topic of these settings forgets. One that is compacted and deleted from counts as compacted: its records need keys.
+fn cleanup_of(settings: &Settings) -> Cleanup {
+    let value = |name: &str| settings.iter().find(|(of, _)| of == name).map_or("", |(_, value)| value.as_str());
+    // -1 is without bound, and no u64.
+    let limit = |name: &str| value(name).parse().ok();
+    if value("cleanup.policy").contains("compact") {
+        Cleanup::Compact { delete_retention_ms: limit("delete.retention.ms").unwrap_or(86_400_000) }
+    } else {
+        Cleanup::Delete { retention_ms: limit("retention.ms"), retention_bytes: limit("retention.bytes") }
+    }
+}

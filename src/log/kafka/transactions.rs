@@ -1,0 +1,222 @@
+//! One producer and its transactions, one after the other. What must always hold: an answer other than [`Error::OutcomeUnknown`] is the
+//! truth, so "aborted" is said only of a transaction whose commit was never asked for or was refused by the cluster.
+//!
+//! A producer that is fenced or failed for good is dropped; the next one begins with `init_transactions`, which ends whatever this one
+//! left open, to whichever side it was decided.
+
+use super::super::{Append, Error, TopicId};
+use super::cluster::{Cluster, client};
+use super::error;
+use super::native::{Client, Failure, GroupMetadata, Kind, Topic};
+use super::topics::Topics;
+use crate::Offset;
+use rdkafka::types::RDKafkaErrorCode as Code;
+use rustc_hash::FxHashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long one call of librdkafka may take before it is looked whether to go on.
+const CALL: Duration = Duration::from_secs(1);
+/// How long a transaction is worked on before it is given up. Longer than the cluster itself waits for it by default.
+const PATIENCE: Duration = Duration::from_secs(15);
+/// How long it is asked for the outcome of a commit before nobody knows it.
+const UNKNOWN_AFTER: Duration = Duration::from_secs(30);
+
+/// Offsets of a group, and who says so.
+pub(super) struct Read {
+    pub(super) group: GroupMetadata,
+    pub(super) offsets: Vec<(Arc<str>, i32, i64)>,
+}
+
+/// A producer of transactions.
+pub(super) struct Transactions {
+    cluster: Arc<Cluster>,
+    topics: Arc<Topics>,
+    id: Arc<str>,
+    /// Whether it ends when somebody else takes over the id, in place of taking it back.
+    exclusive: bool,
+    fenced: bool,
+    producer: Option<Producer>,
+}
+
+struct Producer {
+    /// Before the client, which they belong to.
+    topics: FxHashMap<TopicId, Topic>,
+    client: Client,
+}
+
+impl Transactions {
+    pub(super) fn new(cluster: &Arc<Cluster>, topics: &Arc<Topics>, id: Arc<str>) -> Transactions {
+        let (cluster, topics) = (Arc::clone(cluster), Arc::clone(topics));
+        Transactions { cluster, topics, id, exclusive: false, fenced: false, producer: None }
+    }
+
+    /// A producer of an id that only one may have at a time, the last that began.
+    pub(super) fn exclusive(cluster: &Arc<Cluster>, topics: &Arc<Topics>, id: Arc<str>) -> Transactions {
+        Transactions { exclusive: true, ..Transactions::new(cluster, topics, id) }
+    }
+
+    /// Ends whatever an earlier producer of this id left open, if that was not done yet.
+    ///
+    /// # Errors
+    /// If the cluster can't do it now, or does not allow it.
+    pub(super) fn ready(&mut self) -> Result<(), Error> {
+        if self.producer.is_some() {
+            return Ok(());
+        }
+        if self.exclusive && self.fenced {
+            return Err(Error::Fenced { id: Arc::clone(&self.id) });
+        }
+        self.cluster.available()?;
+        let client = client(Kind::Producer, &self.cluster.config.producer(&self.id), self.cluster.status().events())?;
+        let what = format!("beginning as {}", self.id);
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(failure) = client.init_transactions(CALL) {
+            let retriable = failure.retriable || error::is_passing(&failure);
+            if failure.fatal || !retriable || Instant::now() >= deadline {
+                return Err(error::of(&failure, &what));
+            }
+            client.poll(Duration::ZERO);
+            self.cluster.available()?;
+        }
+        self.producer = Some(Producer { topics: FxHashMap::default(), client });
+        Ok(())
+    }
+
+    /// Commits all of it as one, and answers with the offset of the first record of each append.
+    ///
+    /// # Errors
+    /// Nothing of it was appended, unless the outcome is unknown.
+    pub(super) fn commit(&mut self, appends: &[&Append], reads: &[Read]) -> Result<Vec<Offset>, Error> {
+        self.ready()?;
+        let Some(producer) = &mut self.producer else { return Err(Error::Closed) };
+        producer.client.take_delivered();
+        if let Err(failure) = producer.client.begin_transaction() {
+            // It stands in a transaction that could not be ended, or failed for good.
+            return Err(self.lose(&failure, "beginning a transaction"));
+        }
+        if let Err(failure) = producer.fill(&self.cluster, &self.topics, appends, reads) {
+            return Err(self.abort(failure));
+        }
+        self.decide(appends)
+    }
+
+    /// Ends a transaction whose commit was not asked for, and says why.
+    fn abort(&mut self, why: Failed) -> Error {
+        let Failed { failure, what } = why;
+        let aborted = |producer: &Producer| {
+            let deadline = Instant::now() + PATIENCE;
+            loop {
+                match producer.client.abort_transaction(CALL) {
+                    Err(failure) if failure.retriable && !failure.fatal && Instant::now() < deadline => {}
+                    other => return other.is_ok(),
+                }
+            }
+        };
+        let lost = self.producer.as_ref().is_none_or(|producer| failure.fatal || !aborted(producer));
+        tracing::debug!(target: "kafka", id = &*self.id, lost, code = ?failure.code, what, "transaction aborted: {}", failure.text);
+        if lost { self.lose(&failure, &what) } else { error::of(&failure, &what) }
+    }
+
+    /// Drops the producer, which is of no use any more.
+    fn lose(&mut self, failure: &Failure, what: &str) -> Error {
+        self.producer = None;
+        self.fenced = error::is_fenced(failure.code);
+        if self.exclusive && self.fenced { Error::Fenced { id: Arc::clone(&self.id) } } else { error::of(failure, what) }
+    }
+
+    /// Asks for the commit. From here on only the cluster knows.
+    fn decide(&mut self, appends: &[&Append]) -> Result<Vec<Offset>, Error> {
+        let Some(producer) = &self.producer else { return Err(Error::Closed) };
+        let deadline = Instant::now() + UNKNOWN_AFTER;
+        loop {
+            let Err(failure) = producer.client.commit_transaction(CALL) else { break };
+            tracing::debug!(target: "kafka", id = &*self.id, ?failure, "commit failed");
+            if failure.abortable {
+                let what = "committing".to_owned();
+                return Err(self.abort(Failed { failure, what }));
+            }
+            if !failure.retriable || failure.fatal || Instant::now() >= deadline {
+                self.lose(&failure, "committing");
+                return Err(Error::OutcomeUnknown { cause: failure.text.into() });
+            }
+        }
+        let delivered = producer.client.take_delivered().offsets;
+        let mut bases = vec![Offset(0); appends.len()];
+        for (number, last) in delivered {
+            let append = appends[number - 1];
+            let end = Offset(last as u64 + 1);
+            bases[number - 1] = Offset(end.0 - append.batch.len() as u64);
+            // The mark of the transaction comes after it, and is what readers wait for.
+            self.topics.committed(append.topic, append.partition, Offset(end.0 + 1));
+        }
+        self.cluster.progress.advance();
+        Ok(bases)
+    }
+}
+
+/// Why a transaction could not be filled, and with what.
+struct Failed {
+    failure: Failure,
+    what: String,
+}
+
+impl Producer {
+    /// Records and offsets, sent and acknowledged.
+    fn fill(&mut self, cluster: &Cluster, topics: &Topics, appends: &[&Append], reads: &[Read]) -> Result<(), Failed> {
+        for (number, append) in appends.iter().enumerate() {
+            self.append(topics, append, number + 1)?;
+        }
+        for read in reads {
+            self.insist(cluster, "sending offsets", |client| client.send_offsets(&read.offsets, &read.group, CALL))?;
+        }
+        self.insist(cluster, "appending", |client| client.flush(CALL))?;
+        match self.client.take_failed() {
+            Some(code) => {
+                let failure = self.client.fatal().unwrap_or_else(|| code.into());
+                Err(Failed { failure, what: "appending".into() })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn insist(&self, cluster: &Cluster, what: &str, call: impl Fn(&Client) -> Result<(), Failure>) -> Result<(), Failed> {
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(failure) = call(&self.client) {
+            let again = failure.retriable || failure.code == Code::OperationTimedOut;
+            let hopeless = failure.fatal || failure.abortable || cluster.is_closing() || self.client.fatal().is_some();
+            if !again || hopeless || Instant::now() >= deadline {
+                let failure = self.client.fatal().unwrap_or(failure);
+                return Err(Failed { failure, what: what.to_owned() });
+            }
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, topics: &Topics, append: &Append, number: usize) -> Result<(), Failed> {
+        let failed = |failure: Failure, what: &str| Failed { failure, what: format!("appending to {what}") };
+        let info = topics.get(append.topic).map_err(|_| failed(Code::UnknownTopic.into(), "a topic"))?;
+        if !self.topics.contains_key(&append.topic) {
+            let topic = self.client.topic(&info.name).map_err(|failure| failed(failure, &info.name))?;
+            self.topics.insert(append.topic, topic);
+        }
+        let (topic, partition) = (&self.topics[&append.topic], append.partition.0 as i32);
+        let last = append.batch.len().saturating_sub(1);
+        for (at, record) in append.batch.records(Offset(0)).enumerate() {
+            let number = if at == last { number } else { 0 };
+            let deadline = Instant::now() + PATIENCE;
+            while let Err(failure) = self.client.produce(topic, partition, &record, number) {
+                if failure.code != Code::QueueFull || Instant::now() >= deadline {
+                    return Err(failed(self.client.fatal().unwrap_or(failure), &info.name));
+                }
+                self.client.poll(Duration::from_millis(10));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes the place of the producers of these ids, which are dead: what they left open is ended now, and not at its timeout.
+pub(super) fn fence(cluster: &Arc<Cluster>, topics: &Arc<Topics>, ids: &[&str]) -> Result<(), Error> {
+    ids.iter().try_for_each(|id| Transactions::new(cluster, topics, Arc::from(*id)).ready())
+}

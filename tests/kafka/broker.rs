@@ -1,0 +1,170 @@
+//! A real broker for tests: Apache Kafka on loopback, started by `kafka.sh` and gone with the test, however that ends.
+
+use std::fs::{self, File};
+use std::net::TcpListener;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+/// A broker of its own directory and ports.
+#[derive(Debug)]
+pub struct Broker {
+    child: Child,
+    dir: PathBuf,
+    port: u16,
+    controller: u16,
+    extra: String,
+    scram: String,
+}
+
+impl Broker {
+    /// Starts one and waits until it serves.
+    pub fn start() -> Broker {
+        Broker::with(|_| String::new(), "")
+    }
+
+    /// The same with further properties, made from the port that clients connect to, and SCRAM users.
+    pub fn with(extra: impl FnOnce(u16) -> String, scram: &str) -> Broker {
+        let [port, controller] = free_ports();
+        let dir = std::env::temp_dir().join(format!("millstream-kafka-{}-{port}", std::process::id()));
+        forget_the_dead();
+        fs::create_dir_all(&dir).expect("a directory for the broker");
+        let (extra, scram) = (extra(port), scram.to_owned());
+        let child = spawn(&dir, port, controller, &extra, &scram);
+        let mut broker = Broker { child, dir, port, controller, extra, scram };
+        broker.wait_until_up();
+        broker
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) {
+        self.child.kill().expect("the broker is there to be killed");
+        self.child.wait().expect("it was killed");
+    }
+
+    /// Starts it again after `kill`, with the data it had.
+    pub fn restart(&mut self) {
+        self.child = spawn(&self.dir, self.port, self.controller, &self.extra, &self.scram);
+        self.wait_until_up();
+    }
+
+    /// SIGSTOP.
+    pub fn freeze(&self) {
+        signal(self.child.id(), libc::SIGSTOP);
+    }
+
+    /// SIGCONT.
+    pub fn thaw(&self) {
+        signal(self.child.id(), libc::SIGCONT);
+    }
+
+    /// Runs one of Kafka's command-line tools against it.
+    pub fn tool(&self, class: &str, args: &[&str]) -> String {
+        let run = Command::new(script()).args(["tool", class, "--bootstrap-server", &self.address()]).args(args).output();
+        let run = run.expect("the script runs");
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        assert!(run.status.success(), "{class} {args:?}: {}{}", text(&run.stdout), text(&run.stderr));
+        text(&run.stdout)
+    }
+
+    fn wait_until_up(&mut self) {
+        let deadline = Instant::now() + Duration::from_secs(120);
+        let output = self.dir.join("output");
+        loop {
+            let said = fs::read_to_string(&output).unwrap_or_default();
+            if said.contains("Kafka Server started") {
+                return;
+            }
+            let ended = self.child.try_wait().expect("its state can be asked");
+            assert!(ended.is_none(), "Kafka did not start:\n{said}");
+            assert!(Instant::now() < deadline, "Kafka is not up after two minutes:\n{said}");
+            // There is no event to wait for but a line in a file.
+            let (_never, pause) = mpsc::channel::<()>();
+            let _elapsed = pause.recv_timeout(Duration::from_millis(50));
+        }
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        self.thaw();
+        let _gone = self.child.kill();
+        let _gone = self.child.wait();
+        let _kept = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Sends a signal to a process of this test.
+pub fn signal(pid: u32, signal: i32) {
+    let pid = i32::try_from(pid).expect("a process id");
+    // SAFETY: kill has no preconditions; the process is a child that was not waited for yet.
+    unsafe { libc::kill(pid, signal) };
+}
+
+fn script() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let root = here.ancestors().find(|dir| dir.join("tests/kafka/kafka.sh").is_file());
+    root.expect("the script is in the project").join("tests/kafka/kafka.sh")
+}
+
+/// The kernel ends a child when the *thread* that made it ends, so one thread makes all, and stays.
+fn spawn(dir: &Path, port: u16, controller: u16, extra: &str, scram: &str) -> Child {
+    static SPAWNER: std::sync::OnceLock<mpsc::Sender<(Command, mpsc::Sender<std::io::Result<Child>>)>> = std::sync::OnceLock::new();
+    let spawner = SPAWNER.get_or_init(|| {
+        let (sender, commands) = mpsc::channel::<(Command, mpsc::Sender<std::io::Result<Child>>)>();
+        std::thread::spawn(move || {
+            for (mut command, answer) in commands {
+                let _gone = answer.send(command.spawn());
+            }
+        });
+        sender
+    });
+    let properties = dir.join("extra.properties");
+    fs::write(&properties, extra).expect("a file of properties");
+    let output = File::create(dir.join("output")).expect("a file for the output");
+    let mut command = Command::new(script());
+    command
+        .arg("run")
+        .env("KAFKA_PORT", port.to_string())
+        .env("KAFKA_CONTROLLER_PORT", controller.to_string())
+        .env("KAFKA_HOME_DIR", dir)
+        .env("KAFKA_EXTRA", properties)
+        .env("KAFKA_SCRAM", scram)
+        .env("KAFKA_JVM", "-Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1")
+        .stdin(Stdio::null())
+        .stdout(output.try_clone().expect("a second handle"))
+        .stderr(output);
+    // SAFETY: prctl may be called between fork and exec, and the script is replaced by Java, which keeps the setting.
+    unsafe {
+        command.pre_exec(|| {
+            libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL);
+            Ok(())
+        });
+    }
+    let (answer, child) = mpsc::channel();
+    spawner.send((command, answer)).expect("the thread stays");
+    child.recv().expect("the thread answers").expect("the script runs")
+}
+
+fn free_ports() -> [u16; 2] {
+    let held = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
+    held.map(|listener| listener.local_addr().expect("a bound port").port())
+}
+
+/// Removes what tests left behind that were killed.
+fn forget_the_dead() {
+    for entry in fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.strip_prefix("millstream-kafka-").and_then(|rest| rest.split('-').next());
+        if owner.is_some_and(|pid| !Path::new("/proc").join(pid).exists()) {
+            let _others_do_it = fs::remove_dir_all(entry.path());
+        }
+    }
+}

@@ -1,0 +1,40 @@
+//! Kafka: the contract, and what only a cluster can do to a log. All on a real broker; one is shared by the tests that leave it alone.
+
+#[path = "../../kafka/broker.rs"]
+pub mod broker;
+mod groups;
+mod transactions;
+
+use crate::log::contract::{CHECKS, Home};
+use broker::Broker;
+use millstream::log::{KafkaConfig, KafkaLog};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+/// The broker of this run. The operating system ends it with the process.
+pub fn shared_broker() -> &'static Broker {
+    static BROKER: OnceLock<Broker> = OnceLock::new();
+    BROKER.get_or_init(Broker::start)
+}
+
+/// A beginning for names that nothing has yet.
+pub fn prefix() -> String {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    format!("t{}.", NEXT.fetch_add(1, Relaxed))
+}
+
+pub fn config() -> KafkaConfig {
+    KafkaConfig::new(shared_broker().address())
+}
+
+pub fn open() -> KafkaLog {
+    KafkaLog::open(config()).expect("the broker answers")
+}
+
+#[test]
+fn keeps_the_contract() {
+    for (name, check) in CHECKS {
+        println!("{name}");
+        check(&Home { log: Arc::new(open()), prefix: prefix() });
+    }
+}
