@@ -59,7 +59,7 @@ pub use store::Store;
 pub use task::TimeDomain;
 pub use topic::Topic;
 pub use topology::{Topology, TopologyError};
-pub use windows::{TimeWindows, Windowed};
+pub use windows::{JoinWindows, TimeWindows, Windowed};
 
 /// The program in README.md compiles and runs.
 #[cfg(doctest)]

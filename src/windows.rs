@@ -113,6 +113,62 @@ impl TimeWindows {
     }
 }
 
+/// How far apart records of two streams may lie to be joined.
+///
+/// ```
+/// use millstream::JoinWindows;
+///
+/// const WITHIN_A_QUARTER: JoinWindows = JoinWindows::of_ms(15 * 60_000);
+/// // A left record with those of the right that come up to a minute after it.
+/// const AFTER: JoinWindows = JoinWindows::between_ms(0, 60_000).grace_ms(5_000);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct JoinWindows {
+    before_ms: i64,
+    after_ms: i64,
+    grace_ms: i64,
+}
+
+impl JoinWindows {
+    /// At most so far apart, whichever is first.
+    #[must_use]
+    pub const fn of_ms(difference_ms: i64) -> JoinWindows {
+        JoinWindows::between_ms(difference_ms, difference_ms)
+    }
+
+    /// A left record at `t` is joined with right ones from `t - before_ms` to `t + after_ms`, both included. One of the two may be negative:
+    /// `between_ms(-5, 10)` is 5 to 10 ms after the left record.
+    #[must_use]
+    pub const fn between_ms(before_ms: i64, after_ms: i64) -> JoinWindows {
+        JoinWindows { before_ms, after_ms, grace_ms: 0 }
+    }
+
+    /// How much longer records are kept for ones of the other side that come late, and unmatched ones are held back. 0 unless it is set.
+    #[must_use]
+    pub const fn grace_ms(self, grace_ms: i64) -> JoinWindows {
+        JoinWindows { grace_ms, ..self }
+    }
+
+    /// Before, after and grace.
+    pub(crate) fn parts(&self) -> (i64, i64, i64) {
+        (self.before_ms, self.after_ms, self.grace_ms)
+    }
+
+    /// How long a side's store keeps a record.
+    pub(crate) fn retention_ms(&self) -> u64 {
+        let size_ms = self.before_ms.saturating_add(self.after_ms);
+        size_ms.saturating_add(self.grace_ms).max(0).unsigned_abs()
+    }
+
+    pub(crate) fn mistake(&self) -> Option<String> {
+        let JoinWindows { before_ms, after_ms, grace_ms } = self;
+        if before_ms.saturating_add(*after_ms) < 0 {
+            return Some(format!("from {before_ms} ms before to {after_ms} ms after, which ends before it begins"));
+        }
+        (*grace_ms < 0).then(|| format!("with a grace of {grace_ms} ms"))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

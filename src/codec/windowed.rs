@@ -37,6 +37,11 @@ pub(crate) fn time_bytes(time: Timestamp) -> [u8; 8] {
     (time.0 as u64 ^ 1 << 63).to_be_bytes()
 }
 
+/// The time that these eight bytes are.
+pub(crate) fn time_of(bytes: &[u8]) -> Option<Timestamp> {
+    Some(Timestamp((u64::from_be_bytes(bytes.try_into().ok()?) ^ 1 << 63) as i64))
+}
+
 /// Appends start and end of a window.
 pub(crate) fn push_window(window: Window, out: &mut Vec<u8>) {
     out.extend_from_slice(&time_bytes(window.start));
@@ -46,8 +51,7 @@ pub(crate) fn push_window(window: Window, out: &mut Vec<u8>) {
 /// The key's part of a windowed key, and its window; `None` if the bytes are too short to have one.
 pub(crate) fn split_window(bytes: &[u8]) -> Option<(&[u8], Window)> {
     let (key, bounds) = bytes.split_at_checked(bytes.len().checked_sub(BOUNDS)?)?;
-    let time = |bytes: &[u8]| Some(Timestamp((u64::from_be_bytes(bytes.try_into().ok()?) ^ 1 << 63) as i64));
-    Some((key, Window { start: time(&bounds[..8])?, end: time(&bounds[8..])? }))
+    Some((key, Window { start: time_of(&bounds[..8])?, end: time_of(&bounds[8..])? }))
 }
 
 fn parts<K: Data>(bytes: &[u8]) -> Result<(Vec<u8>, Window), Error> {

@@ -4,6 +4,7 @@
 mod grouped;
 mod process;
 mod stream;
+mod stream_join;
 mod table;
 mod windowed;
 

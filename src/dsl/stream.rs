@@ -238,7 +238,13 @@ impl<K: Data, V: Data> Stream<K, V> {
         if self.partitioning.is_some() { self.clone() } else { self.repartition(name) }
     }
 
-    fn through(&self, name: &str, key: &'static dyn Codec<K>, like: &[TopicIndex], null_keys: NullKeys) -> Stream<K, V> {
+    pub(super) fn through(
+        &self,
+        name: &str,
+        key: &'static dyn Codec<K>,
+        like: &[TopicIndex],
+        null_keys: NullKeys,
+    ) -> Stream<K, V> {
         let topic = self.draft.borrow_mut().repartition_topic(name, like);
         self.sink::<V>(topic, key, V::CODEC, null_keys);
         let out = Outlet::new();

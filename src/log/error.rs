@@ -204,7 +204,10 @@ impl Error {
     /// Whether no request to this log will succeed any more.
     #[must_use]
     pub fn is_fatal(&self) -> bool {
-        matches!(self, Error::Closed | Error::Locked { .. } | Error::NotALog { .. } | Error::Damaged { .. } | Error::Fenced { .. })
+        matches!(
+            self,
+            Error::Closed | Error::Locked { .. } | Error::NotALog { .. } | Error::Damaged { .. } | Error::Fenced { .. }
+        )
     }
 
     /// Whether the transaction may have been committed all the same.

@@ -8,6 +8,7 @@ pub(crate) mod map;
 pub(crate) mod process;
 pub(crate) mod sink;
 pub(crate) mod source;
+pub(crate) mod stream_stream_join;
 pub(crate) mod stream_table_join;
 pub(crate) mod table;
 pub(crate) mod windowed_aggregate;

@@ -115,7 +115,8 @@ pub struct StoreStatus {
     pub key_type: &'static str,
     /// The Rust type of its values.
     pub value_type: &'static str,
-    /// `key-value`, `table` (values have timestamps) or `window` (keys have a window, too).
+    /// `key-value`, `table` (values have timestamps) `window` (keys have a window, too) or
+    /// `join` (what a side of a join has seen).
     pub kind: &'static str,
     /// How many partitions.
     pub partitions: u32,

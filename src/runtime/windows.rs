@@ -49,7 +49,7 @@ impl View {
     /// Whether keys of this view are windowed.
     #[must_use]
     pub fn is_windowed(&self) -> bool {
-        self.kind() == crate::topology::StoreKind::Window
+        self.kind().is_windowed()
     }
 }
 

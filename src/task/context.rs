@@ -250,9 +250,7 @@ impl Context {
         timestamp: Timestamp,
         start: Timestamp,
     ) -> Result<(), ProcessError> {
-        if self.state.time_ms(store.id()) < start.0 {
-            self.state.set_time_ms(store.id(), start.0);
-        }
+        self.window_written(store, start);
         self.set_at(store, key, value, timestamp, start)
     }
 
@@ -278,6 +276,37 @@ impl Context {
             }
             Ok(())
         })
+    }
+
+    /// Writes a row of a store of windows, without a timestamp; as `window_set`.
+    pub(crate) fn window_put(
+        &mut self,
+        store: StoreIndex,
+        key: &[u8],
+        value: &[u8],
+        start: Timestamp,
+    ) -> Result<(), ProcessError> {
+        self.outbox.check_row(key, value)?;
+        self.window_written(store, start);
+        self.state.put_at(store.id(), key, value, start.0);
+        Ok(())
+    }
+
+    /// The store's time is at least the start of a window that was written to it.
+    fn window_written(&mut self, store: StoreIndex, start: Timestamp) {
+        if self.state.time_ms(store.id()) < start.0 {
+            self.state.set_time_ms(store.id(), start.0);
+        }
+    }
+
+    /// The time that an operator keeps.
+    pub(crate) fn clock(&self, clock: ClockIndex) -> Timestamp {
+        self.clocks.get(clock)
+    }
+
+    /// Sets a time that an operator keeps.
+    pub(crate) fn set_clock(&mut self, clock: ClockIndex, time: Timestamp) {
+        self.clocks.set(clock, time);
     }
 
     /// Moves a time that an operator keeps up to `time`, if that is later, and answers where it stands.

@@ -15,7 +15,7 @@ use super::sweep::Sweep;
 use crate::error::ProcessError;
 use crate::log::{Limits, RecordBatch, RecordRef, StoredBatch, TopicInfo};
 use crate::record::{Headers, Offset, Partition, Timestamp};
-use crate::topology::{Punctuator, SourceDef, StoreIndex, StoreKind, TopicIndex, Topology};
+use crate::topology::{Punctuator, SourceDef, StoreIndex, TopicIndex, Topology};
 
 /// How often a failing record is tried again before it is parked.
 const RETRIES: u32 = 3;
@@ -140,7 +140,7 @@ impl Task {
         };
         self.ctx.clocks = Clocks::new(topology.clocks.iter().map(clock).collect::<Result<_, _>>()?);
         self.store_times.clear();
-        for window_store in sub.stores.iter().filter(|store| topology.stores[store.0].kind == StoreKind::Window) {
+        for window_store in sub.stores.iter().filter(|store| topology.stores[store.0].kind.is_windowed()) {
             let time = meta::store_time(state, store, &topology.stores[window_store.0].name)?;
             state.set_time_ms(window_store.id(), time.0);
             self.store_times.push((*window_store, time));

@@ -80,6 +80,11 @@ pub(crate) enum StoreKind {
     /// Key and window -> timestamp and value; its own time is the greatest start of a window that was written to it, and rows outlive their
     /// start by the time-to-live.
     Window,
+    /// Key and time, as a window that starts and ends there -> the values that a side of a join has seen then. Its time and what it forgets
+    /// are as a window store's.
+    Join,
+    /// What an operator holds back; no view.
+    Buffer,
     /// What a task knows about itself; no view.
     TaskMeta,
 }
@@ -91,8 +96,14 @@ impl StoreKind {
             StoreKind::KeyValue => Some("key-value"),
             StoreKind::Table => Some("table"),
             StoreKind::Window => Some("window"),
-            StoreKind::TaskMeta => None,
+            StoreKind::Join => Some("join"),
+            StoreKind::Buffer | StoreKind::TaskMeta => None,
         }
+    }
+
+    /// Whether keys have a window, by which rows are kept.
+    pub(crate) fn is_windowed(self) -> bool {
+        matches!(self, StoreKind::Window | StoreKind::Join)
     }
 
     /// Whether values have a timestamp before them.

@@ -137,6 +137,10 @@ cases! {
     process_clocks = "process-clocks";
     repartition = "repartition";
     select_key = "select-key";
+    stream_stream_inner_join = "stream-stream-inner-join";
+    stream_stream_left_join = "stream-stream-left-join";
+    stream_stream_outer_join = "stream-stream-outer-join";
+    stream_stream_self_join = "stream-stream-self-join";
     stream_table_inner_join = "stream-table-inner-join";
     stream_table_left_join = "stream-table-left-join";
     table = "table";

@@ -1,7 +1,9 @@
 //! The topologies of the recorded cases, by operator and parameters.
 
 use millstream::testing::TestDriver;
-use millstream::{Direction, Process, Record, Scope, Store, Stream, StreamBuilder, Table, TimeDomain, Timestamp, Topology};
+use millstream::{
+    Direction, JoinWindows, Process, Record, Scope, Store, Stream, StreamBuilder, Table, TimeDomain, Timestamp, Topology,
+};
 use serde_json::{Value, json};
 
 use super::functions::{self, int, show};
@@ -128,10 +130,31 @@ fn declare(builder: &mut StreamBuilder, operator: &str, params: &Value) {
             };
             joined.to(&topic("out"));
         }
+        "stream-stream-inner-join" | "stream-stream-left-join" | "stream-stream-outer-join" | "stream-stream-self-join" => {
+            join_streams(builder, operator, params).to(&topic("out"));
+        }
         "dedup-stream-time" => dedup(builder, params, TimeDomain::Stream),
         "dedup-wall-clock" => dedup(builder, params, TimeDomain::WallClock),
         "process-clocks" => clocks(builder, params),
         _ => panic!("no topology for operator {operator:?}"),
+    }
+}
+
+fn join_streams(builder: &mut StreamBuilder, operator: &str, params: &Value) -> Stream<Text, Text> {
+    let ms = |name: &str| params[name].as_i64().unwrap_or_else(|| panic!("parameter {name:?} is a number"));
+    let windows = JoinWindows::between_ms(ms("beforeMs"), ms("afterMs")).grace_ms(ms("graceMs"));
+    let joined = |left: Text, right: Text| Some(format!("{}+{}", show(&left), show(&right)));
+    if operator == "stream-stream-self-join" {
+        let stream = builder.stream(&topic("in"));
+        return stream.join_stream("join", &stream, windows, joined);
+    }
+    let (left, right) = (builder.stream(&topic("left")), builder.stream(&topic("right")));
+    match operator {
+        "stream-stream-inner-join" => left.join_stream("join", &right, windows, joined),
+        "stream-stream-left-join" => {
+            left.left_join_stream("join", &right, windows, move |left, right| joined(left, right.flatten()))
+        }
+        _ => left.outer_join_stream("join", &right, windows, move |left, right| joined(left.flatten(), right.flatten())),
     }
 }
 

@@ -4,6 +4,7 @@
 mod codecs;
 mod failures;
 mod sinks;
+mod stream_joins;
 mod time;
 mod topologies;
 mod windows;

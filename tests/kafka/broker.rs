@@ -1,5 +1,7 @@
 //! A real broker for tests: Apache Kafka on loopback, started by `kafka.sh` and gone with the test, however that ends.
 
+#![allow(dead_code, reason = "several test binaries use it, and none all of it")]
+
 use std::fs::{self, File};
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
@@ -86,8 +88,7 @@ impl Broker {
             assert!(ended.is_none(), "Kafka did not start:\n{said}");
             assert!(Instant::now() < deadline, "Kafka is not up after two minutes:\n{said}");
             // There is no event to wait for but a line in a file.
-            let (_never, pause) = mpsc::channel::<()>();
-            let _elapsed = pause.recv_timeout(Duration::from_millis(50));
+            std::thread::park_timeout(Duration::from_millis(50));
         }
     }
 }
@@ -116,7 +117,8 @@ fn script() -> PathBuf {
 
 /// The kernel ends a child when the *thread* that made it ends, so one thread makes all, and stays.
 fn spawn(dir: &Path, port: u16, controller: u16, extra: &str, scram: &str) -> Child {
-    static SPAWNER: std::sync::OnceLock<mpsc::Sender<(Command, mpsc::Sender<std::io::Result<Child>>)>> = std::sync::OnceLock::new();
+    static SPAWNER: std::sync::OnceLock<mpsc::Sender<(Command, mpsc::Sender<std::io::Result<Child>>)>> =
+        std::sync::OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
         let (sender, commands) = mpsc::channel::<(Command, mpsc::Sender<std::io::Result<Child>>)>();
         std::thread::spawn(move || {

@@ -7,7 +7,6 @@
 //! `changes` alone, so none falls into a transaction.
 
 use super::super::{Change, Committed, Error, Fetched, Member, Membership, TopicId, Transaction};
-use super::KafkaLog;
 use super::cluster::{Cluster, client};
 use super::config::{GroupProtocol, HEARTBEAT};
 use super::error;
@@ -16,6 +15,7 @@ use super::progress::Signal;
 use super::reader::{self, Reading};
 use super::topics::Topics;
 use super::transactions::{Read, Transactions};
+use super::{KafkaLog, transactional_id};
 use crate::{Offset, Partition};
 use parking_lot::Mutex;
 use rdkafka::types::RDKafkaErrorCode as Code;
@@ -67,7 +67,7 @@ impl KafkaMember {
         let anchors = anchors(&topics, membership)?;
         let group = &membership.group;
         let protocol = chosen(&cluster, group)?;
-        let id = log.transactional_id(group, membership.worker);
+        let id = transactional_id(group, &cluster.config.instance, membership.worker);
         let mut transactions = Transactions::new(&cluster, &topics, id);
         // What this worker left open when it died holds up whoever reads its topics.
         transactions.ready()?;
@@ -102,7 +102,9 @@ impl Shared {
             let (number, partition) = (*partition, Partition(*partition as u32));
             if partition.0 >= self.tasks[sub] {
                 if self.unknown.insert(format!("{topic}-{number}")) {
-                    tracing::error!("partition {number} of {topic} was added and has no task: scale the topology, its records wait");
+                    tracing::error!(
+                        "partition {number} of {topic} was added and has no task: scale the topology, its records wait"
+                    );
                 }
                 continue;
             }
@@ -160,7 +162,12 @@ impl Member for KafkaMember {
             let queue = Queue::of_partition(&self.consumer, &topic.name, partition.0 as i32);
             let mut queue = queue.ok_or_else(|| Error::UnknownTopic { topic: topic.name.to_string() })?;
             queue.on_nonempty(raising(&self.signal));
-            new.push((id, topic.name.clone(), Input { reading: Reading::new(&topic, partition, from, end.0 as i64), queue }, place));
+            new.push((
+                id,
+                topic.name.clone(),
+                Input { reading: Reading::new(&topic, partition, from, end.0 as i64), queue },
+                place,
+            ));
         }
         let failed = |failure| error::of(&failure, &format!("reading for task {sub}-{partition}"));
         if !moved.is_empty() {
@@ -224,9 +231,10 @@ impl Member for KafkaMember {
         };
         let group = GroupMetadata::of_member(&self.consumer)
             .ok_or_else(|| Error::Aborted { cause: "this worker is not a member of its group now".into() })?;
-        let named = read.offsets.iter().map(|(id, partition, offset)| {
-            Ok((self.topics.get(*id)?.name, partition.0 as i32, offset.0 as i64))
-        });
+        let named = read
+            .offsets
+            .iter()
+            .map(|(id, partition, offset)| Ok((self.topics.get(*id)?.name, partition.0 as i32, offset.0 as i64)));
         let reads = [Read { group, offsets: named.collect::<Result<_, Error>>()? }];
         let appends: Vec<_> = transaction.appends.iter().collect();
         let base_offsets = self.transactions.commit(&appends, &reads)?;
@@ -292,9 +300,9 @@ fn chosen(cluster: &Cluster, group: &str) -> Result<GroupProtocol, Error> {
 /// Whether the brokers share out tasks themselves and let a group be as quick as this configuration asks for.
 fn offers_quick_groups(cluster: &Cluster) -> bool {
     let Ok(Some(broker)) = cluster.ask("brokers", |client, timeout| client.some_broker(timeout)) else { return false };
-    let Ok(settings) = cluster.ask("settings of a broker", |client, timeout| {
-        client.settings(Resource::Broker, &[&broker.to_string()], timeout)
-    }) else {
+    let Ok(settings) =
+        cluster.ask("settings of a broker", |client, timeout| client.settings(Resource::Broker, &[&broker.to_string()], timeout))
+    else {
         return false;
     };
     let value = |name: &str| settings[0].iter().find(|(of, _)| of == name).map(|(_, value)| value.as_str());

@@ -29,14 +29,15 @@ use cluster::Cluster;
 use member::KafkaMember;
 use native::Isolation;
 use parking_lot::Mutex;
-use reader::Readers;
 use rdkafka::types::RDKafkaErrorCode as Code;
+use reader::Readers;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 use topics::Topics;
+use transactions::Transactions;
 
 /// A transaction larger than this is refused, in bytes.
 const MAX_TRANSACTION_BYTES: usize = 1 << 30;
@@ -84,21 +85,6 @@ impl KafkaLog {
         Ok(())
     }
 
-    /// The transactional id of a worker of this process.
-    #[must_use]
-    pub fn transactional_id(&self, group: &str, worker: usize) -> Arc<str> {
-        format!("{group}-{}-{worker}", self.cluster.config.instance).into()
-    }
-
-    /// Ends what the workers of these transactional ids left open, and keeps them from committing anything more as they are. For those of
-    /// a process that is dead or was taken for dead: one that lives goes on with a new producer, if the group still counts it in.
-    ///
-    /// # Errors
-    /// If the cluster can't do it now, or does not allow it.
-    pub fn fence(&self, transactional_ids: &[&str]) -> Result<(), Error> {
-        transactions::fence(&self.cluster, &self.topics, transactional_ids)
-    }
-
     /// Deletes topics with all their records; those that do not exist are passed over.
     ///
     /// # Errors
@@ -137,6 +123,11 @@ impl KafkaLog {
         }
         Ok(bytes)
     }
+}
+
+/// The transactional id of a worker.
+fn transactional_id(group: &str, instance: &str, worker: usize) -> Arc<str> {
+    format!("{group}-{instance}-{worker}").into()
 }
 
 impl Drop for KafkaLog {
@@ -195,8 +186,8 @@ impl Log for KafkaLog {
     }
 
     fn fence(&self, group: &str, instance: &str, workers: usize) -> Result<(), Error> {
-        let ids: Vec<String> = (0..workers).map(|worker| format!("{group}-{instance}-{worker}")).collect();
-        transactions::fence(&self.cluster, &self.topics, &ids.iter().map(String::as_str).collect::<Vec<_>>())
+        let ids = (0..workers).map(|worker| transactional_id(group, instance, worker));
+        ids.into_iter().try_for_each(|id| Transactions::new(&self.cluster, &self.topics, id).ready())
     }
 
     fn health(&self) -> Health {
@@ -250,9 +241,9 @@ impl Log for KafkaLog {
         let topics = topics::look_up_all(&self.cluster, &self.topics, &names)?;
         let id = |name: &str| topics.iter().find(|topic| &*topic.name == name).map(|topic| topic.id);
         // A topic that was deleted since has no offsets worth knowing.
-        let placed = found.iter().filter_map(|(topic, partition, offset)| {
-            Some((id(topic)?, Partition(*partition as u32), Offset(*offset as u64)))
-        });
+        let placed = found
+            .iter()
+            .filter_map(|(topic, partition, offset)| Some((id(topic)?, Partition(*partition as u32), Offset(*offset as u64))));
         let mut offsets: Vec<_> = placed.collect();
         offsets.sort_by_key(|(topic, partition, offset)| (*topic, *partition, std::cmp::Reverse(*offset)));
         offsets.dedup_by_key(|(topic, partition, _)| (*topic, *partition));
@@ -268,9 +259,8 @@ impl Log for KafkaLog {
             return Ok(());
         }
         let what = format!("trimming {}", topic.name);
-        self.cluster.ask(&what, |client, timeout| {
-            client.delete_records(&topic.name, partition.0 as i32, before.0 as i64, timeout)
-        })
+        self.cluster
+            .ask(&what, |client, timeout| client.delete_records(&topic.name, partition.0 as i32, before.0 as i64, timeout))
     }
 
     fn limits(&self) -> Limits {

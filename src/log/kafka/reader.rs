@@ -62,7 +62,16 @@ impl Reading {
     pub(super) fn new(topic: &TopicInfo, partition: Partition, from: Offset, end: i64) -> Reading {
         let topic_c = CString::new(&*topic.name).unwrap_or_default();
         let (partition, next) = (partition.0 as i32, from.0 as i64);
-        Reading { topic: Arc::clone(&topic.name), topic_c, partition, next, eof: None, end, failed: None, quiet_since: Instant::now() }
+        Reading {
+            topic: Arc::clone(&topic.name),
+            topic_c,
+            partition,
+            next,
+            eof: None,
+            end,
+            failed: None,
+            quiet_since: Instant::now(),
+        }
     }
 
     /// Begins anew, elsewhere.
@@ -74,7 +83,12 @@ impl Reading {
     ///
     /// # Errors
     /// What stands in the place of a record.
-    pub(super) fn take(&mut self, client: &Client, queue: &Queue, max_bytes: usize) -> Result<(Option<StoredBatch>, bool), Failure> {
+    pub(super) fn take(
+        &mut self,
+        client: &Client,
+        queue: &Queue,
+        max_bytes: usize,
+    ) -> Result<(Option<StoredBatch>, bool), Failure> {
         let mut batch = Batch::default();
         let mut more = true;
         while more && self.failed.is_none() && batch.bytes() < max_bytes.max(1) {
@@ -174,7 +188,12 @@ fn committed_end(cluster: &Cluster, topics: &Topics, topic: &TopicInfo, partitio
 }
 
 /// The start of a partition, or one of its ends.
-pub(super) fn end_of(cluster: &Cluster, topic: &TopicInfo, partition: Partition, end: Option<Isolation>) -> Result<Offset, Error> {
+pub(super) fn end_of(
+    cluster: &Cluster,
+    topic: &TopicInfo,
+    partition: Partition,
+    end: Option<Isolation>,
+) -> Result<Offset, Error> {
     let found = cluster.ask(&topic.name, |client, timeout| client.end_of(&topic.name, partition.0 as i32, end, timeout))?;
     Ok(Offset(found.max(0) as u64))
 }

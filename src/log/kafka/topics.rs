@@ -62,7 +62,9 @@ impl Topics {
     /// All partitions of all topics that were asked for.
     pub(super) fn partitions(&self) -> Vec<(Arc<str>, i32, i64)> {
         let known = self.known.read();
-        let of = |topic: &TopicInfo| (0..topic.partitions as i32).map(|partition| (Arc::clone(&topic.name), partition, 0)).collect::<Vec<_>>();
+        let of = |topic: &TopicInfo| {
+            (0..topic.partitions as i32).map(|partition| (Arc::clone(&topic.name), partition, 0)).collect::<Vec<_>>()
+        };
         known.infos.iter().flat_map(of).collect()
     }
 

@@ -129,8 +129,7 @@ impl Transactions {
     fn decide(&mut self, appends: &[&Append]) -> Result<Vec<Offset>, Error> {
         let Some(producer) = &self.producer else { return Err(Error::Closed) };
         let deadline = Instant::now() + UNKNOWN_AFTER;
-        loop {
-            let Err(failure) = producer.client.commit_transaction(CALL) else { break };
+        while let Err(failure) = producer.client.commit_transaction(CALL) {
             tracing::debug!(target: "kafka", id = &*self.id, ?failure, "commit failed");
             if failure.abortable {
                 let what = "committing".to_owned();
@@ -214,9 +213,4 @@ impl Producer {
         }
         Ok(())
     }
-}
-
-/// Takes the place of the producers of these ids, which are dead: what they left open is ended now, and not at its timeout.
-pub(super) fn fence(cluster: &Arc<Cluster>, topics: &Arc<Topics>, ids: &[&str]) -> Result<(), Error> {
-    ids.iter().try_for_each(|id| Transactions::new(cluster, topics, Arc::from(*id)).ready())
 }

@@ -115,7 +115,10 @@ impl Client {
         // SAFETY: the answer is one to this request, and its parts live as long as it does.
         unsafe {
             let mut count = 0;
-            let topics = sys::rd_kafka_DescribeTopics_result_topics(sys::rd_kafka_event_DescribeTopics_result(answer.raw()), &raw mut count);
+            let topics = sys::rd_kafka_DescribeTopics_result_topics(
+                sys::rd_kafka_event_DescribeTopics_result(answer.raw()),
+                &raw mut count,
+            );
             for &topic in slice(topics, count) {
                 match described(sys::rd_kafka_TopicDescription_error(topic)) {
                     Some(failure) if failure.code == Code::UnknownTopicOrPartition => continue,
@@ -149,7 +152,8 @@ impl Client {
         let count = i32::try_from(partitions).unwrap_or(i32::MAX);
         // SAFETY: name and settings are valid and copied; the topic is freed once.
         let mut topic = unsafe {
-            let topic = sys::rd_kafka_NewTopic_new(c_string(name).as_ptr(), count, replication, reason.as_mut_ptr(), reason.len());
+            let topic =
+                sys::rd_kafka_NewTopic_new(c_string(name).as_ptr(), count, replication, reason.as_mut_ptr(), reason.len());
             if topic.is_null() {
                 return Err(Failure { text: text(reason.as_ptr()), ..Code::InvalidTopic.into() });
             }
@@ -287,7 +291,13 @@ impl Client {
     }
 
     /// Drops the records of a partition in front of an offset.
-    pub(in super::super) fn delete_records(&self, topic: &Arc<str>, partition: i32, before: i64, timeout: Duration) -> Result<(), Failure> {
+    pub(in super::super) fn delete_records(
+        &self,
+        topic: &Arc<str>,
+        partition: i32,
+        before: i64,
+        timeout: Duration,
+    ) -> Result<(), Failure> {
         let list = partitions(&[(Arc::clone(topic), partition, before)]);
         // SAFETY: the list is valid and copied; the request is freed once.
         let request = unsafe { sys::rd_kafka_DeleteRecords_new(list.ptr()) };
@@ -298,9 +308,8 @@ impl Client {
             sys::rd_kafka_DeleteRecords(self.raw(), request.0.as_mut_ptr(), 1, options, queue);
         })?;
         // SAFETY: the answer is one to this request.
-        let offsets = unsafe {
-            listed(sys::rd_kafka_DeleteRecords_result_offsets(sys::rd_kafka_event_DeleteRecords_result(answer.raw())))
-        };
+        let offsets =
+            unsafe { listed(sys::rd_kafka_DeleteRecords_result_offsets(sys::rd_kafka_event_DeleteRecords_result(answer.raw()))) };
         offsets.iter().map(|one| one.3).find(|code| *code != Code::NoError).map_or(Ok(()), |code| Err(code.into()))
     }
 

@@ -192,9 +192,8 @@ impl Client {
     pub(in super::super) fn last_seen_end(&self, topic: &CString, partition: i32) -> Option<i64> {
         let (mut low, mut high) = (-1, -1);
         // SAFETY: the client and the name are valid, and both numbers outlive the call.
-        let result = unsafe {
-            sys::rd_kafka_get_watermark_offsets(self.raw(), topic.as_ptr(), partition, &raw mut low, &raw mut high)
-        };
+        let result =
+            unsafe { sys::rd_kafka_get_watermark_offsets(self.raw(), topic.as_ptr(), partition, &raw mut low, &raw mut high) };
         code(result).ok().and((high >= 0).then_some(high))
     }
 

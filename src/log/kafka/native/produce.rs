@@ -59,7 +59,8 @@ impl GroupMetadata {
         unsafe {
             checked(sys::rd_kafka_consumer_group_metadata_write(self.0.as_ptr(), &raw mut buffer, &raw mut len)).ok()?;
             let bytes = std::slice::from_raw_parts(buffer.cast::<u8>(), len);
-            let generation = bytes.strip_prefix(MAGIC).and_then(|rest| rest.first_chunk()).map(|number| i32::from_ne_bytes(*number));
+            let generation =
+                bytes.strip_prefix(MAGIC).and_then(|rest| rest.first_chunk()).map(|number| i32::from_ne_bytes(*number));
             sys::rd_kafka_mem_free(null_mut(), buffer);
             generation
         }
@@ -93,9 +94,7 @@ impl Client {
     ) -> Result<(), Failure> {
         let list = partitions(offsets);
         // SAFETY: all three are valid; list and metadata are copied.
-        checked(unsafe {
-            sys::rd_kafka_send_offsets_to_transaction(self.raw(), list.ptr(), group.0.as_ptr(), millis(timeout))
-        })
+        checked(unsafe { sys::rd_kafka_send_offsets_to_transaction(self.raw(), list.ptr(), group.0.as_ptr(), millis(timeout)) })
     }
 
     /// Sends what is queued and commits. After a timeout it may be called again and goes on where it was.
@@ -127,7 +126,13 @@ impl Client {
     ///
     /// # Errors
     /// [`Code::QueueFull`] until what is queued was sent, or why the record can't be sent at all.
-    pub(in super::super) fn produce(&self, topic: &Topic, partition: i32, record: &RecordRef<'_>, number: usize) -> Result<(), Failure> {
+    pub(in super::super) fn produce(
+        &self,
+        topic: &Topic,
+        partition: i32,
+        record: &RecordRef<'_>,
+        number: usize,
+    ) -> Result<(), Failure> {
         let (key, key_len) = raw(record.key);
         let (value, value_len) = raw(record.value);
         // librdkafka takes 0 for "now"; Kafka's way to say that there is no time is what is read as 0 again.
@@ -200,7 +205,13 @@ fn headers(record: &RecordRef<'_>) -> *mut sys::rd_kafka_headers_t {
     unsafe {
         let headers = sys::rd_kafka_headers_new(8);
         for (name, value) in record.headers.iter() {
-            sys::rd_kafka_header_add(headers, name.as_ptr().cast(), name.len() as isize, value.as_ptr().cast(), value.len() as isize);
+            sys::rd_kafka_header_add(
+                headers,
+                name.as_ptr().cast(),
+                name.len() as isize,
+                value.as_ptr().cast(),
+                value.len() as isize,
+            );
         }
         headers
     }

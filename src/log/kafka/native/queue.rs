@@ -86,7 +86,13 @@ unsafe impl Send for Consuming {}
 
 impl Consuming {
     /// Starts at an offset. A client reads a partition at one place at a time.
-    pub(in super::super) fn start(client: &Arc<Client>, topic: &str, partition: i32, from: i64, into: &Queue) -> Result<Consuming, Failure> {
+    pub(in super::super) fn start(
+        client: &Arc<Client>,
+        topic: &str,
+        partition: i32,
+        from: i64,
+        into: &Queue,
+    ) -> Result<Consuming, Failure> {
         // SAFETY: client and name are valid; the result is null or a reference that is given back when this is dropped.
         let topic = unsafe { sys::rd_kafka_topic_new(client.raw(), c_string(topic).as_ptr(), null_mut()) };
         let topic = NonNull::new(topic).ok_or(Code::InvalidTopic)?;
