@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 
 use super::commit::is_fatal;
 use super::config::{Config, Standbys};
+use super::ends::{self, Ends};
 use super::handle::{Handle, Health};
 use super::housekeeping::Flushed;
 use super::metrics::{Metrics, Readings};
@@ -161,6 +162,7 @@ impl App {
             progress: Progress::new(counts.iter().copied()),
             roles: Roles::new(&tasks),
             presence: Presence::default(),
+            ends: Ends::default(),
             watchers: Arc::new(Watchers::default()),
             requests: Requests::default(),
             metrics,
@@ -183,7 +185,7 @@ impl App {
         });
         shared.registry.write().register_collector(Box::new(Readings(Arc::downgrade(&shared))));
         let tasks = if shared.embedded.is_some() { take_tasks(&shared)? } else { Vec::new() };
-        note_start(&shared, &tasks);
+        note_start(&shared, &tasks)?;
         let mut app = App { shared, threads: Vec::new(), housekeeping: durable };
         app.spawn(tasks, flushed)?;
         Ok(app)
@@ -214,6 +216,9 @@ impl App {
         }
         if self.shared.embedded.is_none() {
             let workers = presence::topic(&*self.shared.log, &self.shared.topology.application)?;
+            let (ask, questions) = mpsc::channel();
+            self.shared.ends.ask_through(ask);
+            self.spawn_thread("ends".into(), move |shared| ends::run(shared, &questions))?;
             self.spawn_thread("presence".into(), move |shared| presence::run(shared, &workers))?;
             if self.shared.config.standbys != Standbys::Each(0) {
                 self.spawn_thread("standby".into(), standby::run)?;
@@ -323,13 +328,13 @@ fn take_tasks(shared: &Arc<Shared>) -> Result<Vec<Task>, StartError> {
 }
 
 /// Notes how far the tasks are, and what is there to be processed before the views are ready.
-fn note_start(shared: &Shared, tasks: &[Task]) {
+fn note_start(shared: &Shared, tasks: &[Task]) -> Result<(), StartError> {
     for task in tasks {
         for (topic, next) in task.next_offsets() {
             shared.progress.set(topic, task.partition(), next);
         }
     }
-    shared.note_starting();
+    Ok(shared.note_starting()?)
 }
 
 impl Topology {

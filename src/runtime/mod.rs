@@ -4,6 +4,7 @@ mod app;
 mod commit;
 mod config;
 mod dead_letters;
+mod ends;
 mod handle;
 mod housekeeping;
 mod metrics;
@@ -39,6 +40,7 @@ pub use self::token::{Token, UnreadableToken};
 pub use self::view::{MAX_PAGE, QueryError, Row, TypedView, View};
 pub use self::watch::{Change, Watch, Watched};
 
+use self::ends::Ends;
 use self::metrics::Metrics;
 use self::presence::Presence;
 use self::progress::{Progress, Starting};
@@ -70,6 +72,7 @@ pub(crate) struct Shared {
     pub group: Arc<str>,
     pub progress: Progress,
     pub presence: Presence,
+    pub ends: Ends,
     pub roles: Roles,
     pub watchers: Arc<Watchers>,
     pub requests: Requests,

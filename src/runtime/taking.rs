@@ -73,7 +73,7 @@ pub(super) fn run(shared: &Arc<Shared>, jobs: &Mutex<mpsc::Receiver<Job>>) {
             let outcome = take(shared, job.sub, job.partition, &wanted);
             match outcome {
                 Err(error) if !error.is_fatal() => {
-                    tracing::warn!(%error, task = %task_id(job.sub, job.partition), "the task cannot be taken yet");
+                    tracing::debug!(%error, task = %task_id(job.sub, job.partition), "the task cannot be taken yet");
                     shared.log.wait(shared.log.version(), PAUSE);
                 }
                 Ok(None) => {}
