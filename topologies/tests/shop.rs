@@ -160,6 +160,11 @@ impl Shop {
         Shop::start_on(data, &address)
     }
 
+    /// The process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Sends it a signal, by the name `kill` knows.
     pub fn signal(&self, name: &str) {
         kill(name, self.process.id());

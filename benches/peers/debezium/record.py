@@ -6,6 +6,7 @@ import confluent_kafka as ck, pymysql
 port, kafka, prefix, sql = int(sys.argv[1]), sys.argv[2], sys.argv[3], sys.argv[4]
 db = pymysql.connect(host="127.0.0.1", port=port, user="app", password="app", database="app", autocommit=True, charset="utf8mb4")
 cur = db.cursor()
+rows = open(sql, encoding="utf-8").read().count("('00000000-")
 statements = [s for s in open(sql, encoding="utf-8").read().split(";\n") if s.strip()]
 c = ck.Consumer({"bootstrap.servers": kafka, "group.id": "record%d" % time.time(), "auto.offset.reset": "earliest", "enable.auto.commit": False,
                  "topic.metadata.refresh.interval.ms": 500})
@@ -16,7 +17,7 @@ out, end, marked, seen = [], time.time() + 90, False, set()
 while time.time() < end:
     m = c.poll(0.5)
     if m is None:
-        if marked and time.time() > quiet: break
+        if marked and len(out) >= rows and time.time() > quiet: break
         continue
     if m.error(): continue
     if m.topic() == prefix + "Marker": marked, quiet = True, time.time() + 5; continue
@@ -27,5 +28,5 @@ while time.time() < end:
     text = lambda b: None if b is None else b.decode("utf-8")
     out.append({"topic": m.topic()[len(prefix):], "key": text(m.key()), "value": text(m.value()), "timestamp": m.timestamp()[1],
                 "headers": [[n, text(v)] for n, v in m.headers() if not n.startswith("__debezium")]})
-assert marked, "the marker did not come"
+assert marked and len(out) >= rows, "%d of %d rows came" % (len(out), rows)
 for r in sorted(out, key=lambda r: dict(map(tuple, r["headers"]))["id"]): print(json.dumps(r, ensure_ascii=False))

@@ -15,7 +15,8 @@ pids=()
 trap 'kill "${pids[@]}" 2>/dev/null; wait' EXIT
 port_is_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 wait_for() { for _ in $(seq 600); do "$@" && return; sleep 0.1; done; echo "$* does not come" >&2; exit 1; }
-./run-kafka.sh "${KAFKA_PORT:-29192}" >"$STATE/kafka.log" 2>&1 & pids+=($!)
+echo auto.create.topics.enable=true >"$STATE/kafka.extra"
+KAFKA_PORT=${KAFKA_PORT:-29192} KAFKA_HOME_DIR=$STATE/kafka KAFKA_EXTRA=$STATE/kafka.extra ../../../tests/kafka/kafka.sh run >"$STATE/kafka.log" 2>&1 & pids+=($!)
 ./run-db.sh "$kind" "$DB_PORT" >"$STATE/db.log" 2>&1 & pids+=($!)
 wait_for port_is_open "${KAFKA_PORT:-29192}"
 wait_for grep -q ready "$STATE/db.log"

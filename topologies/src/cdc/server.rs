@@ -2,6 +2,8 @@
 //! Everything that is asked of it with a query is here and in the snapshot, and is asked once a connection; events bring the rest.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use mysql_async::prelude::{FromRow, Queryable};
@@ -26,6 +28,8 @@ const MAX_PACKET: usize = 1 << 30;
 #[derive(Clone, Debug)]
 pub struct Address {
     opts: Opts,
+    /// Whether a connection was ever made: until then a handshake that fails is a wrong setting, later a server that goes away.
+    has_connected: Arc<AtomicBool>,
     /// The outbox.
     pub table: TableName,
 }
@@ -44,6 +48,9 @@ impl Address {
             (None, None) => return Err("--mysql names no database: mysql://USER:PASSWORD@HOST:PORT/DATABASE".into()),
         };
         let table = TableName { database: database.to_owned(), table: table.to_owned() };
+        if let Some(error) = ca.as_ref().and_then(|ca| std::fs::File::open(ca).err()) {
+            return Err(format!("--mysql-ca cannot be read: {error}"));
+        }
         let ssl = match ca {
             Some(ca) => Some(opts.ssl_opts().cloned().unwrap_or_default().with_root_certs(vec![ca.into()])),
             None => opts.ssl_opts().cloned(),
@@ -53,7 +60,7 @@ impl Address {
             .prefer_socket(false)
             .max_allowed_packet(Some(MAX_PACKET))
             .tcp_nodelay(true);
-        Ok(Address { opts: opts.into(), table })
+        Ok(Address { opts: opts.into(), has_connected: Arc::default(), table })
     }
 
     /// Opens a connection.
@@ -63,7 +70,11 @@ impl Address {
     pub async fn open(&self) -> Result<Conn, Trouble> {
         let opened = tokio::time::timeout(CONNECT, Conn::new(self.opts.clone())).await;
         match opened {
-            Ok(opened) => opened.map_err(|error| self.trouble(error)),
+            Ok(Ok(conn)) => {
+                self.has_connected.store(true, Relaxed);
+                Ok(conn)
+            }
+            Ok(Err(error)) => Err(self.trouble(error)),
             Err(_) => Err(Trouble::Passing(format!("{} does not answer", self.place()))),
         }
     }
@@ -85,8 +96,8 @@ impl Address {
         let place = self.place();
         match error {
             Error::Server(error) => match error.code {
-                // Access denied, in its kinds; unknown database; an authentication that is not possible.
-                1044 | 1045 | 1049 | 1142 | 1143 | 1251 | 1370 | 1698 | 3118 => {
+                // Access denied, in its kinds; unknown database; an authentication that is not possible; no connection without TLS.
+                1044 | 1045 | 1049 | 1142 | 1143 | 1251 | 1370 | 1698 | 3118 | 3159 => {
                     misconfigured(format!("{place}: {}", error.message))
                 }
                 1227 => self.lacks_rights(&error.message),
@@ -94,6 +105,9 @@ impl Address {
             },
             Error::Driver(error @ (DriverError::UnknownAuthPlugin { .. } | DriverError::NoClientSslFlagFromServer)) => {
                 misconfigured(format!("{place}: {error}"))
+            }
+            Error::Io(IoError::Tls(error)) if !self.has_connected.load(Relaxed) => {
+                misconfigured(format!("{place}: TLS: {error}"))
             }
             Error::Io(IoError::Tls(error)) => Trouble::Passing(format!("{place}: TLS: {error}")),
             error => Trouble::Passing(format!("{place}: {error}")),

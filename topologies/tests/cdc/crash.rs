@@ -12,9 +12,9 @@ use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, TxOpts};
 use tempfile::TempDir;
 
-use super::database::{Server, connect, spawn, wait};
+use super::database::{Server, connect, shared, spawn, wait};
 use super::{insert, records_of, wait_for_marker};
-use crate::shop::{FREE, Shop};
+use crate::shop::{FREE, Shop, command, dev, run_command};
 
 const CLIENTS: u32 = 4;
 const DATABASE: &str = "crash";
@@ -131,4 +131,32 @@ fn every_committed_row_is_relayed_once_whatever_is_killed() {
         assert_eq!(relayed.get(aggregate), Some(rows), "aggregate {aggregate}, CDC_SEED={seed}");
     }
     assert_eq!(relayed.len(), expected.len());
+}
+
+#[test]
+fn a_crash_at_each_commit_of_a_large_transaction_changes_nothing() {
+    const ROWS: usize = 20;
+    let server = shared();
+    let database = server.database();
+    let url = server.url("app", &database);
+    let args = ["--mysql", &url, "--cdc-route", "Test=test-events"];
+    let data = Arc::new(TempDir::new().expect("a directory"));
+    drop(Shop::start_on_with(Arc::clone(&data), FREE, &args));
+    let payload = format!("'\"{}\"'", "z".repeat(900_000)); // ten of them are more than is relayed at once
+    let mut expected = Vec::new();
+    for (moment, nth) in [("before-write", 2), ("after-write", 1), ("after-write", 2), ("before-write", 3)] {
+        let ids: Vec<String> = (0..ROWS).map(|row| format!("{moment}-{nth}-{row:02}")).collect();
+        let rows: Vec<String> = ids.iter().map(|id| insert(id, "1", "Test", &payload)).collect();
+        server.run(&database, &format!("BEGIN;{};COMMIT", rows.join(";")));
+        expected.extend(ids);
+        let fault = format!("log:commit:{moment}:{nth}:abort");
+        let output = run_command(command(&dev(FREE, data.path())).args(args).env("MILLSTREAM_FAULT", &fault));
+        assert_eq!(output.status.code(), None, "{fault}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    let shop = Shop::start_on_with(data, FREE, &args);
+    server.run(&database, &insert("marker", "1", "Marker", "NULL"));
+    wait_for_marker(&shop, "marker");
+    let records = records_of(shop);
+    let relayed: Vec<&str> = records["test-events"].iter().filter_map(|record| record.header("id")).collect();
+    assert_eq!(relayed, expected);
 }

@@ -6,6 +6,7 @@ mod debezium;
 mod records;
 mod refusals;
 mod relaying;
+mod speed;
 
 use std::sync::Arc;
 use std::time::Duration;

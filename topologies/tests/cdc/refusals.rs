@@ -1,5 +1,9 @@
 //! What cannot be relayed is said in one sentence, and nothing runs.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
 use tempfile::TempDir;
 
 use super::database::{Server, shared};
@@ -54,6 +58,8 @@ fn what_the_server_lacks_is_told() {
     let (statement, minimal, none) =
         (Server::start(&["--binlog-format=STATEMENT"]), Server::start(&["--binlog-row-image=MINIMAL"]), Server::without_binlog());
     check(&statement.url("app", &statement.database()), &["binlog_format", "ROW"]);
+    let compressed = Server::start(&["--log-bin-compress=ON"]);
+    check(&compressed.url("app", &compressed.database()), &["log_bin_compress", "OFF"]);
     check(&minimal.url("app", &minimal.database()), &["binlog_row_image", "FULL"]);
     check(&none.url("app", &none.database()), &["binlog", "--log-bin"]);
 }
@@ -93,4 +99,48 @@ fn a_binlog_that_was_purged_is_told_and_a_snapshot_goes_on() {
         let missed = format!("missed-{by}");
         assert!(records["test-events"].iter().any(|record| record.header("id") == Some(&missed)));
     }
+}
+
+/// A key, and a certificate of 127.0.0.1 that it has signed itself.
+fn certificate(dir: &Path, name: &str) -> [String; 2] {
+    let files = ["key", "pem"].map(|kind| dir.join(format!("{name}.{kind}")).display().to_string());
+    let mut openssl = Command::new("openssl");
+    openssl.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=database",
+    ]);
+    openssl.args(["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", &files[0], "-out", &files[1]]);
+    let output = openssl.output().expect("openssl runs: the package openssl has it");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for file in &files {
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).expect("it is ours");
+    }
+    files
+}
+
+#[test]
+fn a_server_that_wants_tls_has_to_show_a_known_certificate() {
+    let dir = TempDir::new().expect("a directory");
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let ([key, known], [_, other]) = (certificate(dir.path(), "server"), certificate(dir.path(), "other"));
+    let server = Server::start(&[&format!("--ssl-cert={known}"), &format!("--ssl-key={key}")]);
+    let database = server.database();
+    server.run("", "CREATE USER tls@'%' IDENTIFIED BY 'tls' REQUIRE SSL; GRANT ALL ON *.* TO tls@'%'");
+    let (plain, url) = (server.url("tls", &database), format!("{}?require_ssl=true", server.url("tls", &database)));
+    assert!(refused(&["--mysql", &plain]).contains("denied"));
+    assert!(refused(&["--mysql", &url]).contains("certificate"));
+    assert!(refused(&["--mysql", &url, "--mysql-ca", &other]).contains("certificate"));
+    assert!(refused(&["--mysql", &url, "--mysql-ca", "/no/such/file"]).contains("--mysql-ca"));
+    let shop = relaying(&url, &["--mysql-ca", &known]);
+    server.run(&database, &insert("by-tls", "1", "Marker", "NULL"));
+    wait_for_marker(&shop, "by-tls");
 }

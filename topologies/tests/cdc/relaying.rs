@@ -29,6 +29,12 @@ fn a_program_inserts_and_a_browser_hears() {
     eventually(|| (metric(&shop, "shop_cdc_rows_total{outcome=\"relayed\"}") == 1.0).then_some(()));
     assert_eq!(metric(&shop, "shop_cdc_connected"), 1.0);
     eventually(|| (metric(&shop, "shop_cdc_lag_ms") == 0.0).then_some(()));
+    let alerts = include_str!("../../operations/prometheus-alerts-cdc.yml");
+    let expressions = alerts.lines().filter_map(|line| line.trim_start().strip_prefix("expr: "));
+    let asked: Vec<&str> = expressions.flat_map(|line| line.split(|c: char| !(c.is_ascii_lowercase() || c == '_'))).collect();
+    let asked = asked.into_iter().filter(|word| word.starts_with("shop_"));
+    let metrics = shop.get("/metrics");
+    assert!(asked.inspect(|name| assert!(metrics.text().contains(name), "{name}")).count() == 4);
 }
 
 #[test]
@@ -159,6 +165,13 @@ fn transactions_are_whole_large_or_rolled_back_over_rotation_and_change_of_the_t
         server.run(&database, &statements.join(";"));
     }
     wait_for_marker(&shop, "marker");
+    // The server drops the connection: the relay comes back.
+    let dumps: Vec<u64> =
+        server.rows(&database, "SELECT id FROM information_schema.processlist WHERE command LIKE 'Binlog Dump%'");
+    dumps.iter().for_each(|id| server.run(&database, &format!("KILL {id}")));
+    server.run(&database, &insert("marker-2", "1", "Marker", "NULL"));
+    wait_for_marker(&shop, "marker-2");
+    assert!(!dumps.is_empty() && metric(&shop, "shop_cdc_troubles_total") >= 1.0);
     eventually(|| (metric(&shop, "shop_cdc_rows_total{outcome=\"ignored\"}") == 2.0).then_some(()));
     let records = records_of(shop);
     let ids: Vec<&str> = records["test-events"].iter().filter_map(|record| record.header("id")).collect();
