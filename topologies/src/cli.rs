@@ -1,9 +1,12 @@
 //! The command line. Every flag has an environment variable and a line in `--help`; wrong usage ends the process with
 //! exit code 2 and one sentence that names the flag. Nothing is opened or started here.
 
+mod cluster;
+mod outbox;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
-use std::num::{NonZeroU16, NonZeroU32, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::process;
 use std::time::Duration;
@@ -12,7 +15,8 @@ use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 
-use crate::cdc;
+pub use self::cluster::{ApiServer, Cdc, Cluster, GroupProtocol, KafkaMechanism, Worker};
+pub use self::outbox::Outbox;
 use crate::client::Target;
 use crate::time::Iso;
 
@@ -97,222 +101,6 @@ pub struct Logging {
     /// Form of the log on standard error
     #[arg(long, env = "SHOP_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
-}
-
-/// The Kafka cluster to use.
-#[derive(Args, Clone, Debug)]
-pub struct Cluster {
-    /// Brokers of the cluster, as host:port, several by commas
-    #[arg(long, env = "SHOP_BROKERS", value_name = "HOST:PORT")]
-    pub brokers: String,
-    /// Encrypt the connections to the brokers
-    #[arg(long, env = "SHOP_KAFKA_TLS")]
-    pub kafka_tls: bool,
-    /// File with the certificates that the brokers' must be signed by [default: the system's]
-    #[arg(long, env = "SHOP_KAFKA_CA", value_name = "FILE", requires = "kafka_tls")]
-    pub kafka_ca: Option<PathBuf>,
-    /// User to log in to the brokers as
-    #[arg(long, env = "SHOP_KAFKA_USER", value_name = "NAME", requires = "kafka_password_file")]
-    pub kafka_user: Option<String>,
-    /// File with the user's password
-    #[arg(long, env = "SHOP_KAFKA_PASSWORD_FILE", value_name = "FILE", requires = "kafka_user")]
-    pub kafka_password_file: Option<PathBuf>,
-    /// How the password is shown to the brokers
-    #[arg(long, env = "SHOP_KAFKA_MECHANISM", value_name = "MECHANISM", default_value = "scram-sha-512")]
-    pub kafka_mechanism: KafkaMechanism,
-    /// Property of librdkafka, such as client.rack=a; may be repeated
-    #[arg(long, env = "SHOP_KAFKA_PROPERTY", value_name = "NAME=VALUE", value_delimiter = ';')]
-    pub kafka_property: Vec<String>,
-    /// Copies of each topic that is made [default: the cluster's]
-    #[arg(long, env = "SHOP_REPLICATION_FACTOR", value_name = "N")]
-    pub replication_factor: Option<NonZeroU16>,
-    /// Who shares out the tasks
-    #[arg(long, env = "SHOP_GROUP_PROTOCOL", value_name = "PROTOCOL", default_value = "auto")]
-    pub group_protocol: GroupProtocol,
-}
-
-/// How a password is shown to a broker.
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KafkaMechanism {
-    /// As it is; with TLS only
-    Plain,
-    /// SCRAM-SHA-256
-    #[value(name = "scram-sha-256")]
-    ScramSha256,
-    /// SCRAM-SHA-512
-    #[value(name = "scram-sha-512")]
-    ScramSha512,
-}
-
-/// Who shares out the tasks of a group.
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GroupProtocol {
-    /// The brokers where they can be quick about it, else the members
-    Auto,
-    /// The members
-    Classic,
-    /// The brokers (KIP-848)
-    Consumer,
-}
-
-/// `shop worker`
-#[derive(Args, Clone, Debug)]
-pub struct Worker {
-    /// The cluster
-    #[command(flatten)]
-    pub cluster: Cluster,
-    /// Topologies whose tasks it takes [default: all]
-    #[arg(long, env = "SHOP_TOPOLOGIES", value_name = "NAME", value_delimiter = ',')]
-    pub topologies: Vec<String>,
-    /// Threads that run topologies [default: one for each core, at most 4]
-    #[arg(long, env = "SHOP_THREADS", value_name = "N")]
-    pub threads: Option<NonZeroUsize>,
-    /// Directory of the state; made when missing
-    #[arg(long, env = "SHOP_STATE", value_name = "DIR", default_value = "./state")]
-    pub state: PathBuf,
-    /// How many other workers follow each task, to answer for it and to take it over quickly
-    #[arg(long, env = "SHOP_STANDBYS", value_name = "N", default_value_t = 0)]
-    pub standbys: usize,
-    /// Where other processes reach this one [default: the address that it serves on]
-    #[arg(long, env = "SHOP_ADVERTISE", value_name = "HOST:PORT")]
-    pub advertise: Option<String>,
-    /// Memory for state and caches, such as 64MiB or 2GiB
-    #[arg(long, env = "SHOP_MEMORY_BUDGET", value_name = "SIZE", default_value = "256MiB", value_parser = bytes)]
-    pub memory_budget: usize,
-    /// An order that is not paid within this time fails, such as 15m or 90s; alike for all workers
-    #[arg(long, env = "SHOP_PAYMENT_TIMEOUT", value_name = "TIME", default_value = "15m", value_parser = duration)]
-    pub payment_timeout: Duration,
-    /// How clients are served
-    #[command(flatten)]
-    pub interface: Interface,
-    /// What is logged
-    #[command(flatten)]
-    pub logging: Logging,
-}
-
-/// `shop api`
-#[derive(Args, Clone, Debug)]
-pub struct ApiServer {
-    /// The cluster
-    #[command(flatten)]
-    pub cluster: Cluster,
-    /// Directory of the state that it follows, to answer every request by itself; made when missing
-    #[arg(long, env = "SHOP_STATE", value_name = "DIR", default_value = "./api-state")]
-    pub state: PathBuf,
-    /// Memory for state and caches, such as 64MiB or 2GiB
-    #[arg(long, env = "SHOP_MEMORY_BUDGET", value_name = "SIZE", default_value = "256MiB", value_parser = bytes)]
-    pub memory_budget: usize,
-    /// How clients are served
-    #[command(flatten)]
-    pub interface: Interface,
-    /// What is logged
-    #[command(flatten)]
-    pub logging: Logging,
-}
-
-/// `shop cdc`
-#[derive(Args, Clone, Debug)]
-pub struct Cdc {
-    /// The cluster
-    #[command(flatten)]
-    pub cluster: Cluster,
-    /// Directory of what the process knows of itself; made when missing
-    #[arg(long, env = "SHOP_STATE", value_name = "DIR", default_value = "./cdc-state")]
-    pub state: PathBuf,
-    /// Follow the outbox of a MySQL or MariaDB database in its binlog
-    #[command(flatten)]
-    pub outbox: Outbox,
-    /// How clients are served
-    #[command(flatten)]
-    pub interface: Interface,
-    /// What is logged
-    #[command(flatten)]
-    pub logging: Logging,
-}
-
-/// The outbox to follow, and how its rows become records.
-#[derive(Args, Clone, Debug)]
-pub struct Outbox {
-    /// Database whose outbox is relayed, such as mysql://user:password@host:3306/app?require_ssl=true; better given by the environment
-    #[arg(long, env = "SHOP_MYSQL", value_name = "URL", hide_env_values = true)]
-    pub mysql: Option<String>,
-    /// File with the certificates that the database's must be signed by [default: the system's]
-    #[arg(long, env = "SHOP_MYSQL_CA", value_name = "FILE", requires = "mysql")]
-    pub mysql_ca: Option<PathBuf>,
-    /// The outbox, in the URL's database or as database.table; made when missing
-    #[arg(long, env = "SHOP_CDC_TABLE", value_name = "TABLE", default_value = "outbox_events")]
-    pub cdc_table: String,
-    /// Name that the position in the binlog is kept by
-    #[arg(long, env = "SHOP_CDC_NAME", value_name = "NAME", default_value = "outbox")]
-    pub cdc_name: String,
-    /// Id among the database's replicas [default: a random one for each connection]
-    #[arg(long, env = "SHOP_CDC_SERVER_ID", value_name = "N", requires = "mysql")]
-    pub cdc_server_id: Option<NonZeroU32>,
-    /// Topic of an event type, such as OrderPaid=order-events; may be repeated
-    #[arg(long, env = "SHOP_CDC_ROUTE", value_name = "TYPE=TOPIC", value_delimiter = ',')]
-    pub cdc_route: Vec<String>,
-    /// Option of Debezium's outbox event router, such as table.field.event.key=aggregate_id; may be repeated, in the environment by ;
-    #[arg(long, env = "SHOP_CDC_OPTION", value_name = "NAME=VALUE", value_delimiter = ';')]
-    pub cdc_option: Vec<String>,
-    /// What becomes of rows that are there at the first start
-    #[arg(long, env = "SHOP_CDC_SNAPSHOT", value_name = "MODE", default_value = "initial")]
-    pub cdc_snapshot: SnapshotMode,
-    /// How to find the place in the binlog again after a restart
-    #[arg(long, env = "SHOP_CDC_POSITION", value_name = "BY", default_value = "gtid")]
-    pub cdc_position: PositionBy,
-    /// Forget how far the outbox was relayed and relay every row that is there, once more
-    #[arg(long, env = "SHOP_RESNAPSHOT", requires = "mysql")]
-    pub resnapshot: bool,
-    /// Write every row to the topic ecommerce.outbox_events, too
-    #[arg(long, env = "SHOP_RAW_TOPIC", requires = "mysql")]
-    pub raw_topic: bool,
-}
-
-/// What becomes of rows that are there at the first start, in Debezium's words.
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-#[value(rename_all = "snake_case")]
-pub enum SnapshotMode {
-    /// They are relayed
-    Initial,
-    /// They are passed over
-    NoData,
-}
-
-/// How a place in the binlog is found again.
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PositionBy {
-    /// By transaction ids where the database has them, which hold on any server of a cluster
-    Gtid,
-    /// By file and offset, which hold on this server only
-    File,
-}
-
-impl Outbox {
-    /// How to relay it; `None` without a database.
-    ///
-    /// # Errors
-    /// One sentence that names the flag.
-    pub fn settings(&self) -> Result<Option<cdc::Settings>, String> {
-        let Some(url) = &self.mysql else { return Ok(None) };
-        let address = cdc::Address::new(url, self.mysql_ca.clone(), &self.cdc_table)?;
-        let mut routing = cdc::Routing::default();
-        for option in &self.cdc_option {
-            routing.set(option).map_err(|error| format!("--cdc-option {error}"))?;
-        }
-        for route in &self.cdc_route {
-            routing.add_route(route).map_err(|error| format!("--cdc-route {error}"))?;
-        }
-        Ok(Some(cdc::Settings {
-            name: self.cdc_name.clone(),
-            address,
-            routing,
-            server_id: self.cdc_server_id.map(NonZeroU32::get),
-            snapshot_rows: self.cdc_snapshot == SnapshotMode::Initial,
-            resnapshot: self.resnapshot,
-            prefers_gtids: self.cdc_position == PositionBy::Gtid,
-            raw_topic: self.raw_topic,
-        }))
-    }
 }
 
 /// Language of `message` in what users hear.
