@@ -16,6 +16,14 @@ pub enum ProcessError {
     /// What was made of the record cannot be written: it does not encode, or the log would refuse it. Not retried.
     #[error("{0}")]
     Unwritable(String),
+    /// Its timestamp is further ahead of the clock than its topic allows. Not retried: it can be replayed when its time has come.
+    #[error("its timestamp is {ahead_ms} ms ahead of the clock, and may be {most_ms}")]
+    TooFarAhead {
+        /// By how much, in milliseconds.
+        ahead_ms: i64,
+        /// What [`Topic::max_ahead_ms`](crate::Topic::max_ahead_ms) allows.
+        most_ms: u64,
+    },
     /// User code failed or panicked. Retried, then parked in the dead-letter topic.
     #[error("{0}")]
     Failed(String),

@@ -20,11 +20,12 @@ pub struct Topic<K: 'static, V: 'static> {
     value: &'static dyn Codec<V>,
     partitions: u32,
     cleanup: Cleanup,
+    max_ahead_ms: Option<u64>,
 }
 
 impl<K: 'static, V: 'static> Clone for Topic<K, V> {
     fn clone(&self) -> Self {
-        Topic { name: self.name.clone(), key: self.key, value: self.value, partitions: self.partitions, cleanup: self.cleanup }
+        Topic { name: self.name.clone(), ..*self }
     }
 }
 
@@ -51,7 +52,7 @@ impl<K: 'static, V: 'static> Topic<K, V> {
 
     pub(crate) const fn owned(name: Cow<'static, str>, key: &'static dyn Codec<K>, value: &'static dyn Codec<V>) -> Self {
         let cleanup = Cleanup::Delete { retention_ms: Some(7 * 24 * 3_600_000), retention_bytes: None };
-        Topic { name, key, value, partitions: 1, cleanup }
+        Topic { name, key, value, partitions: 1, cleanup, max_ahead_ms: None }
     }
 
     /// How many partitions it is created with.
@@ -80,6 +81,20 @@ impl<K: 'static, V: 'static> Topic<K, V> {
     pub const fn compacted(mut self) -> Self {
         self.cleanup = Cleanup::Compact { delete_retention_ms: 7 * 24 * 3_600_000 };
         self
+    }
+
+    /// How far the timestamps of its records may be ahead of the clock of who reads it, in milliseconds. A record beyond that is parked, and moves no
+    /// stream time: one wrong clock of a producer would close every window of its partition. Not bounded unless it is set here; what a broker
+    /// accepts is bounded by its `message.timestamp.after.max.ms` (KIP-937).
+    #[must_use]
+    pub const fn max_ahead_ms(mut self, max_ahead_ms: u64) -> Self {
+        self.max_ahead_ms = Some(max_ahead_ms);
+        self
+    }
+
+    /// What [`Topic::max_ahead_ms`] set.
+    pub(crate) fn bound_ms(&self) -> Option<u64> {
+        self.max_ahead_ms
     }
 
     /// The name.

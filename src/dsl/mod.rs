@@ -79,20 +79,22 @@ impl StreamBuilder {
 
     /// The records of a topic.
     pub fn stream<K: Data, V: Data>(&mut self, topic: &Topic<K, V>) -> Stream<K, V> {
-        let (key, value) = (topic.key_codec(), topic.value_codec());
+        let (key, value, max_ahead_ms) = (topic.key_codec(), topic.value_codec(), topic.bound_ms());
         let out = Outlet::new();
-        let (id, index) =
-            declare_source(&self.draft, topic, |id| Arc::new(StreamSource { id, key, value, out: Arc::clone(&out) }));
+        let (id, index) = declare_source(&self.draft, topic, |id| {
+            Arc::new(StreamSource { id, key, value, max_ahead_ms, out: Arc::clone(&out) })
+        });
         let partitioning = Some(Partitioning { key, topics: vec![index] });
         Stream { draft: Rc::clone(&self.draft), node: id, out, upstream: vec![index], partitioning }
     }
 
     /// A topic as a table: the last value of each key, kept in the store of this name. A null value deletes.
     pub fn table<K: Data, V: Data>(&mut self, topic: &Topic<K, V>, store: &str) -> Table<K, V> {
-        let (key, value) = (topic.key_codec(), topic.value_codec());
+        let (key, value, max_ahead_ms) = (topic.key_codec(), topic.value_codec(), topic.bound_ms());
         let out = Outlet::new();
-        let (id, index) =
-            declare_source(&self.draft, topic, |id| Arc::new(TableSource { id, key, value, out: Arc::clone(&out) }));
+        let (id, index) = declare_source(&self.draft, topic, |id| {
+            Arc::new(TableSource { id, key, value, max_ahead_ms, out: Arc::clone(&out) })
+        });
         let partitioning = Some(Partitioning { key, topics: vec![index] });
         let updates = Stream { draft: Rc::clone(&self.draft), node: id, out, upstream: vec![index], partitioning };
         updates.materialize(store)

@@ -257,7 +257,7 @@ impl<K: Data, V: Data> Stream<K, V> {
             stores: Vec::new(),
             topic: Some(topic),
         });
-        draft.source(id, topic, Arc::new(StreamSource { id, key, value: V::CODEC, out: Arc::clone(&out) }));
+        draft.source(id, topic, Arc::new(StreamSource { id, key, value: V::CODEC, max_ahead_ms: None, out: Arc::clone(&out) }));
         drop(draft);
         let partitioning = Some(Partitioning { key, topics: vec![topic] });
         Stream { draft: Rc::clone(&self.draft), node: id, out, upstream: vec![topic], partitioning }

@@ -21,6 +21,10 @@ pub struct Config {
     /// The longest that committed state waits in memory before it is written to disk under load, in milliseconds. A crash costs the
     /// replay of what was not written.
     pub state_flush_interval_ms: u64,
+    /// How long a task waits for the empty ones of its inputs while others have records, in milliseconds of the wall clock, since they became
+    /// empty: so that records are joined in the order of their timestamps although one topic's producers lag behind. 0, the default, does not wait,
+    /// but looks once more (Kafka Streams' `max.task.idle.ms`, KIP-695).
+    pub max_task_idle_ms: u64,
     /// What an acknowledged commit survives.
     pub durability: Durability,
     /// The names of the sub-topologies whose tasks the workers of this process take, where processes share a log; all of them if `None`.
@@ -59,6 +63,7 @@ impl Config {
             commit_bytes: 8 << 20,
             state_memory_bytes: 256 << 20,
             state_flush_interval_ms: 30_000,
+            max_task_idle_ms: 0,
             durability: Durability::Synced,
             sub_topologies: None,
             standbys: Standbys::Each(0),

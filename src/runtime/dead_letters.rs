@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::handle::{AppendError, Handle};
 use crate::log::{self, Append, Fetched, RecordBatch, RecordRef, TopicInfo, Transaction};
 use crate::record::{Headers, Offset, Partition, Timestamp};
-use crate::task::DeadLetter;
+use crate::task::{DeadLetter, Event};
 use crate::topology::{SubTopology, TopicIndex, TopicRole};
 
 const FETCH_BYTES: usize = 1 << 20;
@@ -85,7 +85,7 @@ impl Failure {
             offset: self.offset,
             timestamp,
             original,
-            is_record: true,
+            event: Event::Record,
         };
         letter.to_headers()
     }
@@ -160,7 +160,8 @@ impl Handle {
     }
 
     /// Appends the selected records to be processed again by the sub-topology that failed; with `dry_run`, only counts them. `None` if
-    /// there is no such dead-letter topic. Replaying twice processes twice: the parked records stay where they are.
+    /// there is no such dead-letter topic. Replaying twice processes twice: the parked records stay where they are. A parked timer fires again,
+    /// with its key and its time; a parked punctuation is matched and not replayed, for it runs again at its next time without that.
     ///
     /// # Errors
     /// If the log cannot be read or written. It goes a megabyte at a time: what was appended before the error stays.
@@ -193,14 +194,16 @@ impl Handle {
     fn replay_of(&self, record: &RecordRef<'_>) -> Option<Append> {
         let topology = &self.shared.topology;
         let letter = DeadLetter::from_record(record)?;
-        if letter.application != topology.application || !letter.is_record {
+        if letter.application != topology.application || letter.event == Event::Punctuation {
             return None;
         }
         let source = TopicIndex(topology.topics.iter().position(|topic| topic.name == letter.topic)?);
         let inputs = |sub: &SubTopology| sub.sources.iter().map(|source| topology.sources[source.0].topic).collect::<Vec<_>>();
         let inputs = topology.subs.iter().map(inputs).find(|inputs| inputs.contains(&source))?;
         let replay = inputs.into_iter().find(|topic| topology.topics[topic.0].role == TopicRole::Replay)?;
-        if letter.partition.0 >= self.shared.topics[source.0].partitions {
+        // A timer's task may have a partition that the topic of the last record before it does not have.
+        let read = if letter.event == Event::Record { source } else { replay };
+        if letter.partition.0 >= self.shared.topics[read.0].partitions {
             return None;
         }
         let mut batch = RecordBatch::new();

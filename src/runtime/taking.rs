@@ -118,5 +118,6 @@ pub(super) fn take(
     shared.metrics.restored(records);
     let topics = Arc::clone(&shared.topics);
     let now = shared.config.clock.now();
-    Ok(Some(Task::new(Arc::clone(&shared.topology), sub, partition, state, topics, shared.limits, now)?))
+    let task = Task::new(Arc::clone(&shared.topology), sub, partition, state, topics, shared.limits, now)?;
+    Ok(Some(task.with_max_idle_ms(shared.config.max_task_idle_ms)))
 }

@@ -314,7 +314,7 @@ fn slice(
         match task.step(now)? {
             Step::Done | Step::Parked => round.worked = true,
             Step::Idle => break,
-            Step::Paused(at) => {
+            Step::Paused(at) | Step::Waiting(at) => {
                 round.retry_at = Some(round.retry_at.map_or(at, |other| other.min(at)));
                 break;
             }

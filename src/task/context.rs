@@ -6,7 +6,7 @@ use std::cell::Cell;
 use millstream_state::{Direction, Range, Row, TaskState, Value};
 
 use super::clocks::Clocks;
-use super::dead_letter::{DeadLetter, REJECTED};
+use super::dead_letter::{DeadLetter, Event, REJECTED};
 use super::meta::{self, TimeDomain, Timers};
 use super::outbox::Outbox;
 use crate::codec::{Codec, Data, Presence};
@@ -151,7 +151,7 @@ impl Context {
             offset,
             timestamp,
             original,
-            is_record: true,
+            event: Event::Record,
         };
         letter.to_headers()
     }

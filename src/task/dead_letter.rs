@@ -17,8 +17,12 @@ pub(crate) mod headers {
     pub(crate) const TIMESTAMP: &str = "__streams.errors.timestamp";
     pub(crate) const APPLICATION: &str = "__streams.errors.application";
     pub(crate) const NODE: &str = "__streams.errors.node";
-    /// `time` where no record failed, but a timer or a punctuator.
+    /// `timer` or `punctuation` where it was no record that failed.
     pub(crate) const EVENT: &str = "__streams.errors.event";
+    /// The node that had set the timer.
+    pub(crate) const TIMER: &str = "__streams.errors.timer";
+    /// When the timer was to fire.
+    pub(crate) const TIMER_TIME: &str = "__streams.errors.timer.time";
 }
 
 /// The longest message that is kept, in bytes.
@@ -37,10 +41,26 @@ fn cut(text: &str, max: usize) -> &str {
 /// What stands for the kind of failure where the application itself refused the record.
 pub(super) const REJECTED: &str = "Rejected";
 
+/// What failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Event {
+    /// A record.
+    Record,
+    /// A timer, whose key is the letter's.
+    Timer {
+        /// The node that had set it.
+        node: String,
+        /// When it was to fire.
+        at: Timestamp,
+    },
+    /// A punctuator, which runs again at its next time anyway.
+    Punctuation,
+}
+
 /// Where a record failed, and why.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct DeadLetter {
-    /// The kind of failure: `Undecodable`, `Unwritable` or `Failed`; or [`REJECTED`].
+    /// The kind of failure: `Undecodable`, `Unwritable`, `TooFarAhead` or `Failed`; or [`REJECTED`].
     pub exception: String,
     /// The cause in words.
     pub message: String,
@@ -58,8 +78,8 @@ pub(crate) struct DeadLetter {
     pub timestamp: Timestamp,
     /// Its own headers.
     pub original: Headers,
-    /// Whether it was a record that failed, and not a timer or a punctuator.
-    pub is_record: bool,
+    /// What failed: where it was no record, the place is that of the last one before it.
+    pub event: Event,
 }
 
 /// The name of the kind of failure.
@@ -68,6 +88,7 @@ pub(super) fn exception(error: &ProcessError) -> &'static str {
         ProcessError::Undecodable { .. } => "Undecodable",
         ProcessError::Unwritable(_) => "Unwritable",
         ProcessError::Failed(_) => "Failed",
+        ProcessError::TooFarAhead { .. } => "TooFarAhead",
         ProcessError::State(_) => "State",
     }
 }
@@ -86,13 +107,28 @@ impl DeadLetter {
             .with(headers::TIMESTAMP, self.timestamp.to_string())
             .with(headers::APPLICATION, self.application.as_str())
             .with(headers::NODE, cut(&self.node, NAME_BYTES));
-        if self.is_record { headers } else { headers.with(headers::EVENT, "time") }
+        match &self.event {
+            Event::Record => headers,
+            Event::Timer { node, at } => headers
+                .with(headers::EVENT, "timer")
+                .with(headers::TIMER, cut(node, NAME_BYTES))
+                .with(headers::TIMER_TIME, at.to_string()),
+            Event::Punctuation => headers.with(headers::EVENT, "punctuation"),
+        }
     }
 
     /// Reads a record of a dead-letter topic back; `None` if it is not one that an engine wrote.
     pub(crate) fn from_record(record: &RecordRef<'_>) -> Option<DeadLetter> {
         let all = record.headers.to_headers();
         let text = |name| all.get(name).and_then(|value| std::str::from_utf8(value).ok()).map(str::to_owned);
+        let event = match text(headers::EVENT).as_deref() {
+            None => Event::Record,
+            Some("timer") => {
+                Event::Timer { node: text(headers::TIMER)?, at: Timestamp(text(headers::TIMER_TIME)?.parse().ok()?) }
+            }
+            Some("punctuation") => Event::Punctuation,
+            Some(_) => return None,
+        };
         Some(DeadLetter {
             exception: text(headers::EXCEPTION)?,
             message: text(headers::MESSAGE)?,
@@ -102,7 +138,7 @@ impl DeadLetter {
             partition: Partition(text(headers::PARTITION)?.parse().ok()?),
             offset: Offset(text(headers::OFFSET)?.parse().ok()?),
             timestamp: Timestamp(text(headers::TIMESTAMP)?.parse().ok()?),
-            is_record: all.get(headers::EVENT).is_none(),
+            event,
             original: all.iter().filter(|(name, _)| !name.starts_with(headers::PREFIX)).collect(),
         })
     }

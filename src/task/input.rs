@@ -14,11 +14,14 @@ pub(crate) struct Input {
     next: Offset,
     fetch_from: Offset,
     committed: Offset,
+    /// Since when it is known to be empty.
+    empty_since: Option<Timestamp>,
 }
 
 impl Input {
     pub(super) fn new(source: SourceIndex, next: Offset) -> Input {
-        Input { source, batches: VecDeque::new(), cursor: BatchCursor::default(), next, fetch_from: next, committed: next }
+        let (batches, cursor) = Default::default();
+        Input { source, batches, cursor, next, fetch_from: next, committed: next, empty_since: None }
     }
 
     /// The offset after the last record that was processed.
@@ -53,6 +56,17 @@ impl Input {
 
     pub(super) fn is_empty(&self) -> bool {
         self.batches.is_empty()
+    }
+
+    /// Since when it has been empty, as far as was asked; `None` if it has a record.
+    pub(super) fn empty_since(&mut self, now: Timestamp) -> Option<Timestamp> {
+        match self.is_empty() {
+            true => Some(*self.empty_since.get_or_insert(now)),
+            false => {
+                self.empty_since = None;
+                None
+            }
+        }
     }
 
     /// The next record, and the cursor after it.

@@ -9,11 +9,12 @@ mod dead_letter;
 mod input;
 pub(crate) mod meta;
 mod outbox;
+mod replay;
 mod sweep;
 #[expect(clippy::module_inception, reason = "the type that this module is about")]
 mod task;
 
-pub(crate) use self::dead_letter::{DeadLetter, ROOM};
+pub(crate) use self::dead_letter::{DeadLetter, Event, ROOM};
 pub use self::meta::TimeDomain;
 pub(crate) use self::task::{Counts, Effects, Step, Task};
 

@@ -7,15 +7,16 @@ use millstream_state::{Position, TaskState};
 
 use super::clocks::Clocks;
 use super::context::{Context, Origin};
-use super::dead_letter::{DeadLetter, exception};
+use super::dead_letter::{DeadLetter, Event, exception};
 use super::input::Input;
 use super::meta::{self, TimeDomain};
 use super::outbox::{Outbox, Outgoing};
+use super::replay::{Replayed, call_timer};
 use super::sweep::Sweep;
 use crate::error::ProcessError;
-use crate::log::{Limits, RecordBatch, RecordRef, StoredBatch, TopicInfo};
+use crate::log::{Limits, RecordBatch, StoredBatch, TopicInfo};
 use crate::record::{Headers, Offset, Partition, Timestamp};
-use crate::topology::{Punctuator, SourceDef, StoreIndex, TopicIndex, Topology};
+use crate::topology::{Punctuator, StoreIndex, TopicIndex, Topology};
 
 /// How often a failing record is tried again before it is parked.
 const RETRIES: u32 = 3;
@@ -37,6 +38,8 @@ pub(crate) enum Step {
     Idle,
     /// A record failed and is tried again at this wall-clock time.
     Paused(Timestamp),
+    /// There are records, and others that come before them may still come, until this wall-clock time.
+    Waiting(Timestamp),
 }
 
 /// What a commit appends for a task.
@@ -88,6 +91,8 @@ pub(crate) struct Task {
     committed_stream_time: Timestamp,
     /// The window stores, and at which times they were committed.
     store_times: Vec<(StoreIndex, Timestamp)>,
+    /// How long empty inputs are waited for while others have records.
+    max_idle_ms: u64,
     failing: Option<Failing>,
     counts: Counts,
 }
@@ -118,11 +123,18 @@ impl Task {
             sweeps: Vec::new(),
             committed_stream_time: Timestamp::UNKNOWN,
             store_times: Vec::new(),
+            max_idle_ms: 0,
             failing: None,
             counts: Counts::default(),
         };
         task.load()?;
         Ok(task)
+    }
+
+    /// The same, waiting so long for inputs that are empty while others are not.
+    pub(crate) fn with_max_idle_ms(mut self, max_idle_ms: u64) -> Task {
+        self.max_idle_ms = max_idle_ms;
+        self
     }
 
     /// Reads what the task knows about itself from its committed state.
@@ -269,6 +281,9 @@ impl Task {
                 return Ok(step);
             }
         }
+        if let Some(until) = self.waits_until(now) {
+            return Ok(Step::Waiting(until));
+        }
         match self.next_input() {
             Some(next) => self.process(next),
             None => Ok(Step::Idle),
@@ -280,6 +295,19 @@ impl Task {
             TimeDomain::Stream => self.ctx.stream_time(),
             TimeDomain::WallClock => self.ctx.wall_clock,
         }
+    }
+
+    /// Until when records have to wait for inputs that are empty, each of which is waited for since it became so (KIP-695); one that is
+    /// empty for ever delays nothing but the first of them.
+    fn waits_until(&mut self, now: Timestamp) -> Option<Timestamp> {
+        if self.max_idle_ms == 0 {
+            return None;
+        }
+        let Task { topology, inputs, max_idle_ms, .. } = self;
+        let ordered = inputs.iter_mut().filter(|input| !topology.sources[input.source.0].replays);
+        let until: Vec<_> = ordered.map(|input| Some(input.empty_since(now)?.0.saturating_add_unsigned(*max_idle_ms))).collect();
+        let waiting = until.contains(&None);
+        until.into_iter().flatten().max().map(Timestamp).filter(|until| waiting && now < *until)
     }
 
     /// The input with the earliest head; of equals, the one declared first.
@@ -298,20 +326,24 @@ impl Task {
         let Some((queued, after)) = inputs[index].head() else { return Ok(Step::Idle) };
         let next = queued.offset.next();
         let entry = &topology.sources[inputs[index].source.0];
-        // A dead letter that is replayed is taken as the record it was, from where it was.
+        // A dead letter that is replayed is taken as the record it was, from where it was, or as the timer.
         let replayed = if entry.replays { Replayed::read(topology, self.sub, &queued) } else { None };
         let (source, record) = match &replayed {
             Some(replayed) => (replayed.source, replayed.record()),
             None => (entry, queued),
         };
+        let event = replayed.as_ref().map_or(&Event::Record, |replayed| &replayed.event);
         ctx.origin = Origin { topic: source.topic, partition: self.partition, offset: record.offset };
         let mark = ctx.mark();
-        let outcome = guarded(ctx, |ctx| {
-            ctx.set_stream_time(ctx.stream_time().max(record.timestamp).min(LATEST));
-            match &source.processor {
-                Some(processor) => processor.process(ctx, &record),
-                None => Err(ProcessError::Unwritable("what is to be replayed was not read here".into())),
+        let outcome = guarded(ctx, |ctx| match (event, &source.processor) {
+            (Event::Timer { node, at }, _) => {
+                call_timer(ctx, &topology.subs[self.sub], node, record.key.unwrap_or_default(), *at)
             }
+            (Event::Record, Some(processor)) => {
+                ctx.set_stream_time(ctx.stream_time().max(record.timestamp).min(LATEST));
+                processor.process(ctx, &record)
+            }
+            _ => Err(ProcessError::Unwritable("what is to be replayed was not read here".into())),
         });
         let step = match outcome {
             Ok(()) => {
@@ -325,9 +357,8 @@ impl Task {
                 if let Some(paused) = retry(failing, counts, Attempt::Record(index), ctx.wall_clock, &error)? {
                     return Ok(paused);
                 }
-                let original = record.headers.to_headers();
-                let letter =
-                    DeadLetter { timestamp: record.timestamp, original, is_record: true, ..letter(topology, ctx, &error) };
+                let (original, event) = (record.headers.to_headers(), event.clone());
+                let letter = DeadLetter { timestamp: record.timestamp, original, ..letter(topology, ctx, &error, event) };
                 // A foreign record in the replay topic has no source; the dead letters of the first input are as good as any.
                 let fallback = topology.sources[inputs[0].source.0].dead_letters;
                 let to = if source.processor.is_some() { source.dead_letters } else { fallback };
@@ -345,7 +376,7 @@ impl Task {
         let sub = &topology.subs[self.sub];
         let punctuator = &sub.punctuators[index];
         let now = self.now(punctuator.domain);
-        let step = self.attempt(Attempt::Punctuator(index), None, |ctx| {
+        let step = self.attempt(Attempt::Punctuator(index), Event::Punctuation, None, |ctx| {
             ctx.enter(punctuator.node);
             (punctuator.call)(ctx, now)
         })?;
@@ -368,12 +399,10 @@ impl Task {
         let first = meta::first_timer(&self.ctx.state, sub.meta.id(), domain, next)?;
         self.ctx.timers.set(domain, first.as_ref().map(|row| row.at));
         let Some(row) = first.filter(|row| row.at <= now) else { return Ok(None) };
-        let handler = sub.timers.get(&row.node);
-        let step = self.attempt(Attempt::Timer(domain), Some(row.key()), |ctx| {
+        let event = Event::Timer { node: row.node.clone(), at: row.at };
+        let step = self.attempt(Attempt::Timer(domain), event, Some(row.key()), |ctx| {
             ctx.delete(sub.meta, &row.row);
-            let timer = handler.ok_or_else(|| ProcessError::Unwritable(format!("no node {:?} takes this timer", row.node)))?;
-            ctx.enter(timer.node);
-            (timer.call)(ctx, row.key(), row.at)
+            call_timer(ctx, sub, &row.node, row.key(), row.at)
         })?;
         if step == Step::Parked {
             self.ctx.delete(sub.meta, &row.row);
@@ -385,6 +414,7 @@ impl Task {
     fn attempt(
         &mut self,
         what: Attempt,
+        event: Event,
         key: Option<&[u8]>,
         f: impl FnOnce(&mut Context) -> Result<(), ProcessError>,
     ) -> Result<Step, ProcessError> {
@@ -401,7 +431,7 @@ impl Task {
                     return Ok(paused);
                 }
                 let to = topology.sources[inputs[0].source.0].dead_letters;
-                park(ctx, counts, to, &letter(topology, ctx, &error), key, None);
+                park(ctx, counts, to, &letter(topology, ctx, &error, event), key, None);
                 Ok(Step::Parked)
             }
         }
@@ -530,31 +560,8 @@ fn retry(
     Ok(Some(Step::Paused(retry_at)))
 }
 
-/// A dead letter that is processed again.
-struct Replayed<'a> {
-    source: &'a SourceDef,
-    offset: Offset,
-    batch: RecordBatch,
-}
-
-impl<'a> Replayed<'a> {
-    /// What a record of the replay topic brings back; `None` if no source of the sub-topology has read it.
-    fn read(topology: &'a Topology, sub: usize, record: &RecordRef<'_>) -> Option<Replayed<'a>> {
-        let letter = DeadLetter::from_record(record)?;
-        let mut sources = topology.subs[sub].sources.iter().map(|source| &topology.sources[source.0]);
-        let source = sources.find(|source| topology.topics[source.topic.0].name == letter.topic)?;
-        let mut batch = RecordBatch::new();
-        batch.push(record.timestamp, record.key, record.value, &letter.original);
-        Some(Replayed { source, offset: letter.offset, batch })
-    }
-
-    fn record(&self) -> RecordRef<'_> {
-        self.batch.records(self.offset).next().expect("it was pushed")
-    }
-}
-
 /// A dead letter about where the context stands.
-fn letter(topology: &Topology, ctx: &Context, error: &ProcessError) -> DeadLetter {
+fn letter(topology: &Topology, ctx: &Context, error: &ProcessError, event: Event) -> DeadLetter {
     let origin = ctx.origin;
     DeadLetter {
         exception: exception(error).to_owned(),
@@ -566,7 +573,7 @@ fn letter(topology: &Topology, ctx: &Context, error: &ProcessError) -> DeadLette
         offset: origin.offset,
         timestamp: ctx.wall_clock,
         original: Headers::EMPTY,
-        is_record: false,
+        event,
     }
 }
 

@@ -39,6 +39,7 @@ pub struct TestDriver {
     log: Vec<Vec<PartitionLog>>,
     /// How far `read` is, by topic and partition.
     read: Vec<Vec<usize>>,
+    max_task_idle_ms: u64,
 }
 
 /// One record a batch, so that the test can look at each where it lies.
@@ -84,9 +85,17 @@ impl TestDriver {
         let log = counts.iter().map(|n| (0..*n).map(|_| PartitionLog::default()).collect()).collect();
         let read = counts.iter().map(|n| vec![0; *n as usize]).collect();
         let clock = Clock::manual(Timestamp(0));
-        let mut driver = TestDriver { topology: Arc::new(topology), topics, clock, tasks: Vec::new(), log, read };
+        let (topology, tasks, max_task_idle_ms) = (Arc::new(topology), Vec::new(), 0);
+        let mut driver = TestDriver { topology, topics, clock, tasks, log, read, max_task_idle_ms };
         driver.restart();
         driver
+    }
+
+    /// As [`Config::max_task_idle_ms`](crate::Config::max_task_idle_ms), from now on; 0 at first.
+    pub fn set_max_task_idle_ms(&mut self, max_task_idle_ms: u64) {
+        self.max_task_idle_ms = max_task_idle_ms;
+        let tasks = std::mem::take(&mut self.tasks);
+        self.tasks = tasks.into_iter().map(|task| task.with_max_idle_ms(max_task_idle_ms)).collect();
     }
 
     /// Loses all state, as a crash on a machine that is gone does, and restores it from the changelogs.
@@ -117,7 +126,7 @@ impl TestDriver {
                 }
                 let (topology, topics) = (Arc::clone(&self.topology), Arc::clone(&self.topics));
                 let task = Task::new(topology, index, Partition(p), state, topics, Limits::default(), self.clock.now());
-                self.tasks.push(task.expect(CANNOT_FAIL));
+                self.tasks.push(task.expect(CANNOT_FAIL).with_max_idle_ms(self.max_task_idle_ms));
             }
         }
     }
@@ -220,13 +229,13 @@ impl TestDriver {
         loop {
             self.feed(task);
             let step = task.step(now).expect(CANNOT_FAIL);
-            if let Step::Idle = step {
+            if let Step::Idle | Step::Waiting(_) = step {
                 return false;
             }
             self.commit(task);
             match step {
                 Step::Paused(at) => now = at,
-                Step::Done | Step::Parked | Step::Idle => return true,
+                Step::Done | Step::Parked | Step::Idle | Step::Waiting(_) => return true,
             }
         }
     }

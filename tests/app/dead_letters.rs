@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use millstream::{
     Handle, Headers, Offset, Partition, Process, ProcessError, Record, Replayed, Scope, Selection, Store, StreamBuilder,
-    TimeDomain, Topic,
+    TimeDomain, Timestamp, Topic,
 };
 
 use super::support::{IN, OUT, SUMS, append, catch_up, eventually, read, record, start, sum, values, wait};
@@ -140,29 +140,115 @@ fn a_row_that_the_changelog_would_refuse_is_the_records_failure() {
 }
 
 #[test]
-fn what_was_no_record_is_parked_and_not_replayed_as_one() {
+fn a_parked_timer_fires_again_when_it_is_replayed() {
     let dir = tempfile::tempdir().expect("a directory");
-    // Merged from topics of different size: the failing timer's task has no partition in the smaller one.
+    let broken = Arc::new(AtomicBool::new(true));
+    // Merged from topics of different size: a failing timer's task may have no partition in the smaller one.
     let small: Topic<String, i64> = Topic::new("small").keep_forever();
+    let topology = || {
+        let broken = Arc::clone(&broken);
+        let mut builder = StreamBuilder::new("app");
+        let process = Process::new("timer", |ctx: &mut Scope<'_, String, i64>, record: Record<String, i64>| {
+            ctx.schedule(TimeDomain::WallClock, Timestamp(record.value), &record.key)
+        });
+        let process = process.store(&SUMS).on_timer(|ctx, key: String, at| {
+            let fired = ctx.store(&SUMS).get(&key)?.unwrap_or(0);
+            ctx.store(&SUMS).put(&key, &(fired + 1))?;
+            ctx.forward(Record::new(key, at.0, at))
+        });
+        // What fails is downstream of the node whose timer it is.
+        let checked = Process::new("checked", move |ctx: &mut Scope<'_, String, i64>, record: Record<String, i64>| match broken
+            .load(Ordering::Relaxed)
+        {
+            true => Err(ProcessError::Unwritable(format!("no time for {}", record.key))),
+            false => ctx.forward(record),
+        });
+        let (first, second) = (builder.stream(&small), builder.stream(&IN));
+        first.merge(&second).process(process).process(checked).to(&OUT);
+        builder
+    };
+    let app = start(topology(), dir.path());
+    let handle = app.handle();
+    let keys: Vec<String> = (0..12).map(|n| format!("key-{n}")).collect();
+    for (key, n) in keys.iter().zip(0..) {
+        append(&handle, key, 1_000 + n);
+    }
+    // Timers are parked beside the first topic that their task reads.
+    let parked_in = |topic| handle.dead_letters(topic, None, 100).expect("the log answers").expect("the topic is known");
+    let all_parked = || [parked_in("small.dlq"), parked_in("in.dlq")].concat();
+    let replay = |selection: &Selection, dry_run| {
+        let in_topic = |topic| wait(handle.replay(topic, selection, dry_run)).expect("the log takes it").expect("it is known");
+        let [a, b] = ["small.dlq", "in.dlq"].map(in_topic);
+        Replayed { matched: a.matched + b.matched, replayed: a.replayed + b.replayed }
+    };
+    eventually("all timers are parked", || all_parked().len() == 12);
+    let letters = all_parked();
+    assert!(letters.iter().any(|letter| letter.partition != Partition(0)), "the timers of other tasks, too");
+    let failure = letters[0].failure.clone().expect("an engine parked it");
+    assert_eq!((failure.node.as_str(), &letters[0].value), ("checked", &None));
+    assert_eq!(sum(&handle, &keys[0]), None, "what it had written is undone");
+
+    // Still broken: parked again, and not lost.
+    assert_eq!(replay(&Selection::default(), true), Replayed { matched: 12, replayed: 0 });
+    let one = Selection { key: letters[0].key.as_ref().map(|key| key.to_vec()), ..Selection::default() };
+    assert_eq!(replay(&one, false), Replayed { matched: 1, replayed: 1 });
+    eventually("it is parked again", || all_parked().len() == 13);
+    broken.store(false, Ordering::Relaxed);
+    let lately = Selection { from: Some(handle.now().plus_ms(-60_000)), ..Selection::default() };
+    assert_eq!(replay(&lately, false), Replayed { matched: 13, replayed: 13 });
+    let twice = String::from_utf8(letters[0].key.as_ref().expect("its key").to_vec()).expect("text");
+    let times = |key: &String| if *key == twice { 2 } else { 1 };
+    eventually("they have fired", || keys.iter().all(|key| sum(&handle, key) == Some(times(key))));
+    drop(handle);
+    app.stop();
+    // A restart fires nothing again.
+    let app = start(topology(), dir.path());
+    let handle = app.handle();
+    append(&handle, "last", 1);
+    eventually("the last has fired", || sum(&handle, "last") == Some(1));
+    assert!(keys.iter().all(|key| sum(&handle, key) == Some(times(key))));
+    drop(handle);
+    app.stop();
+    for (key, n) in keys.iter().zip(0..) {
+        assert_eq!(values(dir.path(), &OUT, key), vec![1_000 + n; times(key) as usize], "at its time, each letter once");
+    }
+}
+
+#[test]
+fn a_parked_punctuation_is_listed_and_runs_again_at_its_next_time() {
+    let dir = tempfile::tempdir().expect("a directory");
     let mut builder = StreamBuilder::new("app");
-    let process = Process::new("timer", |ctx: &mut Scope<'_, String, i64>, record: Record<String, i64>| {
-        ctx.schedule(TimeDomain::WallClock, ctx.wall_clock(), &record.key)
+    let process = Process::new("each", |ctx: &mut Scope<'_, String, i64>, record: Record<String, i64>| {
+        ctx.store(&SUMS).put(&record.key, &record.value)
     });
-    let process = process.on_timer(|ctx, key: String, _| match ctx.partition() {
-        Partition(0) => Ok(()),
-        _ => Err(ProcessError::Unwritable(format!("no time for {key}"))),
+    // By stream time, every ten seconds, over the rows of its partition.
+    let process = process.store(&SUMS).punctuate("ten", TimeDomain::Stream, 10_000, |ctx, at| {
+        let Some(value) = ctx.store(&SUMS).get(&"a".to_owned())? else { return Ok(()) };
+        ctx.store(&SUMS).put(&"a".to_owned(), &(value + 1))?;
+        match at.0 {
+            20_000 => Err(ProcessError::Unwritable("not at twenty".into())),
+            _ => ctx.forward(Record::new("a".to_owned(), at.0, at)),
+        }
     });
-    let (first, second) = (builder.stream(&small), builder.stream(&IN));
-    first.merge(&second).process(process).to(&OUT);
+    builder.stream(&IN).process(process).to(&OUT);
     let app = start(builder, dir.path());
     let handle = app.handle();
-    for n in 0..12 {
-        append(&handle, &format!("key-{n}"), 1);
+    let send = |at: i64| {
+        let record = Record::new("a".to_owned(), 0, Timestamp(at));
+        handle.append_blocking(millstream::Events::new().with(&IN, &record)).expect("the log takes it");
+    };
+    for at in [5_000, 10_000, 20_000] {
+        send(at);
     }
-    eventually("the timers of two partitions fail", || {
-        let letters = parked(&handle);
-        letters.iter().map(|letter| letter.partition).collect::<std::collections::BTreeSet<_>>().len() == 2
-    });
-    let letters = parked(&handle).len() as u64;
-    assert_eq!(replay(&handle, &Selection::default(), false), Replayed { matched: letters, replayed: 0 });
+    eventually("it is parked", || parked(&handle).len() == 1);
+    let letter = parked(&handle).remove(0);
+    assert_eq!(letter.key, None);
+    assert_eq!(letter.failure.expect("an engine parked it").cause, "Unwritable: not at twenty");
+    eventually("what it had written is undone", || sum(&handle, "a") == Some(0));
+    assert_eq!(replay(&handle, &Selection::default(), false), Replayed { matched: 1, replayed: 0 });
+    send(30_000);
+    eventually("it has run again", || sum(&handle, "a") == Some(1));
+    drop(handle);
+    app.stop();
+    assert_eq!(values(dir.path(), &OUT, "a"), [5_000, 10_000, 30_000]);
 }

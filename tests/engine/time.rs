@@ -160,3 +160,72 @@ fn a_record_from_the_end_of_time_stops_nothing() {
     let values: Vec<String> = fired(&mut driver).into_iter().map(|(_, value)| value).collect();
     assert_eq!(values, ["1".to_owned(), (i64::MAX - 1).to_string(), "2".to_owned()]);
 }
+
+/// What two topics bring together, in the order in which it was taken.
+fn merged(left: &Topic<String, i64>, right: &Topic<String, i64>) -> TestDriver {
+    let mut builder = StreamBuilder::new("app");
+    let (left, right) = (builder.stream(left), builder.stream(right));
+    left.merge(&right).map_values(|value: i64| value.to_string()).to(&OUT);
+    TestDriver::new(builder.build().expect("the topology is valid"))
+}
+
+#[test]
+fn records_wait_for_an_empty_topic_as_long_as_they_are_told() {
+    const LEFT: Topic<String, i64> = Topic::new("left");
+    const RIGHT: Topic<String, i64> = Topic::new("right");
+    let send = |driver: &mut TestDriver, topic: &Topic<String, i64>, at: i64| {
+        driver.pipe(topic, &Record::new("a".to_owned(), at, Timestamp(at)));
+    };
+    let taken = |driver: &mut TestDriver| driver.read(&OUT).into_iter().map(|record| record.value).collect::<Vec<_>>();
+    let mut driver = merged(&LEFT, &RIGHT);
+    send(&mut driver, &LEFT, 20);
+    assert_eq!(taken(&mut driver), ["20"], "nothing is waited for by default");
+
+    let mut driver = merged(&LEFT, &RIGHT);
+    driver.set_max_task_idle_ms(100);
+    send(&mut driver, &LEFT, 20);
+    send(&mut driver, &LEFT, 40);
+    driver.advance_wall_clock(99);
+    assert_eq!(taken(&mut driver), [""; 0]);
+    send(&mut driver, &RIGHT, 30);
+    assert_eq!(taken(&mut driver), ["20", "30"], "in the order of time, and then the right one is empty again");
+    send(&mut driver, &RIGHT, 10);
+    assert_eq!(taken(&mut driver), ["10"]);
+    driver.advance_wall_clock(100);
+    assert_eq!(taken(&mut driver), ["40"], "not for longer");
+    send(&mut driver, &LEFT, 50);
+    assert_eq!(taken(&mut driver), ["50"], "nor again for what is still empty");
+    send(&mut driver, &RIGHT, 60);
+    assert_eq!(taken(&mut driver), [""; 0], "but for the other, which has become empty only now");
+    driver.advance_wall_clock(100);
+    assert_eq!(taken(&mut driver), ["60"]);
+    driver.restart();
+    send(&mut driver, &LEFT, 70);
+    driver.advance_wall_clock(99);
+    assert_eq!(taken(&mut driver), [""; 0], "after a restart it is waited for anew");
+    driver.advance_wall_clock(1);
+    assert_eq!(taken(&mut driver), ["70"]);
+}
+
+#[test]
+fn a_record_too_far_ahead_is_parked_and_moves_no_time() {
+    const BOUNDED: Topic<String, i64> = Topic::new("left").max_ahead_ms(1_000);
+    const FREE: Topic<String, i64> = Topic::new("right");
+    let mut driver = merged(&BOUNDED, &FREE);
+    driver.advance_wall_clock(5_000);
+    let send = |driver: &mut TestDriver, topic: &Topic<String, i64>, at: i64| {
+        driver.pipe(topic, &Record::new("a".to_owned(), at, Timestamp(at)));
+    };
+    for at in [6_000, 6_001, i64::MAX] {
+        send(&mut driver, &BOUNDED, at);
+    }
+    send(&mut driver, &FREE, 9_000);
+    let taken: Vec<_> = driver.read(&OUT).into_iter().map(|record| record.value).collect();
+    assert_eq!(taken, ["6000", "9000"]);
+    let letters: Topic<String, i64> = Topic::new("left.dlq");
+    let letters = driver.read(&letters);
+    let cause =
+        |record: &Record<String, i64>| String::from_utf8(record.headers.get("__streams.errors.message").unwrap().to_vec());
+    assert_eq!(letters.iter().map(|record| record.value).collect::<Vec<_>>(), [6_001, i64::MAX]);
+    assert_eq!(cause(&letters[0]).unwrap(), "its timestamp is 1001 ms ahead of the clock, and may be 1000");
+}
