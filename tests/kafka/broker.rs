@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "several test binaries use it, and none all of it")]
 
 use std::fs::{self, File};
+use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -17,25 +18,34 @@ pub struct Broker {
     dir: PathBuf,
     port: u16,
     controller: u16,
-    extra: String,
-    scram: String,
+    settings: Settings,
+}
+
+/// What a broker has that is not the default.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Of the listener for clients.
+    pub protocol: &'static str,
+    /// Further properties, one a line.
+    pub properties: String,
+    /// SCRAM users, as `kafka.sh` takes them.
+    pub scram: String,
 }
 
 impl Broker {
     /// Starts one and waits until it serves.
     pub fn start() -> Broker {
-        Broker::with(|_| String::new(), "")
+        Broker::with(Settings { protocol: "PLAINTEXT", properties: String::new(), scram: String::new() })
     }
 
-    /// The same with further properties, made from the port that clients connect to, and SCRAM users.
-    pub fn with(extra: impl FnOnce(u16) -> String, scram: &str) -> Broker {
+    /// The same with other settings.
+    pub fn with(settings: Settings) -> Broker {
         let [port, controller] = free_ports();
         let dir = std::env::temp_dir().join(format!("millstream-kafka-{}-{port}", std::process::id()));
         forget_the_dead();
         fs::create_dir_all(&dir).expect("a directory for the broker");
-        let (extra, scram) = (extra(port), scram.to_owned());
-        let child = spawn(&dir, port, controller, &extra, &scram);
-        let mut broker = Broker { child, dir, port, controller, extra, scram };
+        let child = spawn(&dir, port, controller, &settings);
+        let mut broker = Broker { child, dir, port, controller, settings };
         broker.wait_until_up();
         broker
     }
@@ -53,7 +63,7 @@ impl Broker {
 
     /// Starts it again after `kill`, with the data it had.
     pub fn restart(&mut self) {
-        self.child = spawn(&self.dir, self.port, self.controller, &self.extra, &self.scram);
+        self.child = spawn(&self.dir, self.port, self.controller, &self.settings);
         self.wait_until_up();
     }
 
@@ -68,9 +78,13 @@ impl Broker {
     }
 
     /// Runs one of Kafka's command-line tools against it.
-    pub fn tool(&self, class: &str, args: &[&str]) -> String {
-        let run = Command::new(script()).args(["tool", class, "--bootstrap-server", &self.address()]).args(args).output();
-        let run = run.expect("the script runs");
+    pub fn tool(&self, class: &str, args: &[&str], input: &str) -> String {
+        let mut command = Command::new(script());
+        command.args(["tool", class, "--bootstrap-server", &self.address()]).args(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut run = command.spawn().expect("the script runs");
+        run.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("the tool reads");
+        let run = run.wait_with_output().expect("the script ends");
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         assert!(run.status.success(), "{class} {args:?}: {}{}", text(&run.stdout), text(&run.stderr));
         text(&run.stdout)
@@ -116,7 +130,7 @@ fn script() -> PathBuf {
 }
 
 /// The kernel ends a child when the *thread* that made it ends, so one thread makes all, and stays.
-fn spawn(dir: &Path, port: u16, controller: u16, extra: &str, scram: &str) -> Child {
+fn spawn(dir: &Path, port: u16, controller: u16, settings: &Settings) -> Child {
     static SPAWNER: std::sync::OnceLock<mpsc::Sender<(Command, mpsc::Sender<std::io::Result<Child>>)>> =
         std::sync::OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
@@ -129,7 +143,7 @@ fn spawn(dir: &Path, port: u16, controller: u16, extra: &str, scram: &str) -> Ch
         sender
     });
     let properties = dir.join("extra.properties");
-    fs::write(&properties, extra).expect("a file of properties");
+    fs::write(&properties, &settings.properties).expect("a file of properties");
     let output = File::create(dir.join("output")).expect("a file for the output");
     let mut command = Command::new(script());
     command
@@ -138,7 +152,8 @@ fn spawn(dir: &Path, port: u16, controller: u16, extra: &str, scram: &str) -> Ch
         .env("KAFKA_CONTROLLER_PORT", controller.to_string())
         .env("KAFKA_HOME_DIR", dir)
         .env("KAFKA_EXTRA", properties)
-        .env("KAFKA_SCRAM", scram)
+        .env("KAFKA_SCRAM", &settings.scram)
+        .env("KAFKA_PROTOCOL", settings.protocol)
         .env("KAFKA_JVM", "-Xmx512m -XX:+UseSerialGC -XX:TieredStopAtLevel=1")
         .stdin(Stdio::null())
         .stdout(output.try_clone().expect("a second handle"))

@@ -6,6 +6,7 @@
 #   kafka.sh tool CLASS ARGS…   runs one of Kafka's command-line tools, as org.apache.kafka.tools.TopicCommand
 # Settings by environment:
 #   KAFKA_PORT         where clients connect, default 9092; the controller takes the next one, or KAFKA_CONTROLLER_PORT
+#   KAFKA_PROTOCOL     of the clients' listener, default PLAINTEXT
 #   KAFKA_HOME_DIR     data, configuration and output, default ~/.cache/millstream/kafka-$KAFKA_PORT
 #   KAFKA_EXTRA        a file of further broker properties, which win
 #   KAFKA_SCRAM        SCRAM users for a new data directory, as 'SCRAM-SHA-256=[name=alice,password=secret]', several by ';'
@@ -18,6 +19,7 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/millstream
 lib=$cache/kafka-$version
 port=${KAFKA_PORT:-9092}
 controller=${KAFKA_CONTROLLER_PORT:-$((port + 1))}
+protocol=${KAFKA_PROTOCOL:-PLAINTEXT}
 home=${KAFKA_HOME_DIR:-$cache/kafka-$port}
 read -r -a jvm <<<"${KAFKA_JVM:--Xmx1g}"
 
@@ -46,8 +48,8 @@ configure() {
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:$controller
-listeners=PLAINTEXT://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller
-advertised.listeners=PLAINTEXT://127.0.0.1:$port
+listeners=$protocol://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller
+advertised.listeners=$protocol://127.0.0.1:$port
 controller.listener.names=CONTROLLER
 log.dirs=$home/data
 auto.create.topics.enable=false
@@ -130,7 +132,7 @@ tool)
     exec java -Xmx256m -XX:TieredStopAtLevel=1 -cp "$lib/*" "$@"
     ;;
 *)
-    sed -n '2,14s/^# \{0,1\}//p' "$0"
+    sed -n '2,15s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac

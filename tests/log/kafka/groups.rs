@@ -12,21 +12,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-const PROTOCOLS: [GroupProtocol; 2] = [GroupProtocol::Classic, GroupProtocol::Consumer];
+pub const PROTOCOLS: [GroupProtocol; 2] = [GroupProtocol::Classic, GroupProtocol::Consumer];
 
 /// A worker as small as can be: copies each input record to the output partition of its number, exactly once.
-struct Copier<'a> {
+pub struct Copier<'a> {
     log: &'a dyn Log,
-    member: Box<dyn Member>,
+    pub member: Box<dyn Member>,
     group: Arc<str>,
     inputs: [TopicInfo; 2],
     output: TopicInfo,
     /// Where each task reads next, as far as it has begun.
-    tasks: BTreeMap<u32, BTreeMap<TopicId, Offset>>,
+    pub tasks: BTreeMap<u32, BTreeMap<TopicId, Offset>>,
 }
 
 impl<'a> Copier<'a> {
-    fn join(log: &'a KafkaLog, group: &str, worker: usize, inputs: &[TopicInfo; 2], output: &TopicInfo) -> Copier<'a> {
+    pub fn join(log: &'a KafkaLog, group: &str, worker: usize, inputs: &[TopicInfo; 2], output: &TopicInfo) -> Copier<'a> {
         let group: Arc<str> = group.into();
         let topics = inputs.iter().map(|topic| topic.id).collect();
         let subs = vec![Inputs { topics, tasks: inputs[0].partitions }];
@@ -60,6 +60,11 @@ impl<'a> Copier<'a> {
 
     /// Copies what there is, as one transaction. How many records.
     fn turn(&mut self) -> Result<usize, Error> {
+        self.turn_with(|_| {})
+    }
+
+    /// The same, with something done between reading and committing.
+    pub fn turn_with(&mut self, between: impl FnOnce(usize)) -> Result<usize, Error> {
         self.follow()?;
         let (mut appends, mut offsets, mut records) = (Vec::new(), Vec::new(), 0);
         let mut after = self.tasks.clone();
@@ -79,6 +84,7 @@ impl<'a> Copier<'a> {
             }
         }
         if records > 0 {
+            between(records);
             let offsets = Some(GroupOffsets { group: Arc::clone(&self.group), offsets });
             let committed: Result<Committed, Error> = self.member.commit(Transaction { appends, offsets, request: None });
             committed?;
@@ -88,7 +94,7 @@ impl<'a> Copier<'a> {
     }
 
     /// A turn; one that fails is done over, from what was committed.
-    fn turn_over(&mut self) -> usize {
+    pub fn turn_over(&mut self) -> usize {
         match self.turn() {
             Ok(records) => records,
             Err(error) => {
@@ -109,7 +115,7 @@ impl<'a> Copier<'a> {
     }
 }
 
-fn until(what: &str, mut done: impl FnMut() -> bool) {
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + SOON;
     while !done() {
         assert!(Instant::now() < deadline, "{what}: not after {SOON:?}");
@@ -220,7 +226,8 @@ fn churn(protocol: GroupProtocol) {
     assert_eq!(found, (0..RECORDS).collect::<Vec<_>>(), "{protocol:?}");
 }
 
-fn key(record: &str) -> usize {
+/// The number that is the key of a record.
+pub fn key(record: &str) -> usize {
     let content = record.split_once(' ').and_then(|(_, content)| content.split_once('='));
     content.and_then(|(key, _)| key.parse().ok()).expect("a numbered record")
 }

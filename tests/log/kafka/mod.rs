@@ -2,8 +2,13 @@
 
 #[path = "../../kafka/broker.rs"]
 pub mod broker;
+mod failures;
+mod floor;
 mod groups;
+mod java;
+mod security;
 mod transactions;
+mod zombie;
 
 use crate::log::contract::{CHECKS, Home};
 use broker::Broker;

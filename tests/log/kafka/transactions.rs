@@ -1,9 +1,12 @@
 //! What a transaction is worth on a cluster: nothing before its commit, all of it after, also when producers die or are replaced.
 
-use super::{broker, config, open, prefix, shared_broker};
-use crate::log::support::{appending, contents, put, topic};
+use super::{config, open, prefix, shared_broker};
+use crate::log::support::{SOON, appending, contents, put, topic};
 use millstream::log::{Error, KafkaLog, Log};
 use millstream::{Offset, Partition};
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use std::time::Instant;
 
 #[test]
 fn a_fenced_writer_is_told_and_appends_nothing() {
@@ -46,12 +49,69 @@ fn offsets_have_gaps_and_readers_pass_them() {
 }
 
 #[test]
-fn kafkas_own_tools_see_what_was_committed() {
+fn what_is_not_committed_is_not_read() {
     let log = open();
-    let name = prefix() + "orders";
-    let orders = topic(&log, &name, 1);
-    put(&log, &orders, 0, &[("a", "1"), ("b", "2")]);
-    let broker: &broker::Broker = shared_broker();
-    let offsets = broker.tool("org.apache.kafka.tools.GetOffsetShell", &["--topic", &name]);
-    assert_eq!(offsets.trim(), format!("{name}:0:3"));
+    let orders = topic(&log, &(prefix() + "orders"), 1);
+    let end = || log.bounds(orders.id, Partition(0)).unwrap().end;
+    let producer = producer(&(prefix() + "other"));
+    let send = |value: &str| {
+        producer.begin_transaction().unwrap();
+        producer.send(BaseRecord::to(&orders.name).key("k").payload(value).partition(0)).unwrap();
+        producer.flush(SOON).unwrap();
+    };
+    put(&log, &orders, 0, &[("k", "before")]);
+    let before = end();
+
+    send("aborted");
+    assert_eq!(end(), before);
+    assert_eq!(contents(&log, &orders, 0), ["k=before"]);
+    assert_eq!(log.open_end(orders.id, Partition(0)).unwrap(), Offset(before.0 + 1));
+    producer.abort_transaction(SOON).unwrap();
+    until(|| end() == Offset(before.0 + 2));
+    assert_eq!(contents(&log, &orders, 0), ["k=before"]);
+
+    send("committed");
+    assert_eq!(contents(&log, &orders, 0), ["k=before"]);
+    producer.commit_transaction(SOON).unwrap();
+    until(|| end() == Offset(before.0 + 4));
+    assert_eq!(contents(&log, &orders, 0), ["k=before", "k=committed"]);
+}
+
+#[test]
+fn what_a_dead_worker_left_open_is_aborted_by_a_fence() {
+    let log = open();
+    let orders = topic(&log, &(prefix() + "orders"), 1);
+    put(&log, &orders, 0, &[("k", "before")]);
+    let (group, instance) = (prefix() + "group", "dead");
+    let dead = producer(&format!("{group}-{instance}-1"));
+    dead.begin_transaction().unwrap();
+    dead.send(BaseRecord::to(&orders.name).key("k").payload("never").partition(0)).unwrap();
+    dead.flush(SOON).unwrap();
+
+    let open_end = log.open_end(orders.id, Partition(0)).unwrap();
+    assert!(log.bounds(orders.id, Partition(0)).unwrap().end < open_end);
+    let begun = Instant::now();
+    log.fence(&group, instance, 2).unwrap();
+    until(|| log.bounds(orders.id, Partition(0)).unwrap().end > open_end);
+    println!("ended after {:?}", begun.elapsed());
+    assert_eq!(contents(&log, &orders, 0), ["k=before"]);
+    dead.commit_transaction(SOON).unwrap_err();
+    assert_eq!(contents(&log, &orders, 0), ["k=before"]);
+}
+
+/// A producer of somebody else's, whose transactions time out late.
+fn producer(id: &str) -> BaseProducer {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", shared_broker().address());
+    config.set("transactional.id", id).set("transaction.timeout.ms", "120000");
+    let producer: BaseProducer = config.create().unwrap();
+    producer.init_transactions(SOON).unwrap();
+    producer
+}
+
+fn until(mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !done() {
+        assert!(Instant::now() < deadline, "not after {SOON:?}");
+    }
 }

@@ -1,0 +1,142 @@
+//! Brokers that die, freeze and come back in the middle of commits: no count changes. Each test has a broker of its own.
+//! `KAFKA_TESTS=long` makes it minutes, with freezes beyond every timeout.
+
+use super::broker::Broker;
+use super::groups::{Copier, key};
+use super::prefix;
+use crate::log::support::{appending, put, read, topic};
+use millstream::log::{Health, KafkaConfig, KafkaLog, Log};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::{Duration, Instant};
+
+#[test]
+fn a_broker_that_dies_or_freezes_changes_no_count() {
+    let long = std::env::var("KAFKA_TESTS").is_ok_and(|length| length == "long");
+    let (rounds, freeze) = if long { (6, Duration::from_secs(25)) } else { (1, Duration::from_secs(2)) };
+    let patience = Duration::from_secs(if long { 900 } else { 120 });
+    let mut broker = Broker::start();
+    let open = || KafkaLog::open(KafkaConfig::new(broker.address())).expect("the broker answers");
+    let (log, writer) = (open(), open());
+    let inputs = [topic(&log, "a", 2), topic(&log, "b", 2)];
+    let (output, direct) = (topic(&log, "out", 2), topic(&log, "direct", 1));
+    let own = inputs.each_ref().map(|topic| writer.topic(&topic.name).unwrap().expect("it exists"));
+    let into = writer.topic(&direct.name).unwrap().expect("it exists");
+    let troubled = AtomicBool::new(true);
+    let group = prefix() + "group";
+
+    let deadline = Instant::now() + patience;
+    let outcomes = std::thread::scope(|scope| {
+        // Writes numbered records, each once: what did not happen is done again, what may have happened is another number's turn.
+        let writing = scope.spawn(|| {
+            let mut outcomes = BTreeMap::new();
+            let mut next = 0;
+            while troubled.load(SeqCst) {
+                assert!(Instant::now() < deadline);
+                let outcome = writer.commit(appending(&into, 0, &[(&next.to_string(), "v")])).wait();
+                match outcome {
+                    Ok(_) => drop(outcomes.insert(next, 1..=1)),
+                    Err(error) if error.is_outcome_unknown() => drop(outcomes.insert(next, 0..=1)),
+                    Err(error) => {
+                        assert!(error.is_retriable(), "{error}");
+                        outcomes.insert(next, 0..=0);
+                        writer.wait(writer.version(), Duration::from_millis(50));
+                    }
+                }
+                next += 1;
+            }
+            outcomes
+        });
+        // What is to be copied is written while the broker is there, as what is tested is the copying.
+        for i in 0..400 {
+            put(&log, &inputs[i % 2], (i / 2 % 2) as u32, &[(&i.to_string(), "v")]);
+        }
+        scope.spawn(|| {
+            let mut copier = Copier::join(&log, &group, 0, &inputs, &output);
+            let (mut more, mut seen_all_at) = (400, None);
+            while seen_all_at.is_none_or(|at: Instant| at.elapsed() < Duration::from_millis(500)) {
+                assert!(Instant::now() < deadline);
+                let copied = copier.turn_over();
+                copier.member.wait(Duration::from_millis(5));
+                // As long as there is trouble there is more to do.
+                if troubled.load(SeqCst) && log.health() == Health::Up {
+                    let one = more.to_string();
+                    match writer.commit(appending(&own[more % 2], (more / 2 % 2) as u32, &[(&one, "v")])).wait() {
+                        Ok(_) => more += 1,
+                        Err(error) if error.is_outcome_unknown() => more += 10_000,
+                        Err(_) => {}
+                    }
+                }
+                seen_all_at = match (copied, troubled.load(SeqCst)) {
+                    (0, false) => seen_all_at.or(Some(Instant::now())),
+                    _ => None,
+                };
+            }
+        });
+        for _ in 0..rounds {
+            pause(Duration::from_secs(2));
+            broker.kill();
+            pause(Duration::from_millis(500));
+            broker.restart();
+            pause(Duration::from_secs(2));
+            broker.freeze();
+            pause(freeze);
+            broker.thaw();
+        }
+        pause(Duration::from_secs(1));
+        troubled.store(false, SeqCst);
+        writing.join().expect("the writer ends")
+    });
+
+    let mut direct_found = BTreeMap::<usize, usize>::new();
+    read(&log, &direct, 0).iter().for_each(|record| *direct_found.entry(key(record)).or_default() += 1);
+    for (number, allowed) in &outcomes {
+        let times = direct_found.get(number).copied().unwrap_or(0);
+        assert!(allowed.contains(&times), "record {number} is there {times} times, and {allowed:?} was said");
+    }
+    let numbers = |topic, partitions: u32| {
+        let mut found: Vec<usize> = (0..partitions).flat_map(|p| read(&log, topic, p)).map(|record| key(&record)).collect();
+        found.sort_unstable();
+        found
+    };
+    let mut expected = [numbers(&inputs[0], 2), numbers(&inputs[1], 2)].concat();
+    expected.sort_unstable();
+    let found = numbers(&output, 2);
+    let unknown = outcomes.values().filter(|allowed| **allowed == (0..=1)).count();
+    let refused = outcomes.values().filter(|allowed| **allowed == (0..=0)).count();
+    println!("{} copied; {} written, {refused} refused, {unknown} unknown", found.len(), outcomes.len());
+    assert!(found == expected, "{} records in, {} out", expected.len(), found.len());
+}
+
+#[test]
+fn a_log_says_that_its_brokers_are_away_and_comes_back() {
+    let mut broker = Broker::start();
+    let log = KafkaLog::open(KafkaConfig::new(broker.address())).expect("the broker answers");
+    let orders = topic(&log, "orders", 1);
+    put(&log, &orders, 0, &[("a", "1")]);
+    broker.kill();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while log.health() == Health::Up {
+        assert!(Instant::now() < deadline, "nothing was noticed");
+        pause(Duration::from_millis(20));
+    }
+    let begun = Instant::now();
+    let refused = log.commit(appending(&orders, 0, &[("b", "2")])).wait().unwrap_err();
+    assert!(refused.is_retriable() && begun.elapsed() < Duration::from_secs(5), "{refused}");
+    assert!(refused.to_string().contains("no broker answers at 127.0.0.1"), "{refused}");
+    broker.restart();
+    while log.health() != Health::Up {
+        assert!(Instant::now() < deadline + Duration::from_secs(30), "still {:?}", log.health());
+        pause(Duration::from_millis(20));
+    }
+    put(&log, &orders, 0, &[("c", "3")]);
+    assert_eq!(crate::log::support::contents(&log, &orders, 0), ["a=1", "c=3"]);
+}
+
+/// Lets time pass: that is what is tested.
+fn pause(time: Duration) {
+    let until = Instant::now() + time;
+    while Instant::now() < until {
+        std::thread::park_timeout(until.saturating_duration_since(Instant::now()));
+    }
+}
