@@ -100,7 +100,11 @@ impl Shared {
     }
 
     fn ready(&self) -> bool {
-        self.has_started() && self.failure.lock().is_none()
+        let here = match self.config.standbys {
+            Standbys::All => self.roles.are_all_readable(),
+            Standbys::Each(_) => !self.roles.is_taking(),
+        };
+        here && self.has_started() && self.failure.lock().is_none()
     }
 
     fn health(&self) -> Health {

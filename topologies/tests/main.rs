@@ -10,6 +10,7 @@ mod events;
 mod hostile;
 mod http;
 mod idempotency;
+mod kafka;
 mod lifecycle;
 mod operations;
 mod shop;
