@@ -50,7 +50,7 @@ crashcdc: setup ## 50,000 rows of an outbox written by several clients, while sh
 mysql8: setup ## change data capture on MySQL 8, which comes from Maven Central; needs maven, libaio1, libnuma1, unzip
 	benches/peers/debezium/with-mysql8.sh cargo test $(CARGO_FLAGS) --test outside -- --ignored --nocapture rows_of_mysql
 
-crashrun: build ## five minutes of load on the shop, killed with -9 every 20 seconds, then every invariant checked
+crashrun: build ## ten minutes of load on the shop, killed with -9 every 20 seconds, then every invariant checked
 	tests/crash-run.sh "$(CARGO_TARGET_DIR)/release/shop"
 
 deny: ## advisories, licences and sources of all dependencies; needs cargo-deny and the network

@@ -30,6 +30,10 @@ const SLICE_TIME: Duration = Duration::from_millis(10);
 /// The longest sleep while a task is being restored.
 const RESTORE_WAIT: Duration = Duration::from_millis(5);
 
+/// The longest rest after a commit for each KiB that it held. A rest gathers what comes, so that there is more for the next commit's
+/// costs; where little comes, it would only make everybody wait.
+const REST_PER_KIB: Duration = Duration::from_micros(50);
+
 /// The pause after a failed transaction; each further failure doubles it, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
@@ -48,7 +52,8 @@ pub(super) struct Worker {
     /// When the first uncommitted step was made.
     pending_since: Option<Instant>,
     last_commit: Instant,
-    last_commit_took: Duration,
+    /// How long to gather before the next commit.
+    rest: Duration,
     /// How long to rest after the next failure.
     pause: Duration,
 }
@@ -80,7 +85,7 @@ impl Worker {
             next: 0,
             pending_since,
             last_commit,
-            last_commit_took: Duration::ZERO,
+            rest: Duration::ZERO,
             pause: FIRST_PAUSE,
         }
     }
@@ -159,14 +164,14 @@ impl Worker {
             self.pending_since = Some(Instant::now());
         }
         if let Some(since) = self.pending_since {
-            let rested = self.last_commit.elapsed() >= 2 * self.last_commit_took;
+            let rested = self.last_commit.elapsed() >= self.rest;
             if (!round.worked && rested) || since.elapsed() >= self.interval() || self.pending_bytes() >= self.max_bytes() {
                 return self.commit();
             }
         }
         if !round.worked {
             let until_retry = round.retry_at.map(|at| at.0.saturating_sub(self.shared.config.clock.now().0).max(0) as u64);
-            let until_commit = self.pending_since.map(|_| (2 * self.last_commit_took).saturating_sub(self.last_commit.elapsed()));
+            let until_commit = self.pending_since.map(|_| self.rest.saturating_sub(self.last_commit.elapsed()));
             let wait = MAX_WAIT.min(until_retry.map_or(MAX_WAIT, Duration::from_millis)).min(until_commit.unwrap_or(MAX_WAIT));
             self.member.wait(if self.wanted.is_empty() { wait } else { wait.min(RESTORE_WAIT) });
         }
@@ -186,13 +191,14 @@ impl Worker {
     }
 
     fn commit(&mut self) -> Result<(), CommitError> {
-        let begun = Instant::now();
+        let (begun, kib) = (Instant::now(), self.pending_bytes().div_ceil(1 << 10) as u32);
         let committed = commit(&self.shared, &mut *self.member, &mut self.tasks)?;
         self.pending_since = None;
         if committed {
             self.last_commit = Instant::now();
-            self.last_commit_took = self.last_commit - begun;
-            self.shared.metrics.commit_took(self.last_commit_took);
+            let took = self.last_commit - begun;
+            self.rest = (2 * took).min(kib * REST_PER_KIB);
+            self.shared.metrics.commit_took(took);
         }
         self.shared.note_counts(&mut self.tasks);
         self.make_room()?;

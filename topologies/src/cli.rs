@@ -46,7 +46,7 @@ pub struct Dev {
     /// Directory of the log and the state; made when missing
     #[arg(long, env = "SHOP_DATA", value_name = "DIR", default_value = "./data")]
     pub data: PathBuf,
-    /// Add a small catalogue and steady made-up traffic
+    /// Add a small catalogue, and steady made-up claims and orders
     #[arg(long, env = "SHOP_DEMO")]
     pub demo: bool,
     /// Threads that run topologies [default: one for each core, at most 4]

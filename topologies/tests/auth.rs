@@ -9,16 +9,16 @@ use tempfile::TempDir;
 use crate::http::Response;
 use crate::shop::Shop;
 
-const SECRET: &str = "a secret of at least thirty-two bytes";
+pub const SECRET: &str = "a secret of at least thirty-two bytes";
 
-fn token(sub: &str, role: &str, expires: u64) -> String {
+pub fn token(sub: &str, role: &str, expires: u64) -> String {
     let claims = json!({"sub": sub, "role": role, "exp": expires});
     let token = encode(&Header::default(), &claims, &EncodingKey::from_secret(SECRET.as_bytes())).expect("a token");
     format!("Bearer {token}")
 }
 
 /// In the year 2999.
-const LATER: u64 = 32_472_144_000;
+pub const LATER: u64 = 32_472_144_000;
 
 #[test]
 fn callers_may_do_what_their_role_says() {

@@ -135,12 +135,16 @@ fn only_chosen_origins_may_call_from_a_page() {
 }
 
 #[test]
-fn the_demo_has_coupons_and_claims() {
+fn the_demo_has_coupons_claims_and_orders() {
     let shop = Shop::start_with(&["--demo"]);
     eventually(|| {
         let page = shop.get("/api/coupons").ok(200);
         let rows = page["coupons"].as_array().expect("a list");
         rows.iter().any(|c| c["issued"].as_u64() > Some(1)).then_some(())
+    });
+    eventually(|| {
+        let page = shop.get("/api/products").ok(200);
+        page["products"].as_array().expect("a list").iter().any(|product| product["sold"].as_u64() > Some(0)).then_some(())
     });
 }
 

@@ -94,6 +94,12 @@ pub fn shared() -> &'static Shop {
     &SHARED
 }
 
+/// A number of an answer.
+#[track_caller]
+pub fn id_of(answer: &Value, field: &str) -> u64 {
+    answer[field].as_u64().unwrap_or_else(|| panic!("no {field}: {answer}"))
+}
+
 /// Waits for what can't be subscribed to, by looking again and again; gives the first `Some`.
 #[track_caller]
 pub fn eventually<T>(mut look: impl FnMut() -> Option<T>) -> T {
@@ -130,6 +136,13 @@ impl Shop {
     /// Starts a shop at an address on what is there already.
     pub fn start_on(data: Arc<TempDir>, listen: &str) -> Shop {
         Shop::spawn(command(&dev(listen, data.path())).stdin(Stdio::null()), data)
+    }
+
+    /// A shop of its own with this in its environment.
+    pub fn start_in(environment: &[(&str, &str)]) -> Shop {
+        let data = Arc::new(TempDir::new().expect("a directory"));
+        let mut command = command(&dev(FREE, data.path()));
+        Shop::spawn(command.envs(environment.iter().copied()).stdin(Stdio::null()), data)
     }
 
     /// The same with further arguments.
@@ -237,6 +250,42 @@ impl Shop {
     pub fn coupons_of(&self, user: u64) -> Vec<u64> {
         let body = self.get(&format!("/api/users/{user}/coupons")).ok(200);
         body["coupons"].as_array().expect("a list").iter().map(|c| c["couponId"].as_u64().expect("an id")).collect()
+    }
+
+    /// Creates a product of a fresh id.
+    #[track_caller]
+    pub fn product(&self, price: u64, stock: u64) -> u64 {
+        let product = fresh_id();
+        let terms = json!({"productId": product, "name": format!("Product {product}"), "price": price, "stock": stock});
+        self.post("/api/products", &terms).ok(201);
+        product
+    }
+
+    /// Orders one of a product.
+    pub fn order(&self, user: u64, product: u64) -> Response {
+        self.post("/api/orders", &json!({"userId": user, "items": [{"productId": product, "quantity": 1}]}))
+    }
+
+    /// The provider tells of a payment.
+    pub fn pay(&self, order: u64, amount: u64) -> Response {
+        self.post("/api/payments", &json!({"orderId": order, "amount": amount}))
+    }
+
+    /// Makes an order of one product, pays for it and waits until it is confirmed.
+    #[track_caller]
+    pub fn confirmed(&self, user: u64, product: u64) -> u64 {
+        let made = self.order(user, product).ok(201);
+        let order = id_of(&made, "orderId");
+        self.pay(order, id_of(&made, "amountDue")).ok(201);
+        self.await_status(order, "CONFIRMED");
+        order
+    }
+
+    /// Waits until an order has a status, and gives it.
+    #[track_caller]
+    pub fn await_status(&self, order: u64, status: &str) -> Value {
+        let seen = || self.get(&format!("/api/orders/{order}")).ok(200);
+        eventually(|| Some(seen()).filter(|order| order["status"] == status))
     }
 
     /// A user's events, from an id on or from now.
