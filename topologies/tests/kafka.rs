@@ -12,6 +12,7 @@ use serde_json::json;
 use tempfile::TempDir;
 
 use self::broker::Broker;
+use crate::cdc::{database, insert};
 use crate::shop::{FREE, Shop, command, eventually, fresh_id, refusal, run};
 
 /// Starts one process of a shop on this cluster, with a directory of its own for what it keeps.
@@ -64,6 +65,41 @@ fn every_promise_is_kept_while_workers_are_killed_and_stopped() {
     for process in [api, first] {
         process.signal("TERM");
         assert!(process.wait(ENOUGH).success(), "{said}");
+    }
+}
+
+#[test]
+fn an_outbox_is_relayed_once_over_a_kill_of_the_relay() {
+    const USERS: u64 = 300;
+    let (broker, server) = (Broker::start(), database::shared());
+    let outbox = server.database();
+    let url = server.url("app", &outbox);
+    let _worker = start(&broker, "worker", directory(), &["--threads", "2"]);
+    let api = start(&broker, "api", directory(), &[]);
+    let state = directory();
+    let relay = start(&broker, "cdc", Arc::clone(&state), &["--mysql", &url]);
+    let coupon = api.coupon(USERS);
+    let users: Vec<u64> = (0..USERS).map(|_| fresh_id()).collect();
+    let claims: Vec<String> = users
+        .iter()
+        .map(|user| {
+            let payload = json!({"couponId": coupon, "userId": user, "requestedAt": "2026-01-31T12:00:00Z"});
+            insert(&format!("claim-{user}"), &coupon.to_string(), "CouponIssueRequest", &format!("'{payload}'"))
+        })
+        .collect();
+    let issued = || api.get(&format!("/api/coupons/{coupon}")).ok(200)["issued"].as_u64().expect("a count");
+    let (first, rest) = claims.split_at(100);
+    server.run(&outbox, &first.join(";"));
+    eventually(|| (issued() > 0).then_some(()));
+    relay.signal("KILL");
+    drop(relay);
+    server.run(&outbox, &rest.join(";"));
+    let _relay = start(&broker, "cdc", state, &["--mysql", &url]);
+    eventually(|| (issued() == USERS).then_some(()));
+    // Each has heard of it once, and nothing else: a claim that came twice would have been refused.
+    for user in users {
+        let newest = || api.subscribe(user, None).next().id;
+        eventually(|| (newest() == "1").then_some(()));
     }
 }
 
