@@ -79,12 +79,12 @@ pub trait Log: Send + Sync + 'static {
     /// [`Error::UnknownTopic`] or [`Error::UnknownPartition`].
     fn bounds(&self, topic: TopicId, partition: Partition) -> Result<Bounds, Error>;
 
-    /// The end that a reader comes to once the transactions that are open now have ended. What a member committed before it died lies
-    /// below, even while [`Log::bounds`] does not show it yet.
+    /// The end that a reader of each of these partitions comes to once the transactions that are open now have ended, in this order. What a
+    /// member committed before it died lies below, even while [`Log::bounds`] does not show it yet.
     ///
     /// # Errors
     /// As [`Log::bounds`].
-    fn open_end(&self, topic: TopicId, partition: Partition) -> Result<Offset, Error>;
+    fn open_ends(&self, places: &[(TopicId, Partition)]) -> Result<Vec<Offset>, Error>;
 
     /// Joins the group of an application as one of its worker threads.
     ///

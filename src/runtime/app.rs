@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 
 use super::commit::is_fatal;
 use super::config::{Config, Standbys};
+use super::ends::{self, Ends};
 use super::handle::{Handle, Health};
 use super::housekeeping::Flushed;
 use super::metrics::{Metrics, Readings};
@@ -146,8 +147,8 @@ impl App {
         let (durable, flushed) = mpsc::channel();
         // Before anything is made: a topology that does not belong here leaves no topics behind.
         let db = open_state(&topology, &config, Arc::clone(&log), durable.clone())?;
-        let topics = match embedded {
-            Some(_) => topics::create(&topology, &*log)?,
+        let (topics, start) = match embedded {
+            Some(_) => (topics::create(&topology, &*log)?, 0),
             None => topics::create_noted(&topology, &*log, config.clock.now())?,
         };
         let counts: Vec<u32> = topics.iter().map(|topic| topic.partitions).collect();
@@ -161,6 +162,7 @@ impl App {
             progress: Progress::new(counts.iter().copied()),
             roles: Roles::new(&tasks),
             presence: Presence::default(),
+            ends: Ends::default(),
             watchers: Arc::new(Watchers::default()),
             requests: Requests::default(),
             metrics,
@@ -179,11 +181,12 @@ impl App {
             topics,
             limits: Limits::default(),
             tasks,
+            start,
         });
         shared.registry.write().register_collector(Box::new(Readings(Arc::downgrade(&shared))));
         let globals = global::bootstrap(&shared)?;
         let tasks = if shared.embedded.is_some() { take_tasks(&shared)? } else { Vec::new() };
-        note_start(&shared, &tasks);
+        note_start(&shared, &tasks)?;
         let mut app = App { shared, threads: Vec::new(), housekeeping: durable };
         app.spawn(tasks, flushed)?;
         if !globals.is_empty() {
@@ -217,6 +220,9 @@ impl App {
         }
         if self.shared.embedded.is_none() {
             let workers = presence::topic(&*self.shared.log, &self.shared.topology.application)?;
+            let (ask, questions) = mpsc::channel();
+            self.shared.ends.ask_through(ask);
+            self.spawn_thread("ends".into(), move |shared| ends::run(shared, &questions))?;
             self.spawn_thread("presence".into(), move |shared| presence::run(shared, &workers))?;
             if self.shared.config.standbys != Standbys::Each(0) {
                 self.spawn_thread("standby".into(), standby::run)?;
@@ -300,9 +306,11 @@ fn open_state(topology: &Topology, config: &Config, log: Arc<dyn Log>, durable: 
 impl Shared {
     /// What a worker of this application is a member of.
     fn membership(&self, worker: usize) -> Membership {
+        let only = self.config.sub_topologies.as_deref();
         let inputs = |(sub, tasks): (&SubTopology, &u32)| {
+            let taken = only.is_none_or(|only| only.contains(&sub.name));
             let topics = sub.sources.iter().map(|source| self.topics[self.topology.sources[source.0].topic.0].id);
-            Inputs { topics: topics.collect(), tasks: *tasks }
+            Inputs { topics: topics.filter(|_| taken).collect(), tasks: if taken { *tasks } else { 0 } }
         };
         Membership {
             group: Arc::clone(&self.group),
@@ -324,13 +332,13 @@ fn take_tasks(shared: &Arc<Shared>) -> Result<Vec<Task>, StartError> {
 }
 
 /// Notes how far the tasks are, and what is there to be processed before the views are ready.
-fn note_start(shared: &Shared, tasks: &[Task]) {
+fn note_start(shared: &Shared, tasks: &[Task]) -> Result<(), StartError> {
     for task in tasks {
         for (topic, next) in task.next_offsets() {
             shared.progress.set(topic, task.partition(), next);
         }
     }
-    shared.note_starting();
+    Ok(shared.note_starting()?)
 }
 
 impl Topology {

@@ -27,6 +27,8 @@ pub struct Config {
     pub max_task_idle_ms: u64,
     /// What an acknowledged commit survives.
     pub durability: Durability,
+    /// The names of the sub-topologies whose tasks the workers of this process take, where processes share a log; all of them if `None`.
+    pub sub_topologies: Option<Vec<String>>,
     /// Which tasks of others are followed here, where processes share a log.
     pub standbys: Standbys,
     /// Where other processes reach this one's HTTP interface, as `host:port`, if it has one.
@@ -63,6 +65,7 @@ impl Config {
             state_flush_interval_ms: 30_000,
             max_task_idle_ms: 0,
             durability: Durability::Synced,
+            sub_topologies: None,
             standbys: Standbys::Each(0),
             advertise: None,
             clock: Clock::System,

@@ -31,11 +31,13 @@ pub(super) struct Followed {
 pub(super) fn bootstrap(shared: &Arc<Shared>) -> Result<Vec<Followed>, StartError> {
     let mut all = Vec::new();
     for (index, global) in shared.topology.globals.iter().enumerate() {
-        for partition in (0..shared.topics[global.topic.0].partitions).map(Partition) {
+        let topic = &shared.topics[global.topic.0];
+        let places: Vec<_> = (0..topic.partitions).map(|partition| (topic.id, Partition(partition))).collect();
+        // As of a changelog: with what is committed and not shown yet.
+        let ends = shared.log.open_ends(&places)?;
+        for ((_, partition), end) in places.into_iter().zip(ends) {
             let part = GlobalPart::take(&shared.db, &shared.topology, index, partition)?;
             let mut followed = Followed { part, next: Offset(0) };
-            // As of a changelog: with what is committed and not shown yet.
-            let end = shared.log.open_end(shared.topics[global.topic.0].id, partition)?;
             followed.begin(shared)?;
             while followed.next < end {
                 let seen = shared.log.version();

@@ -149,6 +149,12 @@ impl Handle {
         &self.shared.topology
     }
 
+    /// A number that tells this start of a process from every other of the application on a shared log; 0 where one process has the log.
+    #[must_use]
+    pub fn start_number(&self) -> u64 {
+        self.shared.start
+    }
+
     /// The wall clock of the application.
     #[must_use]
     pub fn now(&self) -> Timestamp {

@@ -112,19 +112,25 @@ impl Collector for Readings {
             None,
             prometheus_client::metrics::MetricType::Gauge,
         )?;
-        for sub in &shared.topology.subs {
+        let mut inputs = Vec::new();
+        for (index, sub) in shared.topology.subs.iter().enumerate() {
             for topic in sub.sources.iter().map(|source| shared.topology.sources[source.0].topic) {
-                if shared.topology.topics[topic.0].role == TopicRole::Replay {
-                    continue;
-                }
-                let info = &shared.topics[topic.0];
-                for partition in (0..info.partitions).map(Partition) {
-                    let Ok(bounds) = shared.log.bounds(info.id, partition) else { continue };
-                    let behind = bounds.end.0.saturating_sub(shared.progress.committed(topic, partition).0.max(bounds.start.0));
-                    let labels = [("topic", info.name.to_string()), ("partition", partition.to_string())];
-                    ConstGauge::new(behind).encode(lag.encode_family(&labels)?)?;
-                }
+                let is_replay = shared.topology.topics[topic.0].role == TopicRole::Replay;
+                let partitions = (0..shared.topics[topic.0].partitions).map(Partition).filter(|_| !is_replay);
+                inputs.extend(partitions.filter(|p| shared.roles.get(index, *p).is_mine()).map(|p| (topic, p)));
             }
+        }
+        let places: Vec<_> = inputs.iter().map(|(topic, p)| (shared.topics[topic.0].id, *p)).collect();
+        // Without the log the rest is still worth knowing.
+        for ((topic, partition), end) in inputs.into_iter().zip(shared.log.open_ends(&places).unwrap_or_default()) {
+            let info = &shared.topics[topic.0];
+            let mut done = shared.progress.committed(topic, partition).0;
+            if shared.embedded.is_some() {
+                // What was deleted before anybody processed it is not waiting any more.
+                done = done.max(shared.log.bounds(info.id, partition).map_or(0, |bounds| bounds.start.0));
+            }
+            let labels = [("topic", info.name.to_string()), ("partition", partition.to_string())];
+            ConstGauge::new(end.0.saturating_sub(done)).encode(lag.encode_family(&labels)?)?;
         }
         let mut gauge = |name: &str, help: &str, value: u64| {
             let gauge = ConstGauge::new(value);

@@ -4,6 +4,7 @@ mod app;
 mod commit;
 mod config;
 mod dead_letters;
+mod ends;
 mod global;
 mod handle;
 mod housekeeping;
@@ -40,6 +41,7 @@ pub use self::token::{Token, UnreadableToken};
 pub use self::view::{MAX_PAGE, QueryError, Row, TypedView, View};
 pub use self::watch::{Change, Watch, Watched};
 
+use self::ends::Ends;
 use self::metrics::Metrics;
 use self::presence::Presence;
 use self::progress::{Progress, Starting};
@@ -65,10 +67,13 @@ pub(crate) struct Shared {
     pub limits: Limits,
     /// How many tasks each sub-topology has.
     pub tasks: Vec<u32>,
+    /// Tells this start of a process from all others that share the log; 0 where none does.
+    pub start: u64,
     /// The consumer group: the application's name.
     pub group: Arc<str>,
     pub progress: Progress,
     pub presence: Presence,
+    pub ends: Ends,
     pub roles: Roles,
     pub watchers: Arc<Watchers>,
     pub requests: Requests,
@@ -96,7 +101,11 @@ impl Shared {
     }
 
     fn ready(&self) -> bool {
-        self.has_started() && self.failure.lock().is_none()
+        let here = match self.config.standbys {
+            Standbys::All => self.roles.are_all_readable(),
+            Standbys::Each(_) => !self.roles.is_taking(),
+        };
+        here && self.has_started() && self.failure.lock().is_none()
     }
 
     fn health(&self) -> Health {

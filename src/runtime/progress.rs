@@ -1,13 +1,15 @@
 //! How far the tasks have committed, and waiting for it: the ground of read-your-writes.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::Shared;
+use super::ends::TopicEnds;
 use super::token::{Token, UnreadableToken};
+use crate::log;
 use crate::record::{Offset, Partition};
 use crate::topology::TopicIndex;
 
@@ -29,7 +31,13 @@ pub enum Behind {
 }
 
 /// What must be committed: for each topic, the offsets to reach.
-type Targets = HashMap<TopicIndex, Vec<(Partition, Offset)>>;
+type Targets = TopicEnds;
+
+fn extend(targets: &mut Targets, ends: TopicEnds) {
+    for (topic, ends) in ends {
+        targets.entry(topic).or_default().extend(ends);
+    }
+}
 
 impl Progress {
     pub(crate) fn new(partitions: impl Iterator<Item = u32>) -> Progress {
@@ -70,15 +78,19 @@ pub(super) struct Starting {
 
 impl Shared {
     /// Takes the ends of all inputs as what must be processed before the views are ready.
-    pub(super) fn note_starting(&self) {
+    ///
+    /// # Errors
+    /// If the log cannot be asked.
+    pub(super) fn note_starting(&self) -> Result<(), log::Error> {
         let mut starting = self.starting.lock();
         for sub in (0..self.topology.subs.len()).flat_map(|sub| self.upstream_of(sub)) {
             if !starting.subs.contains(&sub) {
                 starting.subs.push_back(sub);
-                let targets = self.inputs_of(sub).map(|topic| (topic, self.ends(topic)));
-                starting.targets.extend(targets);
             }
         }
+        let inputs = starting.subs.iter().flat_map(|sub| self.inputs_of(*sub)).collect();
+        starting.targets = self.ends_at_once(&inputs)?;
+        Ok(())
     }
 
     /// Whether the views hold what the log held at the start, through all sub-topologies.
@@ -89,7 +101,9 @@ impl Shared {
             if !self.inputs_of(*sub).all(|topic| self.progress.reached(topic, &self.mine(*sub, &targets[&topic]))) {
                 return false;
             }
-            self.follow_outputs(*sub, targets);
+            // What the sub-topology has written by now is what those that read it must come to.
+            let Ok(ends) = self.ends_at_once(&self.topology.outputs(*sub).iter().copied().collect()) else { return false };
+            extend(targets, ends);
             subs.pop_front();
         }
         true
@@ -98,13 +112,6 @@ impl Shared {
     /// Those of the partitions that tasks of this process read.
     fn mine(&self, sub: usize, targets: &[(Partition, Offset)]) -> Vec<(Partition, Offset)> {
         targets.iter().copied().filter(|(partition, _)| self.roles.get(sub, *partition).is_mine()).collect()
-    }
-
-    /// What the sub-topology has written by now is what those that read it must come to.
-    fn follow_outputs(&self, sub: usize, targets: &mut Targets) {
-        for topic in self.topology.outputs(sub) {
-            targets.entry(*topic).or_default().extend(self.ends(*topic));
-        }
     }
 
     fn resolve(&self, token: &Token) -> Result<Targets, UnreadableToken> {
@@ -129,23 +136,15 @@ impl Shared {
 
     /// Waits until the sub-topology's state includes everything that the log holds now.
     pub(crate) async fn caught_up(&self, sub: usize, deadline: Duration) -> Result<(), Behind> {
-        let mut targets = Targets::new();
-        for upstream in self.upstream_of(sub) {
-            for topic in self.inputs_of(upstream) {
-                targets.insert(topic, self.ends(topic));
-            }
-        }
-        tokio::time::timeout(deadline, self.reach(targets, sub)).await.unwrap_or(Err(Behind::TimedOut))
+        let caught_up = async {
+            let inputs = self.upstream_of(sub).into_iter().flat_map(|upstream| self.inputs_of(upstream));
+            self.reach(self.ends(inputs).await, sub).await
+        };
+        tokio::time::timeout(deadline, caught_up).await.unwrap_or(Err(Behind::TimedOut))
     }
 
     fn inputs_of(&self, sub: usize) -> impl Iterator<Item = TopicIndex> {
         self.topology.inputs(sub)
-    }
-
-    pub(crate) fn ends(&self, topic: TopicIndex) -> Vec<(Partition, Offset)> {
-        let info = &self.topics[topic.0];
-        let end = |p| Some((Partition(p), self.log.bounds(info.id, Partition(p)).ok()?.end));
-        (0..info.partitions).filter_map(end).collect()
     }
 
     /// The sub-topologies whose output can reach `sub`, itself included, each after those before it (as far as there are no cycles).
@@ -179,7 +178,10 @@ impl Shared {
                     return Err(Behind::TimedOut);
                 }
             }
-            self.follow_outputs(hop, &mut targets);
+            if hop != sub {
+                // What the sub-topology has written by now is what those that read it must come to.
+                extend(&mut targets, self.ends(self.topology.outputs(hop).iter().copied()).await);
+            }
         }
         Ok(())
     }

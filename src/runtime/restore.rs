@@ -9,7 +9,7 @@ use std::time::Duration;
 use millstream_state::{Position, TaskState};
 
 use super::{Shared, StartError};
-use crate::log::{StoredBatch, TopicInfo};
+use crate::log::{StoredBatch, TopicId, TopicInfo};
 use crate::record::{Offset, Partition};
 use crate::topology::{DELETE_RETENTION_MS, StoreIndex};
 
@@ -27,11 +27,18 @@ pub(super) fn restore(
     wanted: &dyn Fn() -> bool,
 ) -> Result<Option<u64>, StartError> {
     let mut records = 0;
-    for &store in &shared.topology.subs[sub].stores {
-        let Some(applied) = restore_store(shared, sub, store, partition, state, wanted)? else { return Ok(None) };
+    let stores = &shared.topology.subs[sub].stores;
+    let ends = shared.log.open_ends(&changelogs(shared, stores, partition))?;
+    for (&store, end) in stores.iter().zip(ends) {
+        let Some(applied) = restore_store(shared, sub, (store, end), partition, state, wanted)? else { return Ok(None) };
         records += applied;
     }
     Ok(Some(records))
+}
+
+/// Where the changelogs of a task's stores lie.
+pub(super) fn changelogs(shared: &Shared, stores: &[StoreIndex], partition: Partition) -> Vec<(TopicId, Partition)> {
+    stores.iter().map(|store| (shared.changelog(*store).id, partition)).collect()
 }
 
 /// Why the changelog cannot go on from where the state stands.
@@ -71,12 +78,11 @@ fn begin(
 fn restore_store(
     shared: &Shared,
     sub: usize,
-    store: StoreIndex,
+    (store, end): (StoreIndex, Offset),
     partition: Partition,
     state: &mut TaskState,
     wanted: &dyn Fn() -> bool,
 ) -> Result<Option<u64>, StartError> {
-    let end = shared.log.open_end(shared.changelog(store).id, partition)?;
     let mut next = prepare(shared, store, partition, state, end)?;
     let mut records = 0;
     while next < end {

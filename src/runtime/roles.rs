@@ -56,6 +56,20 @@ impl Roles {
         place.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
+    /// Whether every task may be read here.
+    pub(super) fn are_all_readable(&self) -> bool {
+        self.all().all(Role::is_readable)
+    }
+
+    /// Whether a task was given to this process and is not restored yet.
+    pub(super) fn is_taking(&self) -> bool {
+        self.all().any(|role| role == Role::Taking)
+    }
+
+    fn all(&self) -> impl Iterator<Item = Role> {
+        self.0.iter().flatten().map(|place| Role::ALL[usize::from(place.load(Ordering::Acquire))])
+    }
+
     /// What this process is to a task; one that there is not is elsewhere.
     pub(crate) fn get(&self, sub: usize, partition: Partition) -> Role {
         let place = self.0.get(sub).and_then(|tasks| tasks.get(partition.0 as usize));

@@ -19,7 +19,7 @@ use crate::task::meta;
 use crate::topology::{StoreIndex, TopicIndex};
 
 /// The longest sleep between two looks at the changelogs.
-const WAIT: Duration = Duration::from_millis(20);
+const WAIT: Duration = Duration::from_millis(100);
 /// How long a task that cannot be followed is left alone.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -58,6 +58,9 @@ pub(super) fn run(shared: &Arc<Shared>) {
             for standby in &mut standbys {
                 moved |= standby.follow(shared)?;
             }
+            if shared.progress.is_awaited() {
+                tell(shared, &mut standbys)?;
+            }
             Ok(moved)
         });
         match moved {
@@ -95,8 +98,8 @@ impl Standby {
             state => state?,
         };
         let mut stores = Vec::new();
-        for &store in indexes {
-            let end = shared.log.open_end(shared.changelog(store).id, partition)?;
+        let ends = shared.log.open_ends(&restore::changelogs(shared, indexes, partition))?;
+        for (&store, end) in indexes.iter().zip(ends) {
             let next = restore::prepare(shared, store, partition, &mut state, end)?;
             stores.push(Followed { store, next, end });
         }
@@ -124,9 +127,6 @@ impl Standby {
         if self.stores.iter().all(|followed| followed.next >= followed.end) {
             shared.roles.change(self.sub, self.partition, Role::Away, Role::Standby);
         }
-        if self.untold.is_some() && shared.progress.is_awaited() {
-            self.tell(shared)?;
-        }
         Ok(moved)
     }
 
@@ -150,25 +150,34 @@ impl Standby {
         }
         Ok(offsets)
     }
+}
 
-    /// Tells how far the task has read, once all of its stores here hold what came of it.
-    fn tell(&mut self, shared: &Shared) -> Result<(), StartError> {
-        let meta = shared.topology.subs[self.sub].meta;
-        for followed in self.stores.iter_mut().filter(|followed| followed.store != meta) {
-            followed.end = shared.log.open_end(shared.changelog(followed.store).id, self.partition)?;
-            while followed.next < followed.end && shared.follows(self.sub, self.partition) {
+/// Tells how far tasks have read, once all of their stores here hold what came of it.
+fn tell(shared: &Shared, standbys: &mut [Standby]) -> Result<(), StartError> {
+    let mut untold: Vec<&mut Standby> = standbys.iter_mut().filter(|standby| standby.untold.is_some()).collect();
+    let place = |standby: &Standby, followed: &Followed| (shared.changelog(followed.store).id, standby.partition);
+    let places: Vec<_> = untold.iter().flat_map(|standby| standby.stores.iter().map(|store| place(standby, store))).collect();
+    if places.is_empty() {
+        return Ok(());
+    }
+    let mut ends = shared.log.open_ends(&places)?.into_iter();
+    for standby in &mut untold {
+        let meta = shared.topology.subs[standby.sub].meta;
+        for (followed, end) in standby.stores.iter_mut().zip(ends.by_ref()) {
+            // The task's own store was read before the ends were asked for; what it has had since is for the next time.
+            while followed.store != meta && followed.next < end && shared.follows(standby.sub, standby.partition) {
                 let seen = shared.log.version();
-                if !followed.advance(shared, self.partition, &mut self.state, true)? {
+                if !followed.advance(shared, standby.partition, &mut standby.state, true)? {
                     shared.log.wait(seen, WAIT);
                 }
             }
         }
-        for (topic, next) in self.untold.take().unwrap_or_default() {
-            shared.progress.set(topic, self.partition, next);
+        for (topic, next) in standby.untold.take().unwrap_or_default() {
+            shared.progress.set(topic, standby.partition, next);
         }
-        shared.progress.signal();
-        Ok(())
     }
+    shared.progress.signal();
+    Ok(())
 }
 
 impl Followed {

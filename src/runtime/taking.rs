@@ -15,6 +15,9 @@ use crate::task::Task;
 /// How long to wait for a task that another worker of this process has not let go of yet, or a log that is away.
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// How often to look whether the application stops.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// A task that one worker has asked for. Dropping it says that it is not wanted any more.
 pub(super) struct Wanted {
     pub(super) sub: usize,
@@ -66,14 +69,19 @@ impl Restorers {
 /// A restoring thread: until the application stops.
 pub(super) fn run(shared: &Arc<Shared>, jobs: &Mutex<mpsc::Receiver<Job>>) {
     while !shared.stopping.load(Ordering::Acquire) {
-        let job = jobs.lock().recv_timeout(Duration::from_millis(100));
-        let Ok(job) = job else { continue };
+        let next = jobs.lock().recv_timeout(LOOK);
+        let job = match next {
+            Ok(job) => job,
+            Err(mpsc::RecvTimeoutError::Timeout) => continue,
+            // There are no workers, or none any more.
+            Err(mpsc::RecvTimeoutError::Disconnected) => return,
+        };
         let wanted = || job.wanted.load(Ordering::Acquire) && !shared.stopping.load(Ordering::Acquire);
         while wanted() {
             let outcome = take(shared, job.sub, job.partition, &wanted);
             match outcome {
                 Err(error) if !error.is_fatal() => {
-                    tracing::warn!(%error, task = %task_id(job.sub, job.partition), "the task cannot be taken yet");
+                    tracing::debug!(%error, task = %task_id(job.sub, job.partition), "the task cannot be taken yet");
                     shared.log.wait(shared.log.version(), PAUSE);
                 }
                 Ok(None) => {}

@@ -17,6 +17,9 @@ const FETCH_BYTES: usize = 1 << 20;
 /// Keys of the control topic that name a topic.
 const TOPIC_KEY: &str = "topic:";
 
+/// Keys of the control topic that name a process which has started.
+const START_KEY: &str = "start:";
+
 /// What is noted of an internal topic.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Noted {
@@ -41,11 +44,11 @@ pub(super) fn create(topology: &Topology, log: &dyn Log) -> Result<Arc<[TopicInf
     topology.topics.iter().zip(counts).map(create).collect()
 }
 
-/// The same on a log that others can change, too.
+/// The same on a log that others can change, too. Beside the topics, a number that tells this start of a process from every other.
 ///
 /// # Errors
 /// [`StartError::InternalTopic`] if one that was made before is gone, was made anew or has other partitions.
-pub(super) fn create_noted(topology: &Topology, log: &dyn Log, now: Timestamp) -> Result<Arc<[TopicInfo]>, StartError> {
+pub(super) fn create_noted(topology: &Topology, log: &dyn Log, now: Timestamp) -> Result<(Arc<[TopicInfo]>, u64), StartError> {
     let cleanup = Cleanup::Compact { delete_retention_ms: DELETE_RETENTION_MS };
     let control = TopicSpec { name: format!("{}-control", topology.application), partitions: 1, cleanup };
     let control = log.create_topic(&control)?;
@@ -68,11 +71,11 @@ pub(super) fn create_noted(topology: &Topology, log: &dyn Log, now: Timestamp) -
             notes.push(now, Some(format!("{TOPIC_KEY}{}", topic.name).as_bytes()), Some(&note), &Headers::EMPTY);
         }
     }
-    if !notes.is_empty() {
-        let append = Append { topic: control.id, partition: Partition(0), batch: notes };
-        log.commit(Transaction { appends: vec![append], offsets: None, request: None }).wait()?;
-    }
-    Ok(topics)
+    // The place of this note is a number that no other start was given.
+    notes.push(now, Some(format!("{START_KEY}{}", log.instance()).as_bytes()), Some(b"{}"), &Headers::EMPTY);
+    let append = Append { topic: control.id, partition: Partition(0), batch: notes };
+    let committed = log.commit(Transaction { appends: vec![append], offsets: None, request: None }).wait()?;
+    Ok((topics, committed.base_offsets.first().map_or(0, |base| base.0)))
 }
 
 fn is_internal(topic: &TopicDef) -> bool {

@@ -231,6 +231,11 @@ impl Topology {
         &self.application
     }
 
+    /// The names of its sub-topologies.
+    pub fn sub_topologies(&self) -> impl Iterator<Item = &str> {
+        self.subs.iter().map(|sub| sub.name.as_str())
+    }
+
     /// The store of this name and the sub-topology that owns it. A global table stands behind the sub-topologies, as if it were one: see
     /// [`Topology::global`].
     pub(crate) fn store(&self, name: &str) -> Option<(StoreIndex, usize)> {

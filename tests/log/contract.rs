@@ -180,7 +180,7 @@ fn fetch_respects_bounds(home: &Home) {
     put(log, &orders, 0, &[("a", "1"), ("b", "2"), ("c", "3")]);
     let Bounds { start, end } = log.bounds(orders.id, Partition(0)).unwrap();
     assert!(start == Offset(0) && end >= Offset(3), "{start} to {end}");
-    assert_eq!(log.open_end(orders.id, Partition(0)).unwrap(), end);
+    assert_eq!(log.open_ends(&[(orders.id, Partition(0))]).unwrap(), [end]);
     assert_eq!(read_from(log, &orders, 0, 1, 1).unwrap(), ["1 b=2", "2 c=3"]);
     assert_eq!(read_from(log, &orders, 0, end.0, 1).unwrap(), [""; 0]);
 

@@ -1,6 +1,9 @@
 //! The command line. Every flag has an environment variable and a line in `--help`; wrong usage ends the process with
 //! exit code 2 and one sentence that names the flag. Nothing is opened or started here.
 
+mod cluster;
+mod outbox;
+
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroUsize};
@@ -12,7 +15,8 @@ use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 
-use crate::cdc;
+pub use self::cluster::{ApiServer, Cdc, Cluster, GroupProtocol, KafkaMechanism, Worker};
+pub use self::outbox::Outbox;
 use crate::client::Target;
 use crate::time::Iso;
 
@@ -21,6 +25,12 @@ use crate::time::Iso;
 pub enum Command {
     /// Serve everything from this process on the embedded log (what plain `shop` does too)
     Dev(Dev),
+    /// Run topologies on Kafka
+    Worker(Worker),
+    /// Serve clients on Kafka: requests, queries and events; topologies run in workers
+    Api(ApiServer),
+    /// Relay a database's outbox to Kafka
+    Cdc(Cdc),
     /// Print a topology
     Topology(Topology),
     /// Look at dead letters and replay them, through a running shop
@@ -33,9 +43,6 @@ pub enum Command {
 /// `shop dev`
 #[derive(Args, Clone, Debug)]
 pub struct Dev {
-    /// Address to serve on; port 0 takes a free one
-    #[arg(long, env = "SHOP_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
-    pub listen: SocketAddr,
     /// Directory of the log and the state; made when missing
     #[arg(long, env = "SHOP_DATA", value_name = "DIR", default_value = "./data")]
     pub data: PathBuf,
@@ -51,6 +58,23 @@ pub struct Dev {
     /// An order that is not paid within this time fails, such as 15m or 90s
     #[arg(long, env = "SHOP_PAYMENT_TIMEOUT", value_name = "TIME", default_value = "15m", value_parser = duration)]
     pub payment_timeout: Duration,
+    /// How clients are served
+    #[command(flatten)]
+    pub interface: Interface,
+    /// Follow the outbox of a MySQL or MariaDB database in its binlog
+    #[command(flatten)]
+    pub outbox: Outbox,
+    /// What is logged
+    #[command(flatten)]
+    pub logging: Logging,
+}
+
+/// How clients are served.
+#[derive(Args, Clone, Debug)]
+pub struct Interface {
+    /// Address to serve on; port 0 takes a free one
+    #[arg(long, env = "SHOP_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    pub listen: SocketAddr,
     /// Language of the messages to users
     #[arg(long, env = "SHOP_LANG", value_name = "LANGUAGE", default_value = "ko")]
     pub lang: Language,
@@ -66,100 +90,17 @@ pub struct Dev {
     /// Requests per second that one caller may make [default: unlimited]
     #[arg(long, env = "SHOP_RATE_LIMIT", value_name = "N")]
     pub rate_limit: Option<NonZeroU32>,
-    /// Follow the outbox of a MySQL or MariaDB database in its binlog
-    #[command(flatten)]
-    pub outbox: Outbox,
+}
+
+/// What is logged.
+#[derive(Args, Clone, Debug)]
+pub struct Logging {
     /// Least severity that is logged
     #[arg(long, env = "SHOP_LOG_LEVEL", value_name = "LEVEL", default_value = "info")]
     pub log_level: LogLevel,
     /// Form of the log on standard error
     #[arg(long, env = "SHOP_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub log_format: LogFormat,
-}
-
-/// The outbox to follow, and how its rows become records.
-#[derive(Args, Clone, Debug)]
-pub struct Outbox {
-    /// Database whose outbox is relayed, such as mysql://user:password@host:3306/app?require_ssl=true; better given by the environment
-    #[arg(long, env = "SHOP_MYSQL", value_name = "URL", hide_env_values = true)]
-    pub mysql: Option<String>,
-    /// File with the certificates that the database's must be signed by [default: the system's]
-    #[arg(long, env = "SHOP_MYSQL_CA", value_name = "FILE", requires = "mysql")]
-    pub mysql_ca: Option<PathBuf>,
-    /// The outbox, in the URL's database or as database.table; made when missing
-    #[arg(long, env = "SHOP_CDC_TABLE", value_name = "TABLE", default_value = "outbox_events")]
-    pub cdc_table: String,
-    /// Name that the position in the binlog is kept by
-    #[arg(long, env = "SHOP_CDC_NAME", value_name = "NAME", default_value = "outbox")]
-    pub cdc_name: String,
-    /// Id among the database's replicas [default: a random one for each connection]
-    #[arg(long, env = "SHOP_CDC_SERVER_ID", value_name = "N", requires = "mysql")]
-    pub cdc_server_id: Option<NonZeroU32>,
-    /// Topic of an event type, such as OrderPaid=order-events; may be repeated
-    #[arg(long, env = "SHOP_CDC_ROUTE", value_name = "TYPE=TOPIC", value_delimiter = ',')]
-    pub cdc_route: Vec<String>,
-    /// Option of Debezium's outbox event router, such as table.field.event.key=aggregate_id; may be repeated, in the environment by ;
-    #[arg(long, env = "SHOP_CDC_OPTION", value_name = "NAME=VALUE", value_delimiter = ';')]
-    pub cdc_option: Vec<String>,
-    /// What becomes of rows that are there at the first start
-    #[arg(long, env = "SHOP_CDC_SNAPSHOT", value_name = "MODE", default_value = "initial")]
-    pub cdc_snapshot: SnapshotMode,
-    /// How to find the place in the binlog again after a restart
-    #[arg(long, env = "SHOP_CDC_POSITION", value_name = "BY", default_value = "gtid")]
-    pub cdc_position: PositionBy,
-    /// Forget how far the outbox was relayed and relay every row that is there, once more
-    #[arg(long, env = "SHOP_RESNAPSHOT", requires = "mysql")]
-    pub resnapshot: bool,
-    /// Write every row to the topic ecommerce.outbox_events, too
-    #[arg(long, env = "SHOP_RAW_TOPIC", requires = "mysql")]
-    pub raw_topic: bool,
-}
-
-/// What becomes of rows that are there at the first start, in Debezium's words.
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-#[value(rename_all = "snake_case")]
-pub enum SnapshotMode {
-    /// They are relayed
-    Initial,
-    /// They are passed over
-    NoData,
-}
-
-/// How a place in the binlog is found again.
-#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PositionBy {
-    /// By transaction ids where the database has them, which hold on any server of a cluster
-    Gtid,
-    /// By file and offset, which hold on this server only
-    File,
-}
-
-impl Outbox {
-    /// How to relay it; `None` without a database.
-    ///
-    /// # Errors
-    /// One sentence that names the flag.
-    pub fn settings(&self) -> Result<Option<cdc::Settings>, String> {
-        let Some(url) = &self.mysql else { return Ok(None) };
-        let address = cdc::Address::new(url, self.mysql_ca.clone(), &self.cdc_table)?;
-        let mut routing = cdc::Routing::default();
-        for option in &self.cdc_option {
-            routing.set(option).map_err(|error| format!("--cdc-option {error}"))?;
-        }
-        for route in &self.cdc_route {
-            routing.add_route(route).map_err(|error| format!("--cdc-route {error}"))?;
-        }
-        Ok(Some(cdc::Settings {
-            name: self.cdc_name.clone(),
-            address,
-            routing,
-            server_id: self.cdc_server_id.map(NonZeroU32::get),
-            snapshot_rows: self.cdc_snapshot == SnapshotMode::Initial,
-            resnapshot: self.resnapshot,
-            prefers_gtids: self.cdc_position == PositionBy::Gtid,
-            raw_topic: self.raw_topic,
-        }))
-    }
 }
 
 /// Language of `message` in what users hear.
@@ -387,15 +328,20 @@ fn read(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<C
         _ => Stop::Misused(sentence(&error.render().to_string())),
     })?;
     let command = cli.command.unwrap_or(Command::Dev(cli.dev));
-    match &command {
-        Command::Dev(dev) if !dev.listen.ip().is_loopback() && dev.auth_secret_file.is_none() && !dev.insecure_no_auth => {
-            Err(Stop::Misused(format!(
-                "--listen {} can be reached from other machines, so it needs --auth-secret-file FILE or --insecure-no-auth",
-                dev.listen
-            )))
-        }
-        _ => Ok(command),
+    let interface = match &command {
+        Command::Dev(dev) => &dev.interface,
+        Command::Worker(worker) => &worker.interface,
+        Command::Api(api) => &api.interface,
+        Command::Cdc(cdc) => &cdc.interface,
+        Command::Topology(_) | Command::Dlq(_) | Command::Load(_) => return Ok(command),
+    };
+    if interface.listen.ip().is_loopback() || interface.auth_secret_file.is_some() || interface.insecure_no_auth {
+        return Ok(command);
     }
+    Err(Stop::Misused(format!(
+        "--listen {} can be reached from other machines, so it needs --auth-secret-file FILE or --insecure-no-auth",
+        interface.listen
+    )))
 }
 
 /// What clap says is wrong, without its advice and usage lines.
@@ -448,13 +394,16 @@ mod tests {
     fn plain_shop_is_shop_dev() {
         for args in ["shop --listen 127.0.0.1:0 --demo", "shop dev --listen 127.0.0.1:0 --demo"] {
             let dev = dev(args);
-            assert_eq!(dev.listen, SocketAddr::from(([127, 0, 0, 1], 0)));
+            assert_eq!(dev.interface.listen, SocketAddr::from(([127, 0, 0, 1], 0)));
             assert!(dev.demo);
             assert_eq!(dev.memory_budget, 256 << 20);
-            assert_eq!(dev.lang, Language::Ko);
+            assert_eq!(dev.interface.lang, Language::Ko);
         }
         assert_eq!(dev("shop --memory-budget 3GiB").memory_budget, 3 << 30);
-        assert_eq!(dev("shop dev --cors-origin https://a --cors-origin https://b").cors_origin, ["https://a", "https://b"]);
+        assert_eq!(
+            dev("shop dev --cors-origin https://a --cors-origin https://b").interface.cors_origin,
+            ["https://a", "https://b"]
+        );
     }
 
     #[test]
@@ -502,9 +451,9 @@ mod tests {
 
     #[test]
     fn another_address_than_loopback_needs_a_decision() {
-        assert!(dev("shop --listen 0.0.0.0:80 --insecure-no-auth").insecure_no_auth);
-        assert!(dev("shop --listen [::]:80 --auth-secret-file secret").auth_secret_file.is_some());
-        assert!(dev("shop --listen [::1]:80").auth_secret_file.is_none());
+        assert!(dev("shop --listen 0.0.0.0:80 --insecure-no-auth").interface.insecure_no_auth);
+        assert!(dev("shop --listen [::]:80 --auth-secret-file secret").interface.auth_secret_file.is_some());
+        assert!(dev("shop --listen [::1]:80").interface.auth_secret_file.is_none());
     }
 
     #[test]

@@ -5,6 +5,7 @@ mod api;
 mod cdc;
 mod cli;
 mod client;
+mod cluster;
 mod coupons;
 mod deliveries;
 mod demo;
@@ -21,6 +22,7 @@ mod open_files;
 mod orders;
 mod payments;
 mod points;
+mod serving;
 mod statistics;
 #[cfg(test)]
 mod tests;
@@ -33,7 +35,10 @@ use cli::{Command, TopologyFormat};
 
 fn main() -> ExitCode {
     let outcome = match cli::parse() {
-        Command::Dev(dev) => dev::run(&dev).map_err(|error| (exit_code(&error), error.to_string())),
+        Command::Dev(dev) => served(dev::run(&dev)),
+        Command::Worker(worker) => served(cluster::work(&worker)),
+        Command::Api(api) => served(cluster::serve_api(&api)),
+        Command::Cdc(cdc) => served(cluster::relay(&cdc)),
         Command::Topology(command) => print_topology(&command).map_err(|error| (2, error)),
         Command::Load(command) => as_client(load::run(&command)),
         Command::Dlq(command) => as_client(dlq::run(&command)),
@@ -47,11 +52,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn exit_code(error: &dev::Error) -> u8 {
-    match error {
-        dev::Error::Misconfigured(_) => 2,
-        dev::Error::Failed(_) => 1,
-    }
+fn served(outcome: Result<(), serving::Error>) -> Result<(), (u8, String)> {
+    outcome.map_err(|error| match error {
+        serving::Error::Misconfigured(sentence) => (2, sentence),
+        serving::Error::Failed(sentence) => (1, sentence),
+    })
 }
 
 /// Runs what talks to a shop, on one thread: it leaves the most of the machine to the shop.

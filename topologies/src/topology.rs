@@ -3,6 +3,11 @@
 
 use millstream::{StreamBuilder, Topology, TopologyError};
 
+use crate::coupons::topology::{CATALOGUE, COUPON_ISSUE};
+use crate::inventory::topology::INVENTORY;
+use crate::orders::topology::ORDER_EVENTS;
+use crate::payments::PAYMENT_EVENTS;
+use crate::points::POINTS_COMMANDS;
 use crate::{coupons, deliveries, inventory, notifications, orders, payments, points, statistics};
 
 /// The name of the application, which its internal topics begin with.
@@ -59,10 +64,32 @@ pub fn names() -> String {
     ALL.map(|(name, _)| name).join(", ")
 }
 
+/// All of them, for processes that share a log: with requests by idempotency key.
+///
+/// # Errors
+/// If one is declared wrongly.
+pub fn shared(settings: &Settings) -> Result<Topology, TopologyError> {
+    let mut builder = declared(&ALL, settings);
+    builder.accept_requests(6, |requests| {
+        requests
+            .sink(&CATALOGUE)
+            .sink(&COUPON_ISSUE)
+            .sink(&ORDER_EVENTS)
+            .sink(&PAYMENT_EVENTS)
+            .sink(&INVENTORY)
+            .sink(&POINTS_COMMANDS)
+    });
+    builder.build()
+}
+
 fn build(topologies: &[(&str, Declare)], settings: &Settings) -> Result<Topology, TopologyError> {
+    declared(topologies, settings).build()
+}
+
+fn declared(topologies: &[(&str, Declare)], settings: &Settings) -> StreamBuilder {
     let mut builder = StreamBuilder::new(APPLICATION);
     for (_, declare) in topologies {
         declare(&mut builder, settings);
     }
-    builder.build()
+    builder
 }

@@ -11,6 +11,7 @@ mod faults;
 mod hostile;
 mod http;
 mod idempotency;
+mod kafka;
 mod lifecycle;
 mod operations;
 mod orders;

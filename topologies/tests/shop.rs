@@ -150,7 +150,8 @@ impl Shop {
         Shop::spawn(command(&dev(listen, data.path())).args(args).stdin(Stdio::null()), data)
     }
 
-    fn spawn(command: &mut Command, data: Arc<TempDir>) -> Shop {
+    /// Starts what serves, and waits until it is ready.
+    pub fn spawn(command: &mut Command, data: Arc<TempDir>) -> Shop {
         let mut process = command.stdout(Stdio::piped()).spawn().expect("the binary runs");
         let mut stdout = BufReader::new(process.stdout.take().expect("it is piped"));
         let mut line = String::new();

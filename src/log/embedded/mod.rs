@@ -158,8 +158,8 @@ impl Log for EmbeddedLog {
         Ok(topic.partitions[partition.0 as usize].lock().bounds())
     }
 
-    fn open_end(&self, topic: TopicId, partition: Partition) -> Result<Offset, Error> {
-        Ok(self.bounds(topic, partition)?.end)
+    fn open_ends(&self, places: &[(TopicId, Partition)]) -> Result<Vec<Offset>, Error> {
+        places.iter().map(|(topic, partition)| Ok(self.bounds(*topic, *partition)?.end)).collect()
     }
 
     fn join(&self, _: Membership) -> Result<Box<dyn Member>, Error> {

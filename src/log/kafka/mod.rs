@@ -172,9 +172,17 @@ impl Log for KafkaLog {
         reader::bounds(&self.cluster, &self.topics, topic, partition)
     }
 
-    fn open_end(&self, topic: TopicId, partition: Partition) -> Result<Offset, Error> {
-        let topic = self.topics.find(topic, partition)?;
-        reader::end_of(&self.cluster, &topic, partition, Some(Isolation::Uncommitted))
+    fn open_ends(&self, places: &[(TopicId, Partition)]) -> Result<Vec<Offset>, Error> {
+        if places.is_empty() {
+            return Ok(Vec::new());
+        }
+        let named = |(id, partition): &(TopicId, Partition)| {
+            Ok((Arc::clone(&self.topics.find(*id, *partition)?.name), partition.0 as i32))
+        };
+        let named = places.iter().map(named).collect::<Result<Vec<_>, Error>>()?;
+        let uncommitted = Some(Isolation::Uncommitted);
+        let found = self.cluster.ask("ends of partitions", |client, timeout| client.ends_of(&named, uncommitted, timeout))?;
+        Ok(found.into_iter().map(|end| Offset(end.max(0) as u64)).collect())
     }
 
     fn join(&self, membership: Membership) -> Result<Box<dyn Member>, Error> {

@@ -194,8 +194,9 @@ pub(super) fn end_of(
     partition: Partition,
     end: Option<Isolation>,
 ) -> Result<Offset, Error> {
-    let found = cluster.ask(&topic.name, |client, timeout| client.end_of(&topic.name, partition.0 as i32, end, timeout))?;
-    Ok(Offset(found.max(0) as u64))
+    let place = [(Arc::clone(&topic.name), partition.0 as i32)];
+    let found = cluster.ask(&topic.name, |client, timeout| client.ends_of(&place, end, timeout))?;
+    Ok(Offset(found.first().map_or(0, |end| (*end).max(0) as u64)))
 }
 
 /// An offset that is not there.

@@ -65,7 +65,7 @@ fn what_is_not_committed_is_not_read() {
     send("aborted");
     assert_eq!(end(), before);
     assert_eq!(contents(&log, &orders, 0), ["k=before"]);
-    assert_eq!(log.open_end(orders.id, Partition(0)).unwrap(), Offset(before.0 + 1));
+    assert_eq!(log.open_ends(&[(orders.id, Partition(0))]).unwrap()[0], Offset(before.0 + 1));
     producer.abort_transaction(SOON).unwrap();
     until(|| end() == Offset(before.0 + 2));
     assert_eq!(contents(&log, &orders, 0), ["k=before"]);
@@ -88,7 +88,7 @@ fn what_a_dead_worker_left_open_is_aborted_by_a_fence() {
     dead.send(BaseRecord::to(&orders.name).key("k").payload("never").partition(0)).unwrap();
     dead.flush(SOON).unwrap();
 
-    let open_end = log.open_end(orders.id, Partition(0)).unwrap();
+    let open_end = log.open_ends(&[(orders.id, Partition(0))]).unwrap()[0];
     assert!(log.bounds(orders.id, Partition(0)).unwrap().end < open_end);
     let begun = Instant::now();
     log.fence(&group, instance, 2).unwrap();

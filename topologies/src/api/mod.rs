@@ -83,8 +83,8 @@ impl Api {
             points: Known::new(app, &POINTS, POINTS_COMMANDS),
             per_minute: view(app, &PER_MINUTE),
             feed: Feed::new(bytes(HEARD.name()), bytes(NOTIFICATION_COUNTS.name()), move |value| shown(value, language)),
-            order_ids: Ids::default(),
-            payment_ids: Ids::default(),
+            order_ids: Ids::of_process(app.start_number()),
+            payment_ids: Ids::of_process(app.start_number()),
             creations: Default::default(),
             app: app.clone(),
         })

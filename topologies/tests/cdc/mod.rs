@@ -1,7 +1,7 @@
 //! Change data capture from a real MariaDB: whatever a program commits to the outbox is in its topic, once, in order, and nothing else.
 
 mod crash;
-mod database;
+pub mod database;
 mod debezium;
 mod records;
 mod refusals;
@@ -18,14 +18,14 @@ use self::records::Stored;
 use crate::shop::{FREE, Shop, eventually};
 
 /// An INSERT of one row of the outbox.
-fn insert(id: &str, aggregate: &str, event_type: &str, payload: &str) -> String {
+pub fn insert(id: &str, aggregate: &str, event_type: &str, payload: &str) -> String {
     format!(
         "INSERT INTO outbox_events (id, aggregate_type, aggregate_id, event_type, payload) VALUES ('{id}', 'Test', '{aggregate}', '{event_type}', {payload})"
     )
 }
 
 /// A number of the shop's metrics.
-fn metric(shop: &Shop, name: &str) -> f64 {
+pub fn metric(shop: &Shop, name: &str) -> f64 {
     let metrics = shop.get("/metrics");
     let line = metrics.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
     line.unwrap_or_else(|| panic!("no {name} in {}", metrics.text())).parse().expect("a number")

@@ -4,7 +4,9 @@ use super::client::{Client, listed, partitions, slice};
 use super::{Failure, c_string, checked, code, described, millis, text};
 use rdkafka::bindings as sys;
 use rdkafka::types::RDKafkaErrorCode as Code;
-use std::ffi::{CString, c_char};
+use rustc_hash::FxHashMap;
+use std::borrow::Cow;
+use std::ffi::{CStr, CString, c_char};
 use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
 use std::time::Duration;
@@ -255,14 +257,13 @@ impl Client {
         }
     }
 
-    /// The start of a partition, or its end.
-    pub(in super::super) fn end_of(
+    /// The start of each of these partitions, or its end, in this order; by one request for each broker that leads some.
+    pub(in super::super) fn ends_of(
         &self,
-        topic: &Arc<str>,
-        partition: i32,
+        places: &[(Arc<str>, i32)],
         end: Option<Isolation>,
         timeout: Duration,
-    ) -> Result<i64, Failure> {
+    ) -> Result<Vec<i64>, Failure> {
         let spec = match end {
             None => sys::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_EARLIEST,
             Some(_) => sys::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_LATEST,
@@ -271,7 +272,8 @@ impl Client {
             Some(Isolation::Committed) => sys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED,
             _ => sys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_UNCOMMITTED,
         };
-        let list = partitions(&[(Arc::clone(topic), partition, i64::from(spec as i32))]);
+        let asked: Vec<_> = places.iter().map(|(topic, p)| (Arc::clone(topic), *p, i64::from(spec as i32))).collect();
+        let list = partitions(&asked);
         let op = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS;
         // SAFETY: the options are valid.
         let isolation = |options| unsafe { sys::rd_kafka_AdminOptions_set_isolation_level(options, level) };
@@ -284,9 +286,14 @@ impl Client {
             let mut count = 0;
             let result = sys::rd_kafka_event_ListOffsets_result(answer.raw());
             let infos = slice(sys::rd_kafka_ListOffsets_result_infos(result, &raw mut count), count);
-            let info = *infos.first().ok_or(Code::UnknownPartition)?;
-            let found = &*sys::rd_kafka_ListOffsetsResultInfo_topic_partition(info);
-            code(found.err).map(|()| found.offset)
+            let mut found = FxHashMap::default();
+            for info in infos {
+                let one = &*sys::rd_kafka_ListOffsetsResultInfo_topic_partition(*info);
+                code(one.err)?;
+                found.insert((CStr::from_ptr(one.topic).to_string_lossy(), one.partition), one.offset);
+            }
+            let offset = |(topic, p): &(Arc<str>, i32)| found.get(&(Cow::Borrowed(&**topic), *p)).copied();
+            places.iter().map(|place| offset(place).ok_or_else(|| Code::UnknownPartition.into())).collect()
         }
     }
 

@@ -1,0 +1,93 @@
+//! The flags of change data capture, of whatever process relays the outbox.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::cdc;
+
+/// The outbox to follow, and how its rows become records.
+#[derive(Args, Clone, Debug)]
+pub struct Outbox {
+    /// Database whose outbox is relayed, such as mysql://user:password@host:3306/app?require_ssl=true; better given by the environment
+    #[arg(long, env = "SHOP_MYSQL", value_name = "URL", hide_env_values = true)]
+    pub mysql: Option<String>,
+    /// File with the certificates that the database's must be signed by [default: the system's]
+    #[arg(long, env = "SHOP_MYSQL_CA", value_name = "FILE", requires = "mysql")]
+    pub mysql_ca: Option<PathBuf>,
+    /// The outbox, in the URL's database or as database.table; made when missing
+    #[arg(long, env = "SHOP_CDC_TABLE", value_name = "TABLE", default_value = "outbox_events")]
+    pub cdc_table: String,
+    /// Name that the position in the binlog is kept by
+    #[arg(long, env = "SHOP_CDC_NAME", value_name = "NAME", default_value = "outbox")]
+    pub cdc_name: String,
+    /// Id among the database's replicas [default: a random one for each connection]
+    #[arg(long, env = "SHOP_CDC_SERVER_ID", value_name = "N", requires = "mysql")]
+    pub cdc_server_id: Option<NonZeroU32>,
+    /// Topic of an event type, such as OrderPaid=order-events; may be repeated
+    #[arg(long, env = "SHOP_CDC_ROUTE", value_name = "TYPE=TOPIC", value_delimiter = ',')]
+    pub cdc_route: Vec<String>,
+    /// Option of Debezium's outbox event router, such as table.field.event.key=aggregate_id; may be repeated, in the environment by ;
+    #[arg(long, env = "SHOP_CDC_OPTION", value_name = "NAME=VALUE", value_delimiter = ';')]
+    pub cdc_option: Vec<String>,
+    /// What becomes of rows that are there at the first start
+    #[arg(long, env = "SHOP_CDC_SNAPSHOT", value_name = "MODE", default_value = "initial")]
+    pub cdc_snapshot: SnapshotMode,
+    /// How to find the place in the binlog again after a restart
+    #[arg(long, env = "SHOP_CDC_POSITION", value_name = "BY", default_value = "gtid")]
+    pub cdc_position: PositionBy,
+    /// Forget how far the outbox was relayed and relay every row that is there, once more
+    #[arg(long, env = "SHOP_RESNAPSHOT", requires = "mysql")]
+    pub resnapshot: bool,
+    /// Write every row to the topic ecommerce.outbox_events, too
+    #[arg(long, env = "SHOP_RAW_TOPIC", requires = "mysql")]
+    pub raw_topic: bool,
+}
+
+/// What becomes of rows that are there at the first start, in Debezium's words.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+#[value(rename_all = "snake_case")]
+pub enum SnapshotMode {
+    /// They are relayed
+    Initial,
+    /// They are passed over
+    NoData,
+}
+
+/// How a place in the binlog is found again.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PositionBy {
+    /// By transaction ids where the database has them, which hold on any server of a cluster
+    Gtid,
+    /// By file and offset, which hold on this server only
+    File,
+}
+
+impl Outbox {
+    /// How to relay it; `None` without a database.
+    ///
+    /// # Errors
+    /// One sentence that names the flag.
+    pub fn settings(&self) -> Result<Option<cdc::Settings>, String> {
+        let Some(url) = &self.mysql else { return Ok(None) };
+        let address = cdc::Address::new(url, self.mysql_ca.clone(), &self.cdc_table)?;
+        let mut routing = cdc::Routing::default();
+        for option in &self.cdc_option {
+            routing.set(option).map_err(|error| format!("--cdc-option {error}"))?;
+        }
+        for route in &self.cdc_route {
+            routing.add_route(route).map_err(|error| format!("--cdc-route {error}"))?;
+        }
+        Ok(Some(cdc::Settings {
+            name: self.cdc_name.clone(),
+            address,
+            routing,
+            server_id: self.cdc_server_id.map(NonZeroU32::get),
+            snapshot_rows: self.cdc_snapshot == SnapshotMode::Initial,
+            resnapshot: self.resnapshot,
+            prefers_gtids: self.cdc_position == PositionBy::Gtid,
+            raw_topic: self.raw_topic,
+        }))
+    }
+}

@@ -1,0 +1,164 @@
+//! The shop in several processes on Kafka: `shop worker` runs topologies, `shop api` serves clients, `shop cdc` relays an outbox. They share
+//! nothing but the cluster.
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+
+use millstream::log::kafka::{self, KafkaConfig, KafkaLog, Mechanism};
+use millstream::serve::application_routes;
+use millstream::{App, Config, Standbys, Topology};
+use uuid::Uuid;
+
+use crate::api::{Api, routes};
+use crate::cli::{ApiServer, Cdc, Cluster, GroupProtocol, KafkaMechanism, Worker};
+use crate::metrics;
+use crate::serving::{self, Error, Front, misconfigured};
+use crate::topology::{self, Settings};
+
+/// Runs topologies until a signal comes.
+///
+/// # Errors
+/// See [`Error`].
+pub fn work(worker: &Worker) -> Result<(), Error> {
+    serving::run(&worker.logging, async {
+        let settings = Settings { payment_timeout_ms: worker.payment_timeout.as_millis() as i64 };
+        let topology = topology::shared(&settings).map_err(misconfigured)?;
+        let sub_topologies = chosen(&worker.topologies)?;
+        let front = Front::open(&worker.interface).await?;
+        let advertise = worker.advertise.clone().unwrap_or_else(|| front.address().to_string());
+        let mut config = Config {
+            state_memory_bytes: worker.memory_budget,
+            sub_topologies,
+            standbys: Standbys::Each(worker.standbys),
+            advertise: Some(advertise),
+            ..Config::shared(&worker.state)
+        };
+        if let Some(threads) = worker.threads {
+            config.threads = threads.get();
+        }
+        let app = start(topology, config, &worker.cluster, |kafka| kafka).await?;
+        let handle = app.handle();
+        let served = front.serve(&handle, application_routes(&handle), None).await;
+        drop(handle);
+        serving::stop(app, served).await
+    })
+}
+
+/// Serves clients until a signal comes. It follows the state of all tasks, so it answers every query by itself.
+///
+/// # Errors
+/// See [`Error`].
+pub fn serve_api(api_server: &ApiServer) -> Result<(), Error> {
+    serving::run(&api_server.logging, async {
+        let topology = topology::shared(&Settings::default()).map_err(misconfigured)?;
+        let front = Front::open(&api_server.interface).await?;
+        let config = Config {
+            state_memory_bytes: api_server.memory_budget,
+            threads: 0,
+            standbys: Standbys::All,
+            advertise: Some(front.address().to_string()),
+            ..Config::shared(&api_server.state)
+        };
+        let app = start(topology, config, &api_server.cluster, |kafka| kafka).await?;
+        let handle = app.handle();
+        let api = Api::new(&handle, api_server.interface.lang);
+        metrics::register(&api, &mut handle.registry().write());
+        let served = front.serve(&handle, routes(&api), None).await;
+        drop((api, handle));
+        serving::stop(app, served).await
+    })
+}
+
+/// Relays an outbox until a signal comes.
+///
+/// # Errors
+/// See [`Error`].
+pub fn relay(cdc: &Cdc) -> Result<(), Error> {
+    serving::run(&cdc.logging, async {
+        let outbox = cdc.outbox.settings().map_err(Error::Misconfigured)?;
+        let outbox = outbox.ok_or_else(|| misconfigured("--mysql is missing: the database whose outbox is relayed"))?;
+        let topology = topology::shared(&Settings::default()).map_err(misconfigured)?;
+        let front = Front::open(&cdc.interface).await?;
+        let config = Config { threads: 0, ..Config::shared(&cdc.state) };
+        let writer = format!("shop-cdc-{}", outbox.name);
+        let app = start(topology, config, &cdc.cluster, |kafka| kafka.exclusive_writer(writer)).await?;
+        let handle = app.handle();
+        let relay = serving::relay(&handle, Some(outbox));
+        let served = front.serve(&handle, application_routes(&handle), relay).await;
+        drop(handle);
+        serving::stop(app, served).await
+    })
+}
+
+/// The sub-topologies of the topologies of these names; all if none is named.
+fn chosen(topologies: &[String]) -> Result<Option<Vec<String>>, Error> {
+    let mut chosen = Vec::new();
+    for name in topologies {
+        let known = topology::named(name)
+            .ok_or_else(|| misconfigured(format!("--topologies: there is no topology {name:?}, only {}", topology::names())))?;
+        chosen.extend(known.map_err(misconfigured)?.sub_topologies().map(str::to_owned));
+    }
+    Ok((!topologies.is_empty()).then_some(chosen))
+}
+
+/// Joins the cluster and starts, away from the threads that serve: it may take a while.
+async fn start(
+    topology: Topology,
+    config: Config,
+    cluster: &Cluster,
+    adapt: impl FnOnce(KafkaConfig) -> KafkaConfig,
+) -> Result<App, Error> {
+    let kafka = adapt(kafka_config(cluster)?.instance(instance(&config.data)?));
+    let started = tokio::task::spawn_blocking(move || {
+        let log = KafkaLog::open(kafka).map_err(misconfigured)?;
+        App::start_on(topology, config, Arc::new(log)).map_err(misconfigured)
+    });
+    started.await.map_err(misconfigured)?
+}
+
+/// What this process is called among others, the same after a restart: kept beside its state.
+fn instance(state: &Path) -> Result<String, Error> {
+    let file = state.join("instance");
+    let failed = |error| misconfigured(format!("{} cannot be used: {error}", file.display()));
+    match fs::read_to_string(&file) {
+        Ok(known) if !known.trim().is_empty() => return Ok(known.trim().to_owned()),
+        Ok(_) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => return Err(failed(error)),
+    }
+    let new = Uuid::new_v4().simple().to_string();
+    fs::create_dir_all(state).map_err(failed)?;
+    fs::write(&file, &new).map_err(failed)?;
+    Ok(new)
+}
+
+fn kafka_config(cluster: &Cluster) -> Result<KafkaConfig, Error> {
+    let mut kafka = KafkaConfig::new(&cluster.brokers).group_protocol(match cluster.group_protocol {
+        GroupProtocol::Auto => kafka::GroupProtocol::Auto,
+        GroupProtocol::Classic => kafka::GroupProtocol::Classic,
+        GroupProtocol::Consumer => kafka::GroupProtocol::Consumer,
+    });
+    if cluster.kafka_tls {
+        kafka = kafka.tls(cluster.kafka_ca.as_deref());
+    }
+    if let (Some(user), Some(file)) = (&cluster.kafka_user, &cluster.kafka_password_file) {
+        let password = fs::read_to_string(file)
+            .map_err(|error| misconfigured(format!("--kafka-password-file {} cannot be read: {error}", file.display())))?;
+        let mechanism = match cluster.kafka_mechanism {
+            KafkaMechanism::Plain => Mechanism::Plain,
+            KafkaMechanism::ScramSha256 => Mechanism::ScramSha256,
+            KafkaMechanism::ScramSha512 => Mechanism::ScramSha512,
+        };
+        kafka = kafka.sasl(mechanism, user, password.trim_end());
+    }
+    for property in &cluster.kafka_property {
+        let (name, value) =
+            property.split_once('=').ok_or_else(|| misconfigured(format!("--kafka-property {property:?} is not NAME=VALUE")))?;
+        kafka = kafka.property(name, value);
+    }
+    if let Some(copies) = cluster.replication_factor {
+        kafka = kafka.replication_factor(copies.get());
+    }
+    Ok(kafka)
+}

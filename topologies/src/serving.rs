@@ -1,0 +1,185 @@
+//! What every process of the shop that serves does alike: it takes its address, says that it serves, and ends in order when it is asked to,
+//! or when it cannot go on.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use millstream::serve::{Config as HttpConfig, RateLimit, Routes, Server};
+use millstream::{App, Handle, Health};
+use tokio::runtime::Builder;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::api::auth::Secret;
+use crate::cdc::{self, Relay};
+use crate::cli::{Interface, Logging};
+use crate::{logging, open_files};
+
+/// How often it is looked whether the application still runs.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Why the shop does not run any more, or never did: one sentence.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// It cannot run as it was told to.
+    #[error("{0}")]
+    Misconfigured(String),
+    /// It stopped by itself.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// It cannot run as it was told to.
+pub fn misconfigured(error: impl ToString) -> Error {
+    Error::Misconfigured(error.to_string())
+}
+
+/// Runs a process that serves until it is over.
+///
+/// # Errors
+/// Of `serve`, or if the system gives no threads.
+pub fn run(logging: &Logging, serve: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    logging::start(logging.log_level, logging.log_format);
+    open_files::allow();
+    let runtime = Builder::new_multi_thread().thread_name("http").enable_all().build().map_err(misconfigured)?;
+    runtime.block_on(serve)
+}
+
+/// An address that is taken, and who may call.
+pub struct Front {
+    server: Server,
+    secret: Option<Secret>,
+    asked_to_stop: oneshot::Receiver<()>,
+}
+
+impl Front {
+    /// Takes the address.
+    ///
+    /// # Errors
+    /// If it cannot be had, or the configuration is wrong.
+    pub async fn open(interface: &Interface) -> Result<Front, Error> {
+        let http = http_config(interface)?;
+        let secret = interface.auth_secret_file.as_deref().map(Secret::read).transpose().map_err(Error::Misconfigured)?;
+        let asked_to_stop = signals().map_err(misconfigured)?;
+        Ok(Front { server: Server::bind(http).await.map_err(misconfigured)?, secret, asked_to_stop })
+    }
+
+    /// The address.
+    pub fn address(&self) -> SocketAddr {
+        self.server.address()
+    }
+
+    /// A token that may do everything, where tokens are asked for.
+    pub fn admin_token(&self, app: &Handle) -> Option<String> {
+        self.secret.as_ref().map(|secret| secret.admin_token(app))
+    }
+
+    /// Serves until a signal comes, the application fails, or the relay ends, which is then the error.
+    ///
+    /// # Errors
+    /// Why the relay ended.
+    pub async fn serve<S: Send + Sync + 'static>(
+        self,
+        app: &Handle,
+        routes: Routes<S>,
+        mut relay: Option<JoinHandle<cdc::Stop>>,
+    ) -> Result<(), Error> {
+        let mut server = self.server.metrics(&mut app.registry().write());
+        let address = server.address();
+        if let Some(secret) = &self.secret {
+            server = server.authorize(secret.authorize(app.clone()));
+        }
+        if let Err(error) = writeln!(std::io::stdout(), "shop serves on http://{address}") {
+            tracing::warn!(%error, "standard output cannot be written");
+        }
+        let mut relay_stopped = None;
+        let over = async {
+            tokio::select! {
+                () = until_over(self.asked_to_stop, app) => {}
+                stop = ended(&mut relay) => relay_stopped = Some(stop),
+            }
+        };
+        server.run(routes, over).await;
+        tracing::info!("stopping");
+        // Dropped where it stands: what it has appended holds, with its position.
+        if let Some(relay) = relay.filter(|_| relay_stopped.is_none()) {
+            relay.abort();
+            drop(relay.await);
+        }
+        relay_stopped.map_or(Ok(()), Err)
+    }
+}
+
+/// Starts relaying, if there is an outbox.
+pub fn relay(app: &Handle, outbox: Option<cdc::Settings>) -> Option<JoinHandle<cdc::Stop>> {
+    outbox.map(|outbox| tokio::spawn(Relay::new(app, outbox).run()))
+}
+
+/// Stops the application after it has served.
+///
+/// # Errors
+/// Why it had failed, else why serving ended.
+pub async fn stop(app: App, served: Result<(), Error>) -> Result<(), Error> {
+    match tokio::task::spawn_blocking(|| app.stop()).await {
+        Ok(None) => served,
+        Ok(Some(reason)) => Err(Error::Failed(reason)),
+        Err(panic) => Err(Error::Failed(panic.to_string())),
+    }
+}
+
+fn http_config(interface: &Interface) -> Result<HttpConfig, Error> {
+    if let Some(origin) = interface.cors_origin.iter().find(|origin| !origin.bytes().all(|byte| byte.is_ascii_graphic())) {
+        return Err(Error::Misconfigured(format!("--cors-origin {origin:?} is not an origin such as https://shop.example")));
+    }
+    let limit = interface.rate_limit.map(|limit| RateLimit { per_second: limit.get(), burst: limit.get() });
+    Ok(HttpConfig { allowed_origins: interface.cors_origin.clone(), rate_limit: limit, ..HttpConfig::listen(interface.listen) })
+}
+
+/// Waits until the relay cannot go on; for ever where there is none.
+async fn ended(relay: &mut Option<JoinHandle<cdc::Stop>>) -> Error {
+    match relay {
+        None => std::future::pending().await,
+        Some(relay) => match relay.await {
+            Ok(cdc::Stop::Misconfigured(sentence)) => Error::Misconfigured(sentence),
+            Ok(cdc::Stop::Failed(sentence)) => Error::Failed(sentence),
+            Err(panic) => Error::Failed(format!("the relay failed: {panic}")),
+        },
+    }
+}
+
+/// Waits until the process is asked to stop, or the application has failed.
+async fn until_over(asked_to_stop: oneshot::Receiver<()>, app: &Handle) {
+    let failed = async {
+        let mut ticks = tokio::time::interval(LOOK);
+        while !matches!(app.health(), Health::Failed(_)) {
+            ticks.tick().await;
+        }
+    };
+    tokio::select! {
+        _ = asked_to_stop => {}
+        () = failed => {}
+    }
+}
+
+/// Listens for SIGTERM and SIGINT: the first asks the process to stop, the second ends it at once. The log is then as a crash leaves it,
+/// which the next start mends.
+fn signals() -> std::io::Result<oneshot::Receiver<()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (stop, asked_to_stop) = oneshot::channel();
+    tokio::spawn(async move {
+        let mut next = async || {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        };
+        next().await;
+        // Nobody listens if the application has failed and stops already.
+        let _ = stop.send(());
+        next().await;
+        std::process::exit(1);
+    });
+    Ok(asked_to_stop)
+}
