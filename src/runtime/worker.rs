@@ -133,16 +133,18 @@ impl Worker {
             self.wanted.swap_remove(place);
             // Its views begin anew from here, wherever their changes came from before.
             self.shared.watchers.cut_off();
-            self.begin(&task)?;
+            // If it cannot begin now, it is taken anew with the others: what the group gave is told once.
             self.tasks.push(task);
             self.shared.roles.set(sub, partition, Role::Owner);
             self.pending_since = Some(Instant::now());
+            self.begin(self.tasks.len() - 1)?;
         }
         Ok(())
     }
 
     /// Reads the inputs of a task from where its state stands.
-    fn begin(&mut self, task: &Task) -> Result<(), CommitError> {
+    fn begin(&mut self, place: usize) -> Result<(), CommitError> {
+        let task = &self.tasks[place];
         let (sub, partition) = (task.sub_index(), task.partition());
         let offsets: Vec<_> = task.next_offsets().collect();
         for (topic, next) in &offsets {
@@ -289,10 +291,7 @@ impl Worker {
     fn retake(&mut self) -> Result<(), CommitError> {
         self.follow_group()?;
         self.shared.retake(&mut self.tasks)?;
-        let tasks = std::mem::take(&mut self.tasks);
-        let begun = tasks.iter().try_for_each(|task| self.begin(task));
-        self.tasks = tasks;
-        begun
+        (0..self.tasks.len()).try_for_each(|place| self.begin(place))
     }
 }
 

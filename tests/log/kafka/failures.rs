@@ -4,8 +4,9 @@
 use super::broker::Broker;
 use super::groups::{Copier, key};
 use super::prefix;
-use crate::log::support::{appending, put, read, topic};
-use millstream::log::{Health, KafkaConfig, KafkaLog, Log};
+use crate::log::support::{appending, put, read_from, topic};
+use millstream::Partition;
+use millstream::log::{Health, KafkaConfig, KafkaLog, Log, TopicInfo};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -53,9 +54,12 @@ fn a_broker_that_dies_or_freezes_changes_no_count() {
         }
         scope.spawn(|| {
             let mut copier = Copier::join(&log, &group, 0, &inputs, &output);
-            let (mut more, mut seen_all_at) = (400, None);
-            while seen_all_at.is_none_or(|at: Instant| at.elapsed() < Duration::from_millis(500)) {
-                assert!(Instant::now() < deadline);
+            let (mut more, mut quiet_since) = (400, None);
+            // Nothing comes for a while both when all is done and while a client has not found the broker again.
+            let is_quiet = |since: Option<Instant>| since.is_some_and(|since| since.elapsed() >= Duration::from_millis(500));
+            let count = |topic| numbers(&log, topic, deadline).len();
+            while !is_quiet(quiet_since) || count(&output) < count(&inputs[0]) + count(&inputs[1]) {
+                assert!(Instant::now() < deadline, "{} records were copied", count(&output));
                 let copied = copier.turn_over();
                 copier.member.wait(Duration::from_millis(5));
                 // As long as there is trouble there is more to do.
@@ -67,8 +71,8 @@ fn a_broker_that_dies_or_freezes_changes_no_count() {
                         Err(_) => {}
                     }
                 }
-                seen_all_at = match (copied, troubled.load(SeqCst)) {
-                    (0, false) => seen_all_at.or(Some(Instant::now())),
+                quiet_since = match (copied, troubled.load(SeqCst)) {
+                    (0, false) => quiet_since.or(Some(Instant::now())),
                     _ => None,
                 };
             }
@@ -89,19 +93,15 @@ fn a_broker_that_dies_or_freezes_changes_no_count() {
     });
 
     let mut direct_found = BTreeMap::<usize, usize>::new();
-    read(&log, &direct, 0).iter().for_each(|record| *direct_found.entry(key(record)).or_default() += 1);
+    numbers(&log, &direct, deadline).into_iter().for_each(|number| *direct_found.entry(number).or_default() += 1);
     for (number, allowed) in &outcomes {
         let times = direct_found.get(number).copied().unwrap_or(0);
         assert!(allowed.contains(&times), "record {number} is there {times} times, and {allowed:?} was said");
     }
-    let numbers = |topic, partitions: u32| {
-        let mut found: Vec<usize> = (0..partitions).flat_map(|p| read(&log, topic, p)).map(|record| key(&record)).collect();
-        found.sort_unstable();
-        found
-    };
-    let mut expected = [numbers(&inputs[0], 2), numbers(&inputs[1], 2)].concat();
+    let mut expected = [numbers(&log, &inputs[0], deadline), numbers(&log, &inputs[1], deadline)].concat();
     expected.sort_unstable();
-    let found = numbers(&output, 2);
+    let mut found = numbers(&log, &output, deadline);
+    found.sort_unstable();
     let unknown = outcomes.values().filter(|allowed| **allowed == (0..=1)).count();
     let refused = outcomes.values().filter(|allowed| **allowed == (0..=0)).count();
     println!("{} copied; {} written, {refused} refused, {unknown} unknown", found.len(), outcomes.len());
@@ -131,6 +131,19 @@ fn a_log_says_that_its_brokers_are_away_and_comes_back() {
     }
     put(&log, &orders, 0, &[("c", "3")]);
     assert_eq!(crate::log::support::contents(&log, &orders, 0), ["a=1", "c=3"]);
+}
+
+/// The numbers in a topic, read again as long as a client has not found the broker again.
+fn numbers(log: &dyn Log, topic: &TopicInfo, deadline: Instant) -> Vec<usize> {
+    let partition = |p: u32| loop {
+        let start = log.bounds(topic.id, Partition(p)).map(|bounds| bounds.start);
+        match start.and_then(|start| read_from(log, topic, p, start.0, 1 << 20)) {
+            Ok(records) => return records,
+            Err(error) => assert!(error.is_retriable() && Instant::now() < deadline, "{error}"),
+        }
+        pause(Duration::from_millis(50));
+    };
+    (0..topic.partitions).flat_map(partition).map(|record| key(&record)).collect()
 }
 
 /// Lets time pass: that is what is tested.

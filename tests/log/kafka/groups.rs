@@ -38,11 +38,13 @@ impl<'a> Copier<'a> {
     fn follow(&mut self) -> Result<(), Error> {
         for change in self.member.changes()? {
             match change {
-                Change::Assigned { partition, .. } => self.take(partition.0)?,
+                Change::Assigned { partition, .. } => drop(self.tasks.insert(partition.0, BTreeMap::new())),
                 Change::Revoked { partition, .. } => drop(self.tasks.remove(&partition.0)),
             }
         }
-        Ok(())
+        // One that cannot begin now is tried again: what the group gave is told once.
+        let new: Vec<u32> = self.tasks.iter().filter(|(_, next)| next.is_empty()).map(|(task, _)| *task).collect();
+        new.into_iter().try_for_each(|task| self.take(task))
     }
 
     fn take(&mut self, task: u32) -> Result<(), Error> {
