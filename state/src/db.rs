@@ -296,7 +296,14 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
     }
     std::fs::create_dir_all(directory).map_err(failed)?;
     let file = File::options().create(true).truncate(false).write(true).open(directory.join("lock")).map_err(failed)?;
-    match file.try_lock() {
+    // A child of this process that is being made holds the files of a database that was just closed, until it runs its own program.
+    let patience = std::time::Instant::now() + std::time::Duration::from_millis(300);
+    let mut locked = file.try_lock();
+    while matches!(locked, Err(std::fs::TryLockError::WouldBlock)) && std::time::Instant::now() < patience {
+        std::thread::park_timeout(std::time::Duration::from_millis(10));
+        locked = file.try_lock();
+    }
+    match locked {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::Locked(directory.to_owned())),
         Err(std::fs::TryLockError::Error(cause)) => Err(failed(cause)),

@@ -48,7 +48,14 @@ impl Home {
         }
         let path = dir.join(FORMAT_FILE);
         let mut format = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(io)?;
-        format.try_lock().map_err(|e| match e {
+        // A child of this process that is being made holds the files of a log that was just closed, until it runs its own program.
+        let patience = std::time::Instant::now() + std::time::Duration::from_millis(300);
+        let mut locked = format.try_lock();
+        while matches!(locked, Err(TryLockError::WouldBlock)) && std::time::Instant::now() < patience {
+            std::thread::park_timeout(std::time::Duration::from_millis(10));
+            locked = format.try_lock();
+        }
+        locked.map_err(|e| match e {
             TryLockError::WouldBlock => Error::Locked { dir: dir.to_owned() },
             TryLockError::Error(e) => io(e),
         })?;
