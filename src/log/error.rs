@@ -184,6 +184,15 @@ pub enum Error {
         /// What was found.
         cause: String,
     },
+    /// The disk failed and lost what had been written and not synced, which nobody outside of the process was told of, but its tasks have
+    /// gone on from it.
+    #[error("log directory {}: the disk failed, and {cause} is gone that the tasks have read; nobody was told of it: start again", dir.display())]
+    Lost {
+        /// The directory.
+        dir: PathBuf,
+        /// What is gone.
+        cause: String,
+    },
     /// The directory can't be opened or read.
     #[error("log directory {} can't be used: {cause}", dir.display())]
     Io {
@@ -206,7 +215,12 @@ impl Error {
     pub fn is_fatal(&self) -> bool {
         matches!(
             self,
-            Error::Closed | Error::Locked { .. } | Error::NotALog { .. } | Error::Damaged { .. } | Error::Fenced { .. }
+            Error::Closed
+                | Error::Locked { .. }
+                | Error::NotALog { .. }
+                | Error::Damaged { .. }
+                | Error::Lost { .. }
+                | Error::Fenced { .. }
         )
     }
 

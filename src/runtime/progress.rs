@@ -9,13 +9,15 @@ use tokio::sync::watch;
 use super::Shared;
 use super::ends::TopicEnds;
 use super::token::{Token, UnreadableToken};
-use crate::log;
+use crate::log::{self, AtomicMoment, Moment};
 use crate::record::{Offset, Partition};
 use crate::topology::TopicIndex;
 
-/// The committed offset of every partition that is read, and a signal that one has moved.
+/// The committed offset of every partition that is read, and a signal that one has moved; and when the last commit of each task is durable.
 pub(crate) struct Progress {
     committed: Vec<Vec<AtomicU64>>,
+    /// By sub-topology and partition. Whoever reads a task's rows waits for that before telling anybody.
+    commits: Vec<Vec<AtomicMoment>>,
     moved: watch::Sender<u64>,
 }
 
@@ -40,9 +42,20 @@ fn extend(targets: &mut Targets, ends: TopicEnds) {
 }
 
 impl Progress {
-    pub(crate) fn new(partitions: impl Iterator<Item = u32>) -> Progress {
+    pub(crate) fn new(partitions: impl Iterator<Item = u32>, tasks: &[u32]) -> Progress {
         let committed = partitions.map(|count| (0..count).map(|_| AtomicU64::new(0)).collect()).collect();
-        Progress { committed, moved: watch::Sender::new(0) }
+        let commits = tasks.iter().map(|count| (0..*count).map(|_| AtomicMoment::default()).collect()).collect();
+        Progress { committed, commits, moved: watch::Sender::new(0) }
+    }
+
+    /// When all that can be read of a task is durable. Global tables take in nothing before.
+    pub(crate) fn committed_at(&self, sub: usize, partition: Partition) -> Moment {
+        self.commits.get(sub).map_or(Moment::DURABLE, |tasks| tasks[partition.0 as usize].load())
+    }
+
+    /// Notes when a commit is durable, before anything of it can be read.
+    pub(crate) fn note_commit(&self, sub: usize, partition: Partition, at: Moment) {
+        self.commits[sub][partition.0 as usize].store(at);
     }
 
     pub(crate) fn committed(&self, topic: TopicIndex, partition: Partition) -> Offset {

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use millstream::log::{EmbeddedLog, Log, embedded};
 use millstream::{
-    Accepted, App, Clock, Config, Events, Headers, Offset, Partition, Process, Record, RequestKey, Scope, Store, StreamBuilder,
+    Accepted, App, Clock, Config, Events, Headers, Offset, Partition, Process, Record, RequestKey, Scope, Seen, Store, StreamBuilder,
     TimeDomain, Topic, Topology,
 };
 
@@ -75,7 +75,7 @@ fn child() {
         running.join_all().await;
         handle.caught_up("counts", LONG).await.expect("the counts catch up");
         let waiting = handle.view("waiting").expect("a store of the topology");
-        while !waiting.page(&millstream::Range::all(), millstream::Direction::Forward, 1).expect("the view answers").is_empty() {
+        while !waiting.page(&millstream::Range::all(), millstream::Direction::Forward, 1).expect("the view answers").peek().is_empty() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     });
@@ -196,7 +196,7 @@ impl Life {
         let app = App::start(topology(), config(self.dir.path())).expect("the application starts");
         let view = app.handle().view("counts").expect("a store of the topology");
         for (key, count) in expected {
-            let row = view.get(&key.to_be_bytes()).expect("the view answers").expect("the key has a count");
+            let row = view.get(&key.to_be_bytes()).and_then(Seen::wait).expect("the view answers").expect("the key has a count");
             assert_eq!(row[..], count.to_be_bytes(), "the stored count of key {key}");
         }
     }

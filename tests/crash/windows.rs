@@ -7,7 +7,7 @@ use std::path::Path;
 use millstream::log::{EmbeddedLog, embedded};
 use millstream::testing::TestDriver;
 use millstream::{
-    Accepted, App, Clock, Direction, Events, Headers, JoinWindows, Range, Record, RequestKey, Store, StreamBuilder, TimeWindows,
+    Accepted, App, Clock, Direction, Events, Headers, JoinWindows, Range, Record, RequestKey, Seen, Store, StreamBuilder, TimeWindows,
     Timestamp, Topic, Topology, Windowed,
 };
 
@@ -127,5 +127,5 @@ fn a_kill_at_any_moment_loses_no_window_and_no_pair() {
     let view = app.handle().view("counts").expect("a store of the topology").typed(&COUNTS);
     let mut counts = driver.rows(&COUNTS);
     counts.sort();
-    assert_eq!(view.page(&Range::all(), Direction::Forward, 1_000).expect("the view answers"), counts);
+    assert_eq!(view.page(&Range::all(), Direction::Forward, 1_000).and_then(Seen::wait).expect("the view answers"), counts);
 }

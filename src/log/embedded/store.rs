@@ -69,7 +69,10 @@ impl Home {
 
     /// Opens the database, which must not be open.
     pub(super) fn open(&mut self, options: &Options) -> Result<Store, Error> {
-        let mut db_options = rocksdb::Options::default();
+        // A write-ahead log that goes on where its predecessor has lost its end is not read: nothing may be there without what lay before it.
+        // The option has no function of its own.
+        let verified = rocksdb::Options::default().get_options_from_string("track_and_verify_wals=true");
+        let mut db_options = verified.map_err(|e| self.error(&e))?;
         db_options.create_if_missing(self.is_new);
         db_options.create_missing_column_families(self.is_new);
         // What is replayed after a crash, at most.

@@ -1,5 +1,6 @@
 //! The embedded log: the contract, and what only it has.
 
+mod ahead;
 mod child;
 mod crash;
 mod disk;
@@ -8,6 +9,7 @@ mod forgetting;
 mod grouping;
 mod model;
 mod opening;
+mod power;
 mod requests;
 
 use crate::log::contract::{CHECKS, Home};
