@@ -9,7 +9,6 @@ mod forgetting;
 mod grouping;
 mod model;
 mod opening;
-mod power;
 mod requests;
 
 use crate::log::contract::{CHECKS, Home};
