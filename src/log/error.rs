@@ -184,14 +184,12 @@ pub enum Error {
         /// What was found.
         cause: String,
     },
-    /// The disk failed and lost what had been written and not synced, which nobody outside of the process was told of, but its tasks have
+    /// The disk failed and lost what had been written and not synced. Nobody outside of the process was told of it, but its tasks have
     /// gone on from it.
-    #[error("log directory {}: the disk failed, and {cause} is gone that the tasks have read; nobody was told of it: start again", dir.display())]
+    #[error("log directory {}: the disk failed and lost what the tasks had read and nobody was told of yet: start again", dir.display())]
     Lost {
         /// The directory.
         dir: PathBuf,
-        /// What is gone.
-        cause: String,
     },
     /// The directory can't be opened or read.
     #[error("log directory {} can't be used: {cause}", dir.display())]

@@ -163,7 +163,7 @@ impl App {
             roles: Roles::new(&tasks),
             presence: Presence::default(),
             ends: Ends::default(),
-            watchers: Arc::new(Watchers::new(Arc::clone(&log))),
+            watchers: Arc::new(Watchers::new(&log)),
             requests: Requests::default(),
             metrics,
             registry: RwLock::new(registry),

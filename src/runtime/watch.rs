@@ -4,8 +4,8 @@
 //! readers can see it, and is given once it is durable.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -68,7 +68,8 @@ struct State {
 /// All watchers of an application.
 pub(crate) struct Watchers {
     state: RwLock<State>,
-    log: Arc<dyn Log>,
+    /// Who watches keeps no log open.
+    log: Weak<dyn Log>,
 }
 
 /// The watchers while a commit becomes visible: nobody begins or ends a watch meanwhile.
@@ -86,8 +87,8 @@ pub struct Watch {
 }
 
 impl Watchers {
-    pub(crate) fn new(log: Arc<dyn Log>) -> Watchers {
-        Watchers { state: RwLock::default(), log }
+    pub(crate) fn new(log: &Arc<dyn Log>) -> Watchers {
+        Watchers { state: RwLock::default(), log: Arc::downgrade(log) }
     }
 
     pub(crate) fn watch(self: &Arc<Self>, store: StoreIndex, watched: Watched) -> Watch {
@@ -179,7 +180,8 @@ impl Watch {
         }
         loop {
             let at = self.next.as_ref()?.at;
-            match self.watchers.log.durable(at).await {
+            let durable = self.watchers.log.upgrade()?.durable(at);
+            match durable.await {
                 Ok(()) => return self.next.take(),
                 Err(error) if error.is_retriable() && !self.queue.is_closed() => tokio::time::sleep(PAUSE).await,
                 // The application has failed, or was stopped before.

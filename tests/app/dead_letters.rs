@@ -76,7 +76,8 @@ fn a_parked_record_is_listed_and_when_replayed_processed_once_where_it_failed() 
     catch_up(&handle, "heard");
     assert_eq!(sum(&handle, "a"), Some(104), "each of the two letters was processed once");
     let key = handle.view("heard").expect("a store").key_from_text("a").expect("a key");
-    let heard = handle.view("heard").expect("a store").get(&key).and_then(Seen::wait).expect("the view answers").expect("it was heard");
+    let heard =
+        handle.view("heard").expect("a store").get(&key).and_then(Seen::wait).expect("the view answers").expect("it was heard");
     assert_eq!(heard[..], 4u64.to_be_bytes());
     drop(handle);
     app.stop();

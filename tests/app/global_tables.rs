@@ -63,7 +63,8 @@ fn it_is_whole_before_anything_is_processed_and_found_again_after_a_restart() {
     wait(handle.at_least(&token, "rates", LONG)).expect("the table follows its topic");
     let view = handle.view("rates").expect("it has a view").typed(&TABLE);
     assert_eq!(view.get(&999).and_then(Seen::wait).expect("it can be read").as_deref(), Some("r999"));
-    let status = handle.stores().wait().expect("it is durable").into_iter().find(|store| store.name == "rates").expect("it is listed");
+    let status =
+        handle.stores().wait().expect("it is durable").into_iter().find(|store| store.name == "rates").expect("it is listed");
     assert_eq!((status.kind, status.partitions, status.entries), ("global-table", 3, 1_000));
     let mut watch = view.untyped().watch(Watched::Prefix(Vec::new()));
     handle.append_blocking(Events::new().with(&RATES, &rate(5, "watched"))).expect("it is appended");
@@ -86,7 +87,10 @@ fn it_is_whole_before_anything_is_processed_and_found_again_after_a_restart() {
     let view = app.handle().view("rates").expect("it has a view").typed(&TABLE);
     let page = view.page(&Range::all(), Direction::Forward, 3).and_then(Seen::wait).expect("it can be read");
     assert_eq!(page, [(0, "r0".to_owned()), (1, "r1".to_owned()), (2, "r2".to_owned())]);
-    assert_eq!(view.page(&Range::all(), Direction::Reverse, 1).and_then(Seen::wait).expect("it can be read"), [(2_049, "away-49".to_owned())]);
+    assert_eq!(
+        view.page(&Range::all(), Direction::Reverse, 1).and_then(Seen::wait).expect("it can be read"),
+        [(2_049, "away-49".to_owned())]
+    );
     drop(view);
     assert_eq!(app.stop(), None);
 }

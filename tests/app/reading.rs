@@ -51,7 +51,13 @@ fn a_row_that_is_read_after_the_watch_began_and_its_changes_leave_no_gap() {
             let appended = tokio::task::spawn_blocking(move || append(&handle, "a", 1));
             tokio::time::sleep(Duration::from_micros(1_500 + round as u64 % 40 * 50)).await;
             let mut watch = view.watch(Watched::Key(b"a".to_vec()));
-            let read = view.get(b"a").expect("the view answers").durable().await.expect("it is durable").map_or(0, |value| number(&value));
+            let read = view
+                .get(b"a")
+                .expect("the view answers")
+                .durable()
+                .await
+                .expect("it is durable")
+                .map_or(0, |value| number(&value));
             appended.await.expect("it is appended");
             let mut known = read;
             while known < round {

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use millstream::log::{EmbeddedLog, Log, embedded};
 use millstream::{
-    Accepted, App, Clock, Config, Events, Headers, Offset, Partition, Process, Record, RequestKey, Scope, Seen, Store, StreamBuilder,
-    TimeDomain, Topic, Topology,
+    Accepted, App, Clock, Config, Events, Headers, Offset, Partition, Process, Record, RequestKey, Scope, Seen, Store,
+    StreamBuilder, TimeDomain, Topic, Topology,
 };
 
 const INPUT: Topic<u64, u64> = Topic::new("input").partitions(3).keep_forever();
@@ -76,7 +76,12 @@ fn child() {
         running.join_all().await;
         handle.caught_up("counts", LONG).await.expect("the counts catch up");
         let waiting = handle.view("waiting").expect("a store of the topology");
-        while !waiting.page(&millstream::Range::all(), millstream::Direction::Forward, 1).expect("the view answers").peek().is_empty() {
+        while !waiting
+            .page(&millstream::Range::all(), millstream::Direction::Forward, 1)
+            .expect("the view answers")
+            .peek()
+            .is_empty()
+        {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     });

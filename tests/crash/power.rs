@@ -9,8 +9,8 @@ use std::process::{Child, Command, Stdio};
 
 use millstream::log::{EmbeddedLog, embedded};
 use millstream::{
-    Accepted, App, Clock, Config, Direction, Events, Process, Range, Record, RequestKey, Scope, Seen, Store, StreamBuilder, Topic,
-    Topology, Watched,
+    Accepted, App, Clock, Config, Direction, Events, Process, Range, Record, RequestKey, Scope, Seen, Store, StreamBuilder,
+    Topic, Topology, Watched,
 };
 use uuid::Uuid;
 

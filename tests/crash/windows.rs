@@ -7,8 +7,8 @@ use std::path::Path;
 use millstream::log::{EmbeddedLog, embedded};
 use millstream::testing::TestDriver;
 use millstream::{
-    Accepted, App, Clock, Direction, Events, Headers, JoinWindows, Range, Record, RequestKey, Seen, Store, StreamBuilder, TimeWindows,
-    Timestamp, Topic, Topology, Windowed,
+    Accepted, App, Clock, Direction, Events, Headers, JoinWindows, Range, Record, RequestKey, Seen, Store, StreamBuilder,
+    TimeWindows, Timestamp, Topic, Topology, Windowed,
 };
 
 use super::{LONG, Life, config, random, read_topic, rounds};

@@ -123,6 +123,9 @@ impl Group {
             write.put(layout::place_key(layout::END, place), end.encode());
             publication.push((place, end, batch));
         }
+        if !write.is_empty() {
+            write.put(layout::WRITE, self.at.0.to_le_bytes());
+        }
         publication
     }
 

@@ -4,17 +4,16 @@
 //! what is merely written. Whatever leaves the process waits here: the answers to transactions from outside, and everybody who asks for a
 //! [`Moment`](crate::log::Moment). One sync lets all of them go that were written when it began.
 //!
-//! Once something has failed, nothing becomes durable here any more until the log was read back: a sync that succeeds after one that failed
-//! says nothing about what the first one lost.
+//! Once something has failed, nothing becomes durable here any more until the log was read back, and what is found then is: a sync that
+//! succeeds after one that failed says nothing about what the first one lost.
 
 use super::partition::Written;
 use super::queue::{Answer, Outcome};
 use super::shared::Shared;
 use crate::log::{Error, Moment, Pending};
 use millstream_state::fault;
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::oneshot;
 
@@ -40,8 +39,10 @@ struct State {
     bytes: usize,
     /// Who else waits for a group to be durable.
     waiting: Vec<(u64, oneshot::Sender<Result<(), Error>>)>,
-    /// Why nothing becomes durable.
-    failed: Option<Error>,
+    /// Something failed, so nothing is synced until the log was read back.
+    failed: bool,
+    /// Why that takes longer: nobody is let wait for it.
+    hopeless: Option<Error>,
     closed: bool,
 }
 
@@ -56,6 +57,18 @@ pub(super) struct Unsynced {
 }
 
 impl Horizon {
+    /// All up to this group was found in the database.
+    pub(super) fn found(&self, at: Moment) {
+        self.begun.fetch_max(at.0, Ordering::AcqRel);
+        self.durable.fetch_max(at.0, Ordering::AcqRel);
+    }
+
+    /// The last group that somebody has read, and the last one that is durable.
+    pub(super) fn read(&self) -> (Moment, Moment) {
+        let durable = Moment(self.durable.load(Ordering::Acquire));
+        (self.state.lock().unsynced.back().map_or(durable, |group| group.at), durable)
+    }
+
     /// Numbers the next group, before anything of it is written.
     pub(super) fn begin(&self) -> Moment {
         Moment(self.begun.fetch_add(1, Ordering::AcqRel) + 1)
@@ -68,12 +81,6 @@ impl Horizon {
     /// A group was written.
     pub(super) fn written(&self, group: Unsynced) {
         let mut state = self.state.lock();
-        if let Some(failed) = &state.failed {
-            let unknown = unknown(failed);
-            drop(state);
-            answer(group.answers, Some(&unknown));
-            return;
-        }
         state.bytes += group.bytes;
         state.unsynced.push_back(group);
         self.work.notify_one();
@@ -82,7 +89,7 @@ impl Horizon {
     /// Waits while more than so many bytes are not durable yet.
     pub(super) fn wait_for_room(&self, max_bytes: usize) {
         let mut state = self.state.lock();
-        while state.bytes > max_bytes && state.failed.is_none() {
+        while state.bytes > max_bytes && !state.failed {
             self.room.wait(&mut state);
         }
     }
@@ -92,7 +99,7 @@ impl Horizon {
         let mut state = self.state.lock();
         loop {
             match state.unsynced.back() {
-                Some(last) if state.failed.is_none() => return Some(last.at),
+                Some(last) if !state.failed => return Some(last.at),
                 _ if state.closed => return None,
                 _ => self.work.wait(&mut state),
             }
@@ -101,10 +108,20 @@ impl Horizon {
 
     /// All groups up to this one are durable now: shows them to everybody, and tells those who waited.
     pub(super) fn advance(&self, shared: &Shared, to: Moment) {
-        let mut state = self.state.lock();
-        if state.failed.is_some() {
-            return;
+        let state = self.state.lock();
+        if !state.failed {
+            self.settle(shared, state, to);
         }
+    }
+
+    /// The log was read back: all that was written is there, and durable.
+    pub(super) fn recovered(&self, shared: &Shared) {
+        let mut state = self.state.lock();
+        (state.failed, state.hopeless) = (false, None);
+        self.settle(shared, state, self.begun());
+    }
+
+    fn settle(&self, shared: &Shared, mut state: MutexGuard<'_, State>, to: Moment) {
         let count = state.unsynced.partition_point(|group| group.at <= to);
         let groups: Vec<Unsynced> = state.unsynced.drain(..count).collect();
         state.bytes -= groups.iter().map(|group| group.bytes).sum::<usize>();
@@ -132,7 +149,7 @@ impl Horizon {
         if at.0 <= self.durable.load(Ordering::Acquire) {
             return Pending::decided(Ok(()));
         }
-        if let Some(error) = &state.failed {
+        if let Some(error) = &state.hopeless {
             return Pending::refused(error.clone());
         }
         let (sender, pending) = Pending::channel();
@@ -140,40 +157,29 @@ impl Horizon {
         pending
     }
 
-    /// Nothing becomes durable until [`recovered`](Horizon::recovered). Those who wait for their transaction hear that its outcome is unknown.
-    pub(super) fn fail(&self, error: &Error) {
-        let mut state = self.state.lock();
-        state.failed = Some(error.clone());
-        state.bytes = 0;
-        let (groups, waiting) = (std::mem::take(&mut state.unsynced), std::mem::take(&mut state.waiting));
+    /// Nothing becomes durable until the log was read back.
+    pub(super) fn fail(&self) {
+        self.state.lock().failed = true;
         self.room.notify_one();
+    }
+
+    /// That takes longer, or will never be: those who wait for their transaction hear that its outcome is unknown, all others this error.
+    pub(super) fn abandon(&self, error: &Error) {
+        let mut state = self.state.lock();
+        (state.failed, state.hopeless) = (true, Some(error.clone()));
+        let waiting = std::mem::take(&mut state.waiting);
+        let answers: Vec<_> = state.unsynced.iter_mut().flat_map(|group| std::mem::take(&mut group.answers)).collect();
         drop(state);
-        for group in groups {
-            answer(group.answers, Some(&unknown(error)));
-        }
+        answer(answers, Some(&Error::OutcomeUnknown { cause: error.to_string().into() }));
         for (_, waiting) in waiting {
             let _ = waiting.send(Err(error.clone()));
         }
-    }
-
-    /// The log was read back: all that is there is durable, and nothing that anybody has read is gone.
-    pub(super) fn recovered(&self) {
-        let mut state = self.state.lock();
-        state.failed = None;
-        self.durable.store(self.begun().0, Ordering::Release);
     }
 
     /// Lets the thread that syncs finish and stop. To be called once nothing is written any more.
     pub(super) fn close(&self) {
         self.state.lock().closed = true;
         self.work.notify_one();
-    }
-}
-
-fn unknown(error: &Error) -> Error {
-    match error {
-        Error::Unavailable { cause } => Error::OutcomeUnknown { cause: Arc::clone(cause) },
-        other => other.clone(),
     }
 }
 
@@ -197,9 +203,8 @@ pub(super) fn run(shared: &Shared) {
         match synced {
             Ok(()) => shared.horizon.advance(shared, last),
             Err(cause) => {
-                let cause: Arc<str> = cause.into();
-                shared.horizon.fail(&Error::Unavailable { cause: Arc::clone(&cause) });
-                shared.queue.ask_for_repair(&cause);
+                shared.horizon.fail();
+                shared.queue.ask_for_repair(&cause.into());
             }
         }
     }

@@ -21,8 +21,8 @@ mod writer;
 pub use options::{Durability, Options};
 
 use super::{
-    Bounds, Committed, Error, Fetched, Health, Limits, Log, Member, Membership, Moment, Pending, StoredRequest, TopicId, TopicInfo,
-    TopicSpec, Transaction,
+    Bounds, Committed, Error, Fetched, Health, Limits, Log, Member, Membership, Moment, Pending, StoredRequest, TopicId,
+    TopicInfo, TopicSpec, Transaction,
 };
 use crate::{Offset, Partition};
 use partition::Reader;
@@ -76,7 +76,7 @@ impl EmbeddedLog {
                 // Whoever waits for an answer gets it now, and nobody waits for one that can't come.
                 let error = Error::Unavailable { cause: "a thread of the log panicked".into() };
                 shared.queue.stop_accepting(&error);
-                shared.horizon.fail(&error);
+                shared.horizon.abandon(&error);
                 shared.horizon.close();
             }
         };
@@ -128,10 +128,12 @@ impl Drop for EmbeddedLog {
     fn drop(&mut self) {
         self.shared.queue.close();
         self.shared.wake();
-        for thread in self.threads.drain(..) {
-            // The writer ends first, then what it wrote is synced, for then maintenance need not end what it does.
+        for (n, thread) in self.threads.drain(..).enumerate() {
             thread.join().expect("a thread of the log catches its panics");
-            if let Ok(store) = self.shared.store() {
+            // The writer has ended, and what it wrote is synced: maintenance need not end what it does.
+            if n == 1
+                && let Ok(store) = self.shared.store()
+            {
                 store.stop_background_work();
             }
         }

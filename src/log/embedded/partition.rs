@@ -35,7 +35,8 @@ pub(super) struct Written {
 impl Written {
     /// The group is durable.
     pub(super) fn settle(&self) {
-        self.partitions[self.partition.0 as usize].lock().durable = self.end;
+        let mut state = self.partitions[self.partition.0 as usize].lock();
+        state.durable = state.durable.max(self.end);
     }
 }
 

@@ -2,10 +2,10 @@
 //! Nothing here appends.
 
 use super::horizon::Horizon;
-use super::layout::{self, EndRow, KeptRow, Place};
+use super::layout::{self, KeptRow, Place};
 use super::maintenance::Maintenance;
 use super::options::Options;
-use super::partition::{PartitionState, Reader, Topic, Topics, places};
+use super::partition::{PartitionState, Reader, Topic, Topics};
 use super::queue::Queue;
 use super::store::{Home, Store};
 use crate::Offset;
@@ -13,7 +13,6 @@ use crate::log::topic::is_topic_name;
 use crate::log::{Bounds, Error, Fetched, StoredBatch, TopicId, TopicInfo, TopicSpec, Transaction};
 use parking_lot::{Condvar, MappedRwLockReadGuard, Mutex, RwLock, RwLockReadGuard};
 use rocksdb::WriteBatch;
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -109,29 +108,24 @@ impl Shared {
     /// write-ahead log to files of their own. Nothing that could be read before may be gone.
     pub(super) fn reopen(&self) -> Result<(), Error> {
         let store = self.home.lock().open(&self.options)?;
+        let (found, (read, durable)) = (store.last_group()?, self.horizon.read());
+        if found < durable {
+            return Err(store.damaged("what was synced is gone".to_owned()));
+        }
+        if found < read {
+            return Err(Error::Lost { dir: self.dir.clone() });
+        }
+        self.horizon.found(found);
         let mut topics = self.topics.write();
         for info in store.topics()? {
             topics.put(info);
         }
-        let mut ends: HashMap<Place, EndRow> = store.ends()?.into_iter().collect();
-        for topic in topics.all() {
-            for (partition, state) in places(topic) {
-                let end = ends.remove(&(topic.info.id, partition)).unwrap_or_default();
-                let mut state = state.lock();
-                if end.end < state.end.end {
-                    let records = format!("the end of topic {} partition {partition}", topic.info.name);
-                    let was_durable = end.end < state.durable;
-                    return Err(if was_durable {
-                        store.damaged(format!("{records} is gone"))
-                    } else {
-                        Error::Lost { dir: self.dir.clone(), cause: records }
-                    });
-                }
-                (state.end, state.durable) = (end, end.end);
+        for (place, end) in store.ends()? {
+            let mut state = self.known(&topics, &store, place)?.lock();
+            if end.end < state.end.end {
+                return Err(store.damaged(format!("records of topic {} were lost", place.0.0)));
             }
-        }
-        if let Some((topic, partition)) = ends.into_keys().next() {
-            return Err(store.damaged(format!("topic {} partition {partition} is not known", topic.0)));
+            (state.end, state.durable) = (end, end.end);
         }
         for (place, kept) in store.kept()? {
             let mut state = self.known(&topics, &store, place)?.lock();

@@ -6,7 +6,7 @@
 use super::layout::{self, EndRow, KeptRow, Place};
 use super::options::Options;
 use crate::Offset;
-use crate::log::{Cleanup, Error, StoredBatch, TopicInfo};
+use crate::log::{Cleanup, Error, Moment, StoredBatch, TopicInfo};
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
     DBCompressionType, ReadOptions, WriteBatch, WriteOptions,
@@ -205,6 +205,13 @@ impl Store {
             return Err(self.damaged("a topic is missing".to_owned()));
         }
         Ok(topics)
+    }
+
+    /// The last write that is here, 0 before the first.
+    pub(super) fn last_group(&self) -> Result<Moment, Error> {
+        let Some(row) = self.get("default", &layout::WRITE)? else { return Ok(Moment::DURABLE) };
+        let number = row[..].try_into().map_err(|_| self.damaged("the number of the last write can't be read".to_owned()))?;
+        Ok(Moment(u64::from_le_bytes(number)))
     }
 
     pub(super) fn ends(&self) -> Result<Vec<(Place, EndRow)>, Error> {

@@ -72,7 +72,10 @@ fn commit(shared: &Shared, jobs: Vec<Job>, tails: &mut TailBudget) -> Result<(),
         if let Err(cause) = written.map_err(Arc::<str>::from) {
             // First of all: whoever hears of the failure finds the log refusing, or repaired.
             refuse(shared, &unavailable(&cause));
-            group.into_answers().into_iter().for_each(|all| answer(all, Some(&Error::OutcomeUnknown { cause: Arc::clone(&cause) })));
+            group
+                .into_answers()
+                .into_iter()
+                .for_each(|all| answer(all, Some(&Error::OutcomeUnknown { cause: Arc::clone(&cause) })));
             return Err(cause);
         }
         shared.counters.writes.fetch_add(1, Relaxed);
@@ -104,21 +107,25 @@ fn repair(shared: &Shared, cause: Arc<str>, tails: &mut TailBudget) {
     tails.clear(&shared.topics.read());
     let mut pause = FIRST_PAUSE;
     while !shared.queue.wait_for_close(pause) {
-        match fault::point("log:repair").map_err(|e| Error::Io { dir: shared.dir.clone(), cause: e.to_string() }).and_then(|()| shared.reopen()) {
+        fault::crash_point("log:repair");
+        match shared.reopen() {
             Ok(()) => {
                 tracing::info!(dir = %shared.dir.display(), "the log was read back and goes on");
-                shared.horizon.recovered();
+                shared.horizon.recovered(shared);
                 shared.queue.accept();
                 shared.wake();
                 return;
             }
             Err(error @ Error::Lost { .. }) => {
                 tracing::error!(%error, "the log can't go on");
-                return refuse(shared, &error);
+                refuse(shared, &error);
+                return shared.horizon.abandon(&error);
             }
             Err(error) => {
                 tracing::warn!(%error, "the log can't be read back yet");
-                refuse(shared, &unavailable(&error.to_string().into()));
+                let error = unavailable(&error.to_string().into());
+                refuse(shared, &error);
+                shared.horizon.abandon(&error);
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
@@ -129,11 +136,11 @@ fn unavailable(cause: &Arc<str>) -> Error {
     Error::Unavailable { cause: Arc::clone(cause) }
 }
 
-/// Accepts nothing from now on, and tells those who wait to be written that nothing of theirs was tried; those who were written and wait to
-/// be durable hear that the outcome is unknown.
+/// Accepts nothing from now on, and tells those who wait to be written that nothing of theirs was tried. Those whose transaction is written
+/// wait for what is found when the log is read back.
 fn refuse(shared: &Shared, error: &Error) {
     for job in shared.queue.stop_accepting(error) {
         let _ = job.answer.send(Err(error.clone()));
     }
-    shared.horizon.fail(error);
+    shared.horizon.fail();
 }

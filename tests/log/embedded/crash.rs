@@ -5,8 +5,8 @@
 //! repeating its last request, of which it does not know the outcome.
 
 use super::child;
-use crate::power;
 use crate::log::support::{Random, append, open, read, topic, with_offset, with_request};
+use crate::power;
 use millstream::log::{Error, Log, TopicInfo, Transaction};
 use millstream::{Offset, Partition};
 use std::collections::{HashMap, HashSet};

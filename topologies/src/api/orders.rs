@@ -170,7 +170,8 @@ pub async fn show(api: Arc<Api>, request: Request) -> Result<Response, ApiError>
 pub async fn delivery(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
     let order_id = request.param_id("orderId")?;
     request.at_least(&api.app, DELIVERIES.name()).await?;
-    let delivery = api.deliveries.get(order_id).await?.durable().await?.filter(|delivery| auth::may_see(request.caller(), delivery.user_id));
+    let delivery =
+        api.deliveries.get(order_id).await?.durable().await?.filter(|delivery| auth::may_see(request.caller(), delivery.user_id));
     let delivery =
         delivery.ok_or_else(|| ApiError::not_found("DELIVERY_NOT_FOUND", format!("there is no delivery of order {order_id}")))?;
     Response::json(StatusCode::OK, &json!({"orderId": delivery.order_id, "status": delivery.status}))
