@@ -1,10 +1,10 @@
 //! What tasks have made of what is not durable yet: it is there, and nobody is told of it before the sync, however they ask.
 
 use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::Poll;
 
-use millstream::{Accepted, Events, Handle, RequestError, RequestKey, Watched};
+use millstream::{Accepted, Events, Handle, RequestError, RequestKey, Seen, Watched};
 
 use super::support::{LONG, SUMS, alone, append, catch_up, events, eventually, record, start, sums, wait};
 use crate::power;
@@ -112,8 +112,7 @@ fn nothing_is_told_before_it_is_durable() {
         });
         // The request was carried out once.
         catch_up(&handle, "counts");
-        let row = pin!(async { typed.get(&"a".into()).expect("the view answers").durable().await });
-        assert_eq!(wait(row).expect("it is durable"), Some(2));
+        assert_eq!(typed.get(&"a".into()).and_then(Seen::wait).expect("the view answers"), Some(2));
         drop((handle, typed, view));
         assert_eq!(app.stop(), None);
     });
