@@ -7,14 +7,14 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use millstream::log::{EmbeddedLog, embedded};
 use millstream::{
-    Accepted, App, Clock, Config, Direction, Events, Process, Range, Record, RequestKey, Scope, Seen, Store, StreamBuilder,
+    Accepted, App, Config, Direction, Events, Process, Range, Record, RequestKey, Scope, Seen, Store, StreamBuilder,
     Topic, Topology, Watched,
 };
 use uuid::Uuid;
 
-use super::{LONG, random, read_topic, rounds};
+use super::{LONG, random, rounds};
+use crate::app::support::read;
 use crate::power;
 
 const NUMBERS: Topic<u64, u64> = Topic::new("numbers").partitions(2).keep_forever();
@@ -174,15 +174,14 @@ fn check(dir: &Path, told: &Told) {
     drop(handle);
     assert_eq!(app.stop(), None);
     // Each number that is there was drawn once in both tasks, and outputs and stores agree.
-    let log = EmbeddedLog::open(dir.join("log"), embedded::Options::new(|| Clock::System.now())).expect("the log opens");
-    let mut numbers: Vec<u64> = read_topic(&log, &NUMBERS).into_iter().map(|record| record.key).collect();
+    let mut numbers: Vec<u64> = read(dir, &NUMBERS).into_iter().map(|record| record.key).collect();
     numbers.sort_unstable();
     assert!(numbers.is_sorted_by(|a, b| a < b), "each request is in the input once");
     for n in &told.acknowledged {
         assert!(numbers.binary_search(n).is_ok(), "{n} was acknowledged");
     }
     for (topic, store) in [(&FIRST, "firsts"), (&SECOND, "seconds")] {
-        let outputs = read_topic(&log, topic);
+        let outputs = read(dir, topic);
         assert_eq!(outputs.len(), numbers.len(), "each number is in topic {} once", topic.name());
         for output in outputs {
             assert_eq!(lots.get(&(store, output.key)), Some(&output.value), "number {} in {store}", output.key);
