@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use crate::app::support::{read, wait};
 use millstream::{
-    Accepted, App, Clock, Config, Events, Handle, Headers, Process, Record, RequestKey, Scope, Seen, Store, StreamBuilder, TimeDomain,
-    Topic, Topology,
+    Accepted, App, Clock, Config, Events, Handle, Headers, Process, Record, RequestKey, Scope, Seen, Store, StreamBuilder,
+    TimeDomain, Topic, Topology,
 };
 
 const INPUT: Topic<u64, u64> = Topic::new("input").partitions(3).keep_forever();

@@ -8,8 +8,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use millstream::{
-    Accepted, App, Config, Direction, Events, Process, Range, Record, RequestKey, Scope, Seen, Store, StreamBuilder,
-    Topic, Topology, Watched,
+    Accepted, App, Config, Direction, Events, Process, Range, Record, RequestKey, Scope, Seen, Store, StreamBuilder, Topic,
+    Topology, Watched,
 };
 use uuid::Uuid;
 

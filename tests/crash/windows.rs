@@ -4,8 +4,8 @@
 
 use millstream::testing::TestDriver;
 use millstream::{
-    App, Direction, Events, Handle, Headers, JoinWindows, Range, Record, Seen, Store, StreamBuilder, TimeWindows, Timestamp, Topic,
-    Topology, Windowed,
+    App, Direction, Events, Handle, Headers, JoinWindows, Range, Record, Seen, Store, StreamBuilder, TimeWindows, Timestamp,
+    Topic, Topology, Windowed,
 };
 
 use super::{LONG, Life, config, live, random, rounds};
