@@ -12,7 +12,7 @@ use super::token::Token;
 use super::view::{QueryError, View};
 use crate::clock::Clock;
 use crate::codec::{self, Presence};
-use crate::log::{self, Append, Committed, Limits, Pending, RecordBatch, Request, TopicId, Transaction, partition};
+use crate::log::{self, Append, Committed, Limits, Log, Pending, RecordBatch, Request, TopicId, Transaction, partition};
 use crate::record::{Headers, Offset, Partition, Record, Timestamp};
 use crate::requests::CommandEvent;
 use crate::topic::Topic;
@@ -239,6 +239,12 @@ impl Handle {
     /// If the log cannot be asked.
     pub fn has_topic(&self, name: &str) -> Result<bool, log::Error> {
         Ok(self.shared.log.topic(name)?.is_some())
+    }
+
+    /// The log itself, for a part of the program that reads topics as a group of its own.
+    #[must_use]
+    pub fn log(&self) -> &Arc<dyn Log> {
+        &self.shared.log
     }
 
     /// What the log refuses to append.

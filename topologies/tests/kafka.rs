@@ -14,6 +14,8 @@ use tempfile::TempDir;
 use self::broker::Broker;
 use crate::cdc::{database, insert};
 use crate::shop::{FREE, Shop, command, eventually, fresh_id, refusal, run};
+use crate::sink::endpoint::{Endpoint, Reply};
+use crate::sink::{all_of, trade};
 
 /// Starts one process of a shop on this cluster, with a directory of its own for what it keeps.
 fn start(broker: &Broker, role: &str, state: Arc<TempDir>, args: &[&str]) -> Shop {
@@ -101,6 +103,43 @@ fn an_outbox_is_relayed_once_over_a_kill_of_the_relay() {
         let newest = || api.subscribe(user, None).next().id;
         eventually(|| (newest() == "1").then_some(()));
     }
+}
+
+#[test]
+fn two_sinks_share_the_events_and_one_takes_over_from_the_other() {
+    const ORDERS: usize = 30;
+    let broker = Broker::start();
+    let _worker = start(&broker, "worker", directory(), &["--threads", "2"]);
+    let api = start(&broker, "api", directory(), &[]);
+    let endpoint = Endpoint::start(|_, _| Reply::Take(Duration::from_millis(40)));
+    let url = endpoint.url();
+    let sink = |state| start(&broker, "sink", state, &["--url", &url, "--concurrency", "1", "--first-retry", "10ms"]);
+    let [first, second] = [directory(), directory()].map(&sink);
+    // Both have partitions.
+    let has_some = |sink: &Shop| sink.get("/metrics").text().contains("shop_sink_lag{");
+    let orders = trade(&api, ORDERS);
+    eventually(|| (has_some(&first) && has_some(&second)).then_some(()));
+    first.signal("KILL");
+    drop(first);
+    eventually(|| (endpoint.seen().taken.len() == 3 * ORDERS).then_some(()));
+    let seen = endpoint.seen();
+    for order in &orders {
+        assert_eq!(seen.by_order()[order], all_of(*order));
+    }
+    assert_eq!(seen.differing, [""; 0]);
+    drop(seen);
+
+    // What is parked by one is replayed through any process, to the sink.
+    endpoint.turn(|_, _| Reply::status(410));
+    let order = trade(&api, 1)[0];
+    let parked = || api.get("/dlq/data-platform.dlq").ok(200)["records"].as_array().map_or(0, Vec::len);
+    eventually(|| (parked() == 3).then_some(()));
+    endpoint.turn(|_, _| Reply::TAKE);
+    let replayed = api.post("/dlq/data-platform.dlq/replay", &json!({})).ok(200);
+    assert_eq!(replayed["replayed"], 3, "{replayed}");
+    eventually(|| (endpoint.seen().by_order().get(&order) == Some(&all_of(order))).then_some(()));
+    second.signal("TERM");
+    assert!(second.wait(Duration::from_secs(10)).success());
 }
 
 #[test]
