@@ -18,7 +18,7 @@ use jiff::SignedDuration;
 
 pub use self::cluster::{ApiServer, Cdc, Cluster, GroupProtocol, KafkaMechanism, Worker};
 pub use self::outbox::Outbox;
-pub use self::sink::{Delivery, Sink};
+pub use self::sink::{Delivery, Receive, Sink};
 use crate::client::Target;
 use crate::time::Iso;
 
@@ -35,6 +35,8 @@ pub enum Command {
     Cdc(Cdc),
     /// Deliver the events of data-platform from Kafka to an HTTP endpoint
     Sink(Sink),
+    /// An endpoint to try the sink with: takes events at POST /events, once by X-Idempotency-Key, and counts them
+    Receive(Receive),
     /// Print a topology
     Topology(Topology),
     /// Look at dead letters and replay them, through a running shop
@@ -344,6 +346,7 @@ fn read(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<C
         Command::Api(api) => &api.interface,
         Command::Cdc(cdc) => &cdc.interface,
         Command::Sink(sink) => &sink.interface,
+        Command::Receive(receive) => &receive.interface,
         Command::Topology(_) | Command::Dlq(_) | Command::Load(_) => return Ok(command),
     };
     if interface.listen.ip().is_loopback() || interface.auth_secret_file.is_some() || interface.insecure_no_auth {

@@ -22,6 +22,7 @@ mod open_files;
 mod orders;
 mod payments;
 mod points;
+mod receive;
 mod serving;
 mod sink;
 mod statistics;
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Api(api) => served(cluster::serve_api(&api)),
         Command::Cdc(cdc) => served(cluster::relay(&cdc)),
         Command::Sink(sink) => served(cluster::deliver(&sink)),
+        Command::Receive(receive) => served(receive::run(&receive)),
         Command::Topology(command) => print_topology(&command).map_err(|error| (2, error)),
         Command::Load(command) => as_client(load::run(&command)),
         Command::Dlq(command) => as_client(dlq::run(&command)),

@@ -87,9 +87,7 @@ impl Front {
         if let Some(secret) = &self.secret {
             server = server.authorize(secret.authorize(app.clone()));
         }
-        if let Err(error) = writeln!(std::io::stdout(), "shop serves on http://{address}") {
-            tracing::warn!(%error, "standard output cannot be written");
-        }
+        say_where(address);
         let mut ended = None;
         let over = async {
             tokio::select! {
@@ -102,6 +100,22 @@ impl Front {
         tracing::info!("stopping");
         parts.end().await;
         ended.map_or(Ok(()), Err)
+    }
+}
+
+impl Front {
+    /// Serves what has no application until a signal comes.
+    pub async fn serve_alone<S: Send + Sync + 'static>(self, routes: Routes<S>) {
+        say_where(self.server.address());
+        let asked_to_stop = async { drop(self.asked_to_stop.await) };
+        self.server.run(routes, asked_to_stop).await;
+    }
+}
+
+/// The line that says that it serves.
+fn say_where(address: SocketAddr) {
+    if let Err(error) = writeln!(std::io::stdout(), "shop serves on http://{address}") {
+        tracing::warn!(%error, "standard output cannot be written");
     }
 }
 

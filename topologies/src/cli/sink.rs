@@ -1,4 +1,4 @@
-//! The flags of deliveries to an endpoint, of whatever process delivers.
+//! The flags of deliveries to an endpoint, of whatever process delivers, and of the endpoint to try them with.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -67,6 +67,17 @@ pub struct Sink {
     /// Directory of what the process knows of itself; made when missing
     #[arg(long, env = "SHOP_STATE", value_name = "DIR", default_value = "./sink-state")]
     pub state: PathBuf,
+    /// How clients are served
+    #[command(flatten)]
+    pub interface: Interface,
+    /// What is logged
+    #[command(flatten)]
+    pub logging: Logging,
+}
+
+/// `shop receive`
+#[derive(Args, Clone, Debug)]
+pub struct Receive {
     /// How clients are served
     #[command(flatten)]
     pub interface: Interface,
