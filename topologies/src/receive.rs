@@ -60,7 +60,8 @@ pub fn run(receive: &Receive) -> Result<(), Error> {
 async fn take(received: Shared, mut request: Request) -> Result<Response, ApiError> {
     let body = request.body().await?;
     let key = request.header("x-idempotency-key").map(str::to_owned);
-    let key = key.ok_or_else(|| ApiError::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", "the header X-Idempotency-Key is missing"))?;
+    let key =
+        key.ok_or_else(|| ApiError::new(StatusCode::BAD_REQUEST, "BAD_REQUEST", "the header X-Idempotency-Key is missing"))?;
     let mut received = received.lock().unwrap_or_else(PoisonError::into_inner);
     let Received { fail_percent, counts, bodies } = &mut *received;
     counts.requests += 1;

@@ -205,6 +205,24 @@ fn in_two_seconds() -> String {
 }
 
 #[test]
+fn alert_rules_ask_for_metrics_that_there_are() {
+    let endpoint = Endpoint::start(|_, _| Reply::TAKE);
+    let shop = delivering(directory(), &endpoint, &[]);
+    let metrics = shop.get("/metrics");
+    let families: Vec<&str> = metrics.text().lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let rules = include_str!("../../operations/prometheus-alerts-sink.yml");
+    let words = rules
+        .lines()
+        .filter(|line| line.contains("expr:"))
+        .flat_map(|line| line.split(|c: char| !(c.is_ascii_lowercase() || c == '_')));
+    let asked: Vec<&str> = words.filter(|word| word.starts_with("shop_")).collect();
+    assert_eq!(asked.len(), 3, "{asked:?}");
+    for name in asked {
+        assert!(families.contains(&name.trim_end_matches("_total")), "{name} in {families:?}");
+    }
+}
+
+#[test]
 fn what_cannot_be_delivered_to_is_refused_at_the_start() {
     for (args, says) in
         [(["--sink-url", "ftp://somewhere/"], "--sink-url"), (["--sink-url", "http://user:secret@host/"], "--sink-url")]
