@@ -111,14 +111,15 @@ fn two_sinks_share_the_events_and_one_takes_over_from_the_other() {
     let broker = Broker::start();
     let _worker = start(&broker, "worker", directory(), &["--threads", "2"]);
     let api = start(&broker, "api", directory(), &[]);
-    let endpoint = Endpoint::start(|_, _| Reply::Take(Duration::from_millis(40)));
+    let endpoint = Endpoint::start(|_, _| Reply::Take(Duration::from_millis(100)));
     let url = endpoint.url();
     let sink = |state| start(&broker, "sink", state, &["--url", &url, "--concurrency", "1", "--first-retry", "10ms"]);
     let [first, second] = [directory(), directory()].map(&sink);
-    // Both have partitions.
+    // Both have delivered something.
     let has_some = |sink: &Shop| sink.get("/metrics").text().contains("shop_sink_lag{");
     let orders = trade(&api, ORDERS);
     eventually(|| (has_some(&first) && has_some(&second)).then_some(()));
+    assert!(endpoint.seen().taken.len() < 3 * ORDERS, "it is killed too late");
     first.signal("KILL");
     drop(first);
     eventually(|| (endpoint.seen().taken.len() == 3 * ORDERS).then_some(()));

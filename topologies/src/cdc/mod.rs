@@ -15,12 +15,14 @@ mod gtid;
 mod json;
 mod position;
 mod relay;
+mod replays;
 mod routing;
 mod server;
 mod snapshot;
 mod status;
 mod stream;
 mod table;
+mod topic_regex;
 
 pub use self::relay::Relay;
 pub use self::routing::Routing;

@@ -6,6 +6,8 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use mysql_async::Value;
 use mysql_async::binlog::events::{OptionalMetaExtractor, TableMapEvent};
 use mysql_async::binlog::value::BinlogValue;
@@ -234,13 +236,31 @@ impl Cell {
         }
     }
 
+    /// The value that [`Row::to_json`] made this of.
+    fn of_json(kind: &Kind, value: Json) -> Option<Cell> {
+        let time = |text: &str, digits, is_moment| match text.parse::<jiff::Timestamp>() {
+            Ok(at) => Some(Cell::Time { micros: at.as_microsecond(), digits, is_moment }),
+            Err(_) => (text == "0000-00-00").then_some(Cell::NoTime),
+        };
+        match (kind, value) {
+            (_, Json::Null) => Some(Cell::Null),
+            (_, Json::Object(object)) => BASE64.decode(object.get("$base64")?.as_str()?).ok().map(Cell::Bytes),
+            (Kind::Integer { .. }, Json::String(text)) => text.parse().ok().map(Cell::Integer),
+            (_, Json::Number(number)) => number.as_i64().map(|number| Cell::Integer(number.into())),
+            (Kind::DateTime { digits }, Json::String(text)) => time(&text, *digits, false),
+            (Kind::Timestamp { digits }, Json::String(text)) => time(&text, *digits, true),
+            (_, Json::String(text)) => Some(Cell::Text(text)),
+            (_, Json::Bool(_) | Json::Array(_)) => None,
+        }
+    }
+
     /// The value as text, as a header or a key carries it: as Debezium's router writes it with string converters.
     #[must_use]
     pub fn to_text(&self) -> Option<String> {
         Some(match self {
             Cell::Null | Cell::NoTime => return None,
             Cell::Text(text) => text.clone(),
-            Cell::Bytes(bytes) => base64(bytes),
+            Cell::Bytes(bytes) => BASE64.encode(bytes),
             Cell::Integer(number) => number.to_string(),
             Cell::Time { micros, digits, is_moment: true } => iso(*micros, *digits),
             // io.debezium.time.Timestamp up to three digits, MicroTimestamp beyond.
@@ -278,20 +298,6 @@ fn iso(micros: i64, digits: u8) -> String {
     jiff::Timestamp::from_microsecond(micros).map_or_else(|_| micros.to_string(), |time| format!("{time:.digits$}"))
 }
 
-/// As RFC 4648 has it, with padding.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let bits = chunk.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        for place in 0..4 {
-            let digit = DIGITS[(bits >> (18 - 6 * place)) as usize & 63];
-            text.push(if place <= chunk.len() { char::from(digit) } else { '=' });
-        }
-    }
-    text
-}
-
 /// A row, with the columns it had when it was written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
@@ -301,7 +307,23 @@ pub struct Row {
     pub cells: Vec<Cell>,
 }
 
+/// The one column of what is no row but the statement that wrote it.
+const STATEMENT: &str = "statement";
+
 impl Row {
+    /// What stands for the rows of a statement, which the binlog does not hold.
+    #[must_use]
+    pub fn of_statement(statement: &str) -> Row {
+        let column = Column { name: STATEMENT.into(), kind: Kind::Text };
+        Row { columns: [column].into(), cells: vec![Cell::Text(statement.to_owned())] }
+    }
+
+    /// Whether it is no row but a statement.
+    #[must_use]
+    pub fn is_statement(&self) -> bool {
+        matches!(&*self.columns, [column] if column.name == STATEMENT)
+    }
+
     /// What stands at a column; `None` if there is no such column, or the binlog left it out.
     #[must_use]
     pub fn cell(&self, column: &str) -> Option<&Cell> {
@@ -315,13 +337,30 @@ impl Row {
         let value = |cell: &Cell| match cell {
             Cell::Null => Json::Null,
             Cell::NoTime => Json::from("0000-00-00"),
-            Cell::Bytes(bytes) => serde_json::json!({"$base64": base64(bytes)}),
+            Cell::Bytes(bytes) => serde_json::json!({"$base64": BASE64.encode(bytes)}),
             Cell::Integer(number) => i64::try_from(*number).map_or_else(|_| number.to_string().into(), Json::from),
             Cell::Time { micros, .. } => iso(*micros, 6).into(),
             Cell::Text(text) => text.as_str().into(),
         };
         let fields = self.columns.iter().zip(&self.cells).map(|(column, cell)| (column.name.clone(), value(cell)));
         Json::Object(fields.collect::<Map<_, _>>()).to_string()
+    }
+
+    /// The row of which [`Row::to_json`] made this, by the kinds that the columns of these names have.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn from_json(text: &[u8], columns: &Columns) -> Result<Row, String> {
+        let object: Map<String, Json> = serde_json::from_slice(text).map_err(|error| format!("it is no row: {error}"))?;
+        let (mut named, mut cells) = (Vec::new(), Vec::new());
+        for (name, value) in object {
+            let known = columns.iter().find(|column| column.name.eq_ignore_ascii_case(&name));
+            let column = known.cloned().unwrap_or_else(|| Column { name, kind: Kind::Other("unknown".into()) });
+            cells
+                .push(Cell::of_json(&column.kind, value).ok_or_else(|| format!("{} is not what the column holds", column.name))?);
+            named.push(column);
+        }
+        Ok(Row { columns: named.into(), cells })
     }
 
     /// About how many bytes it takes.
