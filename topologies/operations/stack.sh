@@ -30,7 +30,7 @@ fail() {
 # The process of a part, if it still is that part's.
 pid() {
     local p
-    p=$(cat "$dir/$1.pid" 2>/dev/null) && [ -n "$p" ] && tr '\0' ' ' <"/proc/$p/cmdline" 2>/dev/null | grep -qF "$2" && echo "$p"
+    p=$(cat "$dir/$1.pid" 2>/dev/null) && [ -n "$p" ] && cat "/proc/$p/cmdline" 2>/dev/null | tr '\0' ' ' | grep -qF -- "$2" && echo "$p"
 }
 
 # What is found again in the command line of each part.
