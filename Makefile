@@ -43,9 +43,8 @@ test: lint ## formatting, clippy, every test and documentation example
 bench: setup ## the side-by-side measurements of the README
 	cargo bench --workspace --locked --benches
 
-bench-cdc: setup ## change data capture beside Debezium: latency at 500 rows/s, a backlog of 50,000 rows; needs Java 17, maven, python3-venv
-	cargo test $(CARGO_FLAGS) --test outside -- --ignored --nocapture latency_and_throughput
-	benches/peers/debezium/bench.sh
+bench-cdc: build ## change data capture beside Debezium, on one broker and one MariaDB: latency at 500 rows/s, backlogs of 50,000 rows; needs python3-venv
+	benches/peers/debezium/bench.sh "$(CARGO_TARGET_DIR)/release/shop"
 
 crash: setup ## the crash tests at full length, which `make test` has in short form
 	CRASH_ROUNDS=200 cargo test $(CARGO_FLAGS) --no-fail-fast --test main -- --nocapture crash
