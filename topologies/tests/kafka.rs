@@ -82,13 +82,7 @@ fn an_outbox_is_relayed_once_over_a_kill_of_the_relay() {
     let relay = start(&broker, "cdc", Arc::clone(&state), &["--mysql", &url]);
     let coupon = api.coupon(USERS);
     let users: Vec<u64> = (0..USERS).map(|_| fresh_id()).collect();
-    let claims: Vec<String> = users
-        .iter()
-        .map(|user| {
-            let payload = json!({"couponId": coupon, "userId": user, "requestedAt": "2026-01-31T12:00:00Z"});
-            insert(&format!("claim-{user}"), &coupon.to_string(), "CouponIssueRequest", &format!("'{payload}'"))
-        })
-        .collect();
+    let claims = claims(coupon, &users);
     let issued = || api.get(&format!("/api/coupons/{coupon}")).ok(200)["issued"].as_u64().expect("a count");
     let (first, rest) = claims.split_at(100);
     server.run(&outbox, &first.join(";"));
@@ -98,11 +92,54 @@ fn an_outbox_is_relayed_once_over_a_kill_of_the_relay() {
     server.run(&outbox, &rest.join(";"));
     let _relay = start(&broker, "cdc", state, &["--mysql", &url]);
     eventually(|| (issued() == USERS).then_some(()));
-    // Each has heard of it once, and nothing else: a claim that came twice would have been refused.
+    each_heard_once(&api, &users);
+}
+
+/// Rows by which each user claims the coupon.
+fn claims(coupon: u64, users: &[u64]) -> Vec<String> {
+    let claim = |user: &u64| {
+        let payload = json!({"couponId": coupon, "userId": user, "requestedAt": "2026-01-31T12:00:00Z"});
+        insert(&format!("claim-{user}"), &coupon.to_string(), "CouponIssueRequest", &format!("'{payload}'"))
+    };
+    users.iter().map(claim).collect()
+}
+
+/// Each has heard of its coupon once, and of nothing else: a claim that came twice would have been refused.
+fn each_heard_once(api: &Shop, users: &[u64]) {
     for user in users {
-        let newest = || api.subscribe(user, None).next().id;
+        let newest = || api.subscribe(*user, None).next().id;
         eventually(|| (newest() == "1").then_some(()));
     }
+}
+
+#[test]
+fn of_two_relays_of_an_outbox_one_relays_and_the_other_ends() {
+    const USERS: u64 = 300;
+    const ENOUGH: Duration = Duration::from_secs(20);
+    let (broker, server) = (Broker::start(), database::shared());
+    let outbox = server.database();
+    let url = server.url("app", &outbox);
+    let _worker = start(&broker, "worker", directory(), &["--threads", "2"]);
+    let api = start(&broker, "api", directory(), &[]);
+    let states = [directory(), directory()];
+    let relay = |state: usize| start(&broker, "cdc", Arc::clone(&states[state]), &["--mysql", &url]);
+    let mut relays = relay(0);
+    let coupon = api.coupon(USERS);
+    let users: Vec<u64> = (0..USERS).map(|_| fresh_id()).collect();
+    let issued = || api.get(&format!("/api/coupons/{coupon}")).ok(200)["issued"].as_u64().expect("a count");
+    let claims = claims(coupon, &users);
+    // Rows are written all the while, and whoever starts last takes over.
+    std::thread::scope(|scope| {
+        let (server, outbox) = (&server, &outbox);
+        scope.spawn(move || claims.chunks(5).for_each(|claims| server.run(outbox, &claims.join(";"))));
+        for (state, wanted) in [(1, USERS / 10), (0, USERS / 2)] {
+            eventually(|| (issued() >= wanted).then_some(()));
+            let before = std::mem::replace(&mut relays, relay(state));
+            assert_eq!(before.wait(ENOUGH).code(), Some(1), "who was replaced ends");
+        }
+    });
+    eventually(|| (issued() == USERS).then_some(()));
+    each_heard_once(&api, &users);
 }
 
 #[test]
