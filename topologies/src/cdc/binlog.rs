@@ -16,10 +16,11 @@ use mysql_async::binlog::events::{Event, GtidEvent, QueryEvent, RotateEvent, Tab
 use mysql_async::binlog::events::{RowsEventRows, WriteRowsEvent, WriteRowsEventV1};
 use uuid::Uuid;
 
+use super::cell::Cell;
 use super::gtid::Gtid;
 use super::position::Position;
 use super::stream::{Broken, Events};
-use super::table::{Cell, Columns, Row, TableName, columns_of};
+use super::table::{Columns, Row, TableName, columns_of};
 
 /// A transaction that holds more than this many bytes of rows goes out in parts.
 const SPLIT_BYTES: usize = 8 << 20;

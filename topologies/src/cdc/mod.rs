@@ -11,6 +11,7 @@
 //! routed are parked in a dead-letter topic, in the same transaction. No query is made after the snapshot but when the table has changed.
 
 mod binlog;
+mod cell;
 mod gtid;
 mod json;
 mod position;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use millstream::codec::{Optional, RawBytes};
 use millstream::{AppendError, Events, Failure, Handle, Headers, Offset, Partition, Record, Timestamp, Topic, log};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
@@ -33,8 +33,9 @@ const NODE: &str = "cdc";
 /// A batch goes out when so many rows have come, or so many bytes of them, or none is left.
 const BATCH_ROWS: usize = 4_000;
 const BATCH_BYTES: usize = 2 << 20;
-/// Transactions that wait for the log.
-const QUEUE: usize = 256;
+/// What waits for the log: at most so many transactions, and about so many KiB of rows.
+const QUEUE: usize = 4_096;
+const QUEUE_KIB: u32 = 4 << 10;
 /// A position that moved without rows is written this often at most, so that a start does not read old binlogs again.
 const POSITION_EVERY_MS: i64 = 5_000;
 const SNAPSHOT_BYTES: usize = 128 << 20;
@@ -72,8 +73,8 @@ struct Batch {
     position: Option<Position>,
 }
 
-/// What the reader found, and where it then stood.
-type Found = Result<(Happened, Position), Stopped>;
+/// What the reader found, and where it then stood; and its room among what waits.
+type Found = (Result<(Happened, Position), Stopped>, OwnedSemaphorePermit);
 
 impl Relay {
     /// A relay into this application's log, whose metrics are among the application's.
@@ -202,7 +203,7 @@ impl Relay {
             let mut batch = Batch::new();
             let mut next = finds.recv().await;
             let (mut trouble, mut idle) = (None, false);
-            while let Some(found) = next {
+            while let Some((found, _room)) = next {
                 match found {
                     Ok((happened, position)) => {
                         idle |= happened == Happened::Idle;
@@ -314,7 +315,7 @@ impl Relay {
         position: &Position,
     ) -> Result<(), Trouble> {
         if self.settings.raw_topic {
-            let key = row.cell(&self.settings.routing.key).and_then(super::table::Cell::to_text).map(String::into_bytes);
+            let key = row.cell(&self.settings.routing.key).and_then(super::cell::Cell::to_text).map(String::into_bytes);
             let record = Record::new(key, Some(row.to_json().into_bytes()), committed_at);
             let fits = size(&record.key, &record.value, &record.headers) <= self.app.limits().max_record_bytes;
             if fits {
@@ -388,7 +389,7 @@ impl Relay {
         tracing::error!("a row of the outbox is parked in {DEAD_LETTERS}: {why}");
         batch.parked += 1;
         let now = self.app.now();
-        let key = row.cell(&self.settings.routing.id).and_then(super::table::Cell::to_text).filter(|id| id.len() < 1_000);
+        let key = row.cell(&self.settings.routing.id).and_then(super::cell::Cell::to_text).filter(|id| id.len() < 1_000);
         let row = row.to_json();
         let mut pieces = Vec::new();
         let mut rest = row.as_str();
@@ -490,10 +491,17 @@ impl Drop for Reading {
 }
 
 async fn read(mut reader: Reader, found: mpsc::Sender<Found>) {
+    let room = Arc::new(Semaphore::new(QUEUE_KIB as usize));
     loop {
         let next = reader.next().await.map(|happened| (happened, reader.position().clone()));
         let is_over = next.is_err();
-        if found.send(next).await.is_err() || is_over {
+        let bytes = match &next {
+            Ok((Happened::Committed(group), _)) => group.rows.iter().map(Row::size).sum(),
+            _ => 0,
+        };
+        let kib = u32::try_from(bytes >> 10).unwrap_or(QUEUE_KIB).clamp(1, QUEUE_KIB);
+        let Ok(room) = Arc::clone(&room).acquire_many_owned(kib).await else { return };
+        if found.send((next, room)).await.is_err() || is_over {
             return;
         }
     }

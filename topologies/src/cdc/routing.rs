@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 
 use millstream::{Headers, Timestamp};
 
-use super::table::{Cell, Row};
+use super::cell::Cell;
+use super::table::Row;
 use super::topic_regex::TopicRegex;
 use crate::coupons::topology::COUPON_ISSUE;
 use crate::orders::topology::{DATA_PLATFORM, ORDER_EVENTS};
