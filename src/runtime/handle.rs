@@ -231,7 +231,7 @@ impl Handle {
             return Ok(topic.clone());
         }
         let mut others = self.shared.others.lock();
-        if let Some((topic, at)) = others.get(name).filter(|(_, at)| at.elapsed() < KNOWN_FOR) {
+        if let Some((topic, _)) = others.get(name).filter(|(_, at)| at.elapsed() < KNOWN_FOR) {
             return Ok(topic.clone());
         }
         let found = self.shared.log.topic(name)?.ok_or_else(|| log::Error::UnknownTopic { topic: name.to_owned() })?;
