@@ -1,7 +1,7 @@
 //! Parked rows that somebody gave back: read from the relay's replay topic, and made rows again. How far that is read lies in the log, written in
 //! the transaction of what came of it, so that a replay is carried out once.
 
-use millstream::codec::{Codec, Data, Json};
+use millstream::codec::{Data, Json};
 use millstream::{AppendError, Failure, Handle, Offset, Partition, Topic};
 
 use super::table::{Columns, Row};
