@@ -208,6 +208,8 @@ const POINTS: &[(&str, u32)] = &[
     ("log:commit:before-write", 9),
     ("log:commit:after-write", 9),
     ("log:commit:after-publish", 9),
+    ("log:sync:begin", 9),
+    ("log:sync:done", 9),
     ("commit:after-log", 4),
     ("state:restore:applied", 1),
     ("state:commit:begin", 4),

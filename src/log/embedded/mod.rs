@@ -43,6 +43,8 @@ pub struct Stats {
     pub transactions: u64,
     /// Writes to RocksDB that carried them.
     pub writes: u64,
+    /// Syncs that made them durable.
+    pub syncs: u64,
     /// Records appended.
     pub records: u64,
     /// Bytes appended.
@@ -95,9 +97,10 @@ impl EmbeddedLog {
     /// What the log has done since it was opened.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let Counters { transactions, writes, records, bytes } = &self.shared.counters;
-        let [transactions, writes, records, bytes] = [transactions, writes, records, bytes].map(|n| n.load(Relaxed));
-        Stats { transactions, writes, records, bytes }
+        let Counters { transactions, writes, syncs, records, bytes } = &self.shared.counters;
+        let [transactions, writes, syncs, records, bytes] =
+            [transactions, writes, syncs, records, bytes].map(|n| n.load(Relaxed));
+        Stats { transactions, writes, syncs, records, bytes }
     }
 
     /// The request of this key, if it was carried out and has not expired. It may not be durable yet: see [`Log::written`].
