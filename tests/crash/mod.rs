@@ -2,6 +2,7 @@
 //! timers; it is killed at every step of commit, flush and restore, and at random moments, and started again. In the end outputs and
 //! state are those of a run that never crashed: every acknowledged request is counted once, every timer fired once, nothing else.
 
+mod power;
 mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,8 +13,8 @@ use std::time::Duration;
 
 use crate::app::support::{read, wait};
 use millstream::{
-    Accepted, App, Clock, Config, Events, Handle, Headers, Process, Record, RequestKey, Scope, Store, StreamBuilder, TimeDomain,
-    Topic, Topology,
+    Accepted, App, Clock, Config, Events, Handle, Headers, Process, Record, RequestKey, Scope, Seen, Store, StreamBuilder,
+    TimeDomain, Topic, Topology,
 };
 
 const INPUT: Topic<u64, u64> = Topic::new("input").partitions(3).keep_forever();
@@ -98,6 +99,7 @@ fn child() {
             while !waiting
                 .page(&millstream::Range::all(), millstream::Direction::Forward, 1)
                 .expect("the view answers")
+                .peek()
                 .is_empty()
             {
                 tokio::time::sleep(Duration::from_millis(2)).await;
@@ -194,7 +196,7 @@ impl Life {
         let app = App::start(topology(), config(self.dir.path())).expect("the application starts");
         let view = app.handle().view("counts").expect("a store of the topology");
         for (key, count) in expected {
-            let row = view.get(&key.to_be_bytes()).expect("the view answers").expect("the key has a count");
+            let row = view.get(&key.to_be_bytes()).and_then(Seen::wait).expect("the view answers").expect("the key has a count");
             assert_eq!(row[..], count.to_be_bytes(), "the stored count of key {key}");
         }
     }

@@ -4,8 +4,8 @@
 
 use millstream::testing::TestDriver;
 use millstream::{
-    App, Direction, Events, Handle, Headers, JoinWindows, Range, Record, Store, StreamBuilder, TimeWindows, Timestamp, Topic,
-    Topology, Windowed,
+    App, Direction, Events, Handle, Headers, JoinWindows, Range, Record, Seen, Store, StreamBuilder, TimeWindows, Timestamp,
+    Topic, Topology, Windowed,
 };
 
 use super::{LONG, Life, config, live, random, rounds};
@@ -98,5 +98,5 @@ fn a_kill_at_any_moment_loses_no_window_and_no_pair() {
     let view = app.handle().view("counts").expect("a store of the topology").typed(&COUNTS);
     let mut counts = driver.rows(&COUNTS);
     counts.sort();
-    assert_eq!(view.page(&Range::all(), Direction::Forward, 1_000).expect("the view answers"), counts);
+    assert_eq!(view.page(&Range::all(), Direction::Forward, 1_000).and_then(Seen::wait).expect("the view answers"), counts);
 }

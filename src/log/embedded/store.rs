@@ -6,7 +6,7 @@
 use super::layout::{self, EndRow, KeptRow, Place};
 use super::options::Options;
 use crate::Offset;
-use crate::log::{Cleanup, Error, StoredBatch, TopicInfo};
+use crate::log::{Cleanup, Error, Moment, StoredBatch, TopicInfo};
 use millstream_state::Lock;
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
@@ -63,7 +63,10 @@ impl Home {
 
     /// Opens the database, which must not be open.
     pub(super) fn open(&mut self, options: &Options) -> Result<Store, Error> {
-        let mut db_options = rocksdb::Options::default();
+        // A write-ahead log that goes on where its predecessor has lost its end is not read: nothing may be there without what lay before it.
+        // The option has no function of its own.
+        let verified = rocksdb::Options::default().get_options_from_string("track_and_verify_wals=true");
+        let mut db_options = verified.map_err(|e| self.error(&e))?;
         db_options.create_if_missing(self.is_new);
         db_options.create_missing_column_families(self.is_new);
         // What is replayed after a crash, at most.
@@ -197,6 +200,13 @@ impl Store {
             return Err(self.damaged("a topic is missing".to_owned()));
         }
         Ok(topics)
+    }
+
+    /// The last write that is here, 0 before the first.
+    pub(super) fn last_group(&self) -> Result<Moment, Error> {
+        let Some(row) = self.get("default", &layout::WRITE)? else { return Ok(Moment::DURABLE) };
+        let number = row[..].try_into().map_err(|_| self.damaged("the number of the last write can't be read".to_owned()))?;
+        Ok(Moment(u64::from_le_bytes(number)))
     }
 
     pub(super) fn ends(&self) -> Result<Vec<(Place, EndRow)>, Error> {
