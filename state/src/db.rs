@@ -81,7 +81,7 @@ impl Db {
         let (disk, directory, lock): (Box<dyn Disk>, _, _) = match &options.home {
             Home::Directory(directory) => {
                 let lock = lock(directory)?;
-                (Box::new(Rocks::open(directory, names, budget.cache)?), directory.clone(), Some(lock))
+                (Box::new(Rocks::open(directory, names, &budget)?), directory.clone(), Some(lock))
             }
             Home::Memory(disk) => {
                 let names = std::iter::once("default".to_owned()).chain(names).collect();
