@@ -129,6 +129,17 @@ pub trait Log: Send + Sync + 'static {
     /// If the log can't be asked.
     fn offsets(&self, group: &str) -> Result<Vec<(TopicId, Partition, Offset)>, Error>;
 
+    /// How far a group has read each of these partitions, in this order, 0 where it has read nothing. It has read at least so far: a commit
+    /// that has just been decided may not show yet.
+    ///
+    /// # Errors
+    /// As [`Log::bounds`].
+    fn read_so_far(&self, group: &str, places: &[(TopicId, Partition)]) -> Result<Vec<Offset>, Error> {
+        let known = self.offsets(group)?;
+        let of = |place: &(TopicId, Partition)| known.iter().find(|(topic, partition, _)| (*topic, *partition) == *place);
+        Ok(places.iter().map(|place| of(place).map_or(Offset(0), |(.., offset)| *offset)).collect())
+    }
+
     /// Moves the start of a partition up to `before`, or to its end if that is lower, for good, and gives back the space of the
     /// batches that lie wholly below.
     ///

@@ -113,6 +113,7 @@ impl Standby {
 
     /// Takes in what the changelogs have by now. Whether there was anything.
     fn follow(&mut self, shared: &Shared) -> Result<bool, StartError> {
+        let now = shared.config.clock.now();
         let meta = shared.topology.subs[self.sub].meta;
         let mut moved = false;
         let mut read_on = false;
@@ -125,6 +126,7 @@ impl Standby {
             self.untold = Some(self.read_meta(shared)?);
         }
         if self.stores.iter().all(|followed| followed.next >= followed.end) {
+            shared.roles.is_current(self.sub, self.partition, now);
             shared.roles.change(self.sub, self.partition, Role::Away, Role::Standby);
         }
         Ok(moved)

@@ -27,7 +27,7 @@ use super::{
 use crate::{Offset, Partition};
 use cluster::Cluster;
 use member::KafkaMember;
-use native::Isolation;
+use native::{Isolation, Offsets};
 use parking_lot::Mutex;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use reader::Readers;
@@ -229,7 +229,7 @@ impl Log for KafkaLog {
     fn offsets(&self, group: &str) -> Result<Vec<(TopicId, Partition, Offset)>, Error> {
         let what = format!("offsets of group {group}");
         let ask = |of: Option<&[(Arc<str>, i32, i64)]>| {
-            self.cluster.ask_until(&what, |client, timeout| match client.group_offsets(group, of, timeout) {
+            self.cluster.ask_until(&what, |client, timeout| match client.group_offsets(group, of, Offsets::Stable, timeout) {
                 Err(failure) if failure.code == Code::UnstableOffsetCommit => Ok(None),
                 Err(failure) if failure.code == Code::GroupIdNotFound => Ok(Some(Vec::new())),
                 other => other.map(Some),
@@ -256,6 +256,25 @@ impl Log for KafkaLog {
         offsets.sort_by_key(|(topic, partition, offset)| (*topic, *partition, std::cmp::Reverse(*offset)));
         offsets.dedup_by_key(|(topic, partition, _)| (*topic, *partition));
         Ok(offsets)
+    }
+
+    fn read_so_far(&self, group: &str, places: &[(TopicId, Partition)]) -> Result<Vec<Offset>, Error> {
+        let named = |(id, partition): &(TopicId, Partition)| {
+            Ok((Arc::clone(&self.topics.find(*id, *partition)?.name), partition.0 as i32, 0))
+        };
+        let named = places.iter().map(named).collect::<Result<Vec<_>, Error>>()?;
+        let what = format!("offsets of group {group}");
+        let found = self.cluster.ask(&what, |client, timeout| {
+            match client.group_offsets(group, Some(&named), Offsets::Shown, timeout) {
+                Err(failure) if failure.code == Code::GroupIdNotFound => Ok(Vec::new()),
+                other => other,
+            }
+        })?;
+        let of = |topic: &str, partition: i32| found.iter().find(|(name, p, _)| name == topic && *p == partition);
+        Ok(named
+            .iter()
+            .map(|(topic, partition, _)| of(topic, *partition).map_or(Offset(0), |(.., at)| Offset(*at as u64)))
+            .collect())
     }
 
     fn trim(&self, topic: TopicId, partition: Partition, before: Offset) -> Result<(), Error> {

@@ -6,6 +6,7 @@ mod failures;
 mod floor;
 mod groups;
 mod java;
+mod latency;
 mod security;
 mod transactions;
 mod zombie;
