@@ -284,9 +284,21 @@ impl KafkaConfig {
 
     /// A producer of transactions.
     pub(super) fn producer(&self, transactional_id: &str) -> ClientConfig {
-        let mut config = self.common("producer");
+        let mut config = self.producing();
         config.set("transactional.id", transactional_id);
         config.set("transaction.timeout.ms", self.transaction_timeout.as_millis().to_string());
+        config
+    }
+
+    /// A producer of records that need no transaction.
+    pub(super) fn single_producer(&self) -> ClientConfig {
+        let mut config = self.producing();
+        config.set("message.timeout.ms", "15000");
+        config
+    }
+
+    fn producing(&self) -> ClientConfig {
+        let mut config = self.common("producer");
         config.set("enable.idempotence", "true");
         config.set("acks", "all");
         // Records come in bulk and are flushed at once; this much lets batches fill while they are queued.
@@ -314,7 +326,9 @@ impl KafkaConfig {
             }
         }
         // What a property of one kind of client means nothing to the other is accepted by both.
-        for config in [self.reader(), self.producer("check"), self.member("check", GroupProtocol::Classic)] {
+        for config in
+            [self.reader(), self.producer("check"), self.single_producer(), self.member("check", GroupProtocol::Classic)]
+        {
             if let Err(error) = config.create_native_config() {
                 return wrong(error.to_string());
             }
@@ -344,6 +358,7 @@ const FIXED: &[&str] = &[
     "group.protocol",
     "isolation.level",
     "message.max.bytes",
+    "message.timeout.ms",
     "metadata.broker.list",
     "partition.assignment.strategy",
     "request.required.acks",

@@ -15,6 +15,7 @@ mod member;
 mod native;
 mod progress;
 mod reader;
+mod singles;
 mod topics;
 mod transactions;
 mod writer;
