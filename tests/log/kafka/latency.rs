@@ -25,11 +25,10 @@ fn one_hop_takes() {
         Err(_) => open(),
     };
     let name = format!("{}latency{}", prefix(), std::process::id());
-    let [input, output]: [&'static str; 2] = [format!("{name}-in").leak(), format!("{name}-out").leak()];
-    let input: Topic<String, u64> = Topic::new(input).partitions(PARTITIONS);
-    let output: Topic<String, u64> = Topic::new(output).partitions(PARTITIONS);
+    let [input, output] =
+        ["in", "out"].map(|topic| Topic::named(format!("{name}-{topic}"), String::CODEC, u64::CODEC).partitions(PARTITIONS));
 
-    let mut builder = StreamBuilder::new(name.leak());
+    let mut builder = StreamBuilder::new(&name);
     let count = Process::new("count", |ctx: &mut Scope<'_, String, u64>, record: Record<String, u64>| {
         let count = ctx.store(&COUNTS).get(&record.key)?.unwrap_or(0) + 1;
         ctx.store(&COUNTS).put(&record.key, &count)?;

@@ -5,6 +5,7 @@ pub mod broker;
 mod failures;
 mod floor;
 mod groups;
+mod handover;
 mod java;
 mod latency;
 mod security;
