@@ -73,6 +73,15 @@ pub trait Log: Send + Sync + 'static {
     /// [`Error::OutOfRange`] below the start or beyond the end.
     fn fetch(&self, topic: TopicId, partition: Partition, from: Offset, max_bytes: usize) -> Result<Fetched, Error>;
 
+    /// As [`Log::fetch`], for who reads a partition all the time: what has come in since the last call, without asking whether there is more. What
+    /// this process has committed may come a moment later, and the end is what is known of it.
+    ///
+    /// # Errors
+    /// As [`Log::fetch`].
+    fn follow(&self, topic: TopicId, partition: Partition, from: Offset, max_bytes: usize) -> Result<Fetched, Error> {
+        self.fetch(topic, partition, from, max_bytes)
+    }
+
     /// From where to where a partition can be read.
     ///
     /// # Errors

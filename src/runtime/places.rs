@@ -58,7 +58,9 @@ impl View {
 
     /// The part of one task.
     pub(crate) fn of(&self, (_, partition): TaskPlace) -> View {
-        View { only: Some(Partition(partition)), ..self.clone() }
+        let mut part = self.clone();
+        part.only = Some(Partition(partition));
+        part
     }
 
     /// How many rows one task has, as far as that can be told, and the end of the changelog that they stand at.

@@ -181,7 +181,7 @@ fn tell(shared: &Shared, topic: &TopicInfo, process: Option<&Process>) -> Result
 
 fn read(shared: &Shared, topic: &TopicInfo, next: &mut Offset) -> Result<(), log::Error> {
     loop {
-        let fetched = shared.log.fetch(topic.id, Partition(0), *next, FETCH_BYTES)?;
+        let fetched = shared.log.follow(topic.id, Partition(0), *next, FETCH_BYTES)?;
         if fetched.next == *next {
             return Ok(());
         }

@@ -209,6 +209,10 @@ impl Shared {
     /// Waits until the tasks of a sub-topology have committed past all of these.
     async fn pass(&self, sub: usize, mut left: Vec<(TopicIndex, Partition, Offset)>) {
         let mut moved = self.progress.moved.subscribe();
+        if self.embedded.is_none() {
+            // Who follows tasks tells how far they have come only while somebody waits.
+            self.log.wake();
+        }
         loop {
             moved.borrow_and_update();
             left.retain(|(topic, partition, end)| self.progress.committed(*topic, *partition) < *end);

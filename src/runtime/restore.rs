@@ -9,12 +9,12 @@ use std::time::Duration;
 use millstream_state::{Position, TaskState};
 
 use super::{Shared, StartError};
-use crate::log::{StoredBatch, TopicId, TopicInfo};
+use crate::log::{Fetched, StoredBatch, TopicId, TopicInfo};
 use crate::record::{Offset, Partition};
 use crate::topology::{DELETE_RETENTION_MS, StoreIndex};
 
 /// How much of a changelog is read at once, in bytes.
-const FETCH_BYTES: usize = 4 << 20;
+pub(super) const FETCH_BYTES: usize = 4 << 20;
 /// How long to wait for an open transaction to end before it is looked whether the task is still wanted.
 const WAIT: Duration = Duration::from_millis(50);
 
@@ -87,7 +87,8 @@ fn restore_store(
     let mut records = 0;
     while next < end {
         let seen = shared.log.version();
-        let applied = apply(shared, store, partition, state, next, |_, _, _| {})?;
+        let fetched = shared.log.fetch(shared.changelog(store).id, partition, next, FETCH_BYTES)?;
+        let applied = apply(shared, store, state, next, fetched, |_, _, _| {})?;
         if !wanted() {
             return Ok(None);
         }
@@ -109,8 +110,13 @@ pub(super) fn prepare(
     end: Offset,
 ) -> Result<Offset, StartError> {
     let changelog = shared.changelog(store);
+    let position = state.position(store.id());
+    // Who followed it until now has all of it: wherever it begins is before that.
+    if position.is_some_and(|at| at.topic_id == changelog.uuid && at.offset == end.0) {
+        return Ok(end);
+    }
     let start = shared.log.bounds(changelog.id, partition)?.start;
-    match begin(shared, changelog, state.position(store.id()), start, end) {
+    match begin(shared, changelog, position, start, end) {
         Ok(next) => Ok(next),
         // What lies behind the state was trimmed: there is nothing to rebuild it from.
         Err(misfit) if shared.embedded.is_some() => Err(refused(shared, store, partition, &misfit, start, end)),
@@ -132,17 +138,16 @@ pub(super) struct Applied {
     pub(super) records: u64,
 }
 
-/// Takes the next committed part of a changelog into the state, if there is one, and then tells `each` row of it.
+/// Takes a part of a changelog, as it was read from `next` on, into the state, and then tells `each` row of it.
 pub(super) fn apply(
     shared: &Shared,
     store: StoreIndex,
-    partition: Partition,
     state: &mut TaskState,
     next: Offset,
+    fetched: Fetched,
     mut each: impl FnMut(&[u8], Option<&[u8]>, Offset),
 ) -> Result<Applied, StartError> {
     let changelog = shared.changelog(store);
-    let fetched = shared.log.fetch(changelog.id, partition, next, FETCH_BYTES)?;
     let mut records = 0;
     if fetched.next > next {
         let rows = || fetched.batches.iter().flat_map(|batch| batch.records_from(next));

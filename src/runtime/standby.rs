@@ -29,8 +29,10 @@ struct Standby {
     partition: Partition,
     state: TaskState,
     stores: Vec<Followed>,
-    /// How far the task has read, by its own store, and not told yet.
+    /// How far the task has read, by its own store, and the other stores are not known to have what came of it.
     untold: Option<Vec<(TopicIndex, Offset)>>,
+    /// The same, and where the other stores must come to before that is told.
+    telling: Option<(Vec<(TopicIndex, Offset)>, Vec<Offset>)>,
 }
 
 /// One store of it.
@@ -58,9 +60,7 @@ pub(super) fn run(shared: &Arc<Shared>) {
             for standby in &mut standbys {
                 moved |= standby.follow(shared)?;
             }
-            if shared.progress.is_awaited() {
-                tell(shared, &mut standbys)?;
-            }
+            tell(shared, &mut standbys)?;
             Ok(moved)
         });
         match moved {
@@ -103,7 +103,7 @@ impl Standby {
             let next = restore::prepare(shared, store, partition, &mut state, end)?;
             stores.push(Followed { store, next, end });
         }
-        Ok(Some(Standby { sub, partition, state, stores, untold: None }))
+        Ok(Some(Standby { sub, partition, state, stores, untold: None, telling: None }))
     }
 
     /// The task is not followed any more: its rows here are not to be read.
@@ -154,32 +154,43 @@ impl Standby {
     }
 }
 
-/// Tells how far tasks have read, once all of their stores here hold what came of it.
+/// Tells how far tasks have read, once all of their stores here hold what came of it; and asks where that is for those of which it is not
+/// known yet, all at once, if anybody waits.
 fn tell(shared: &Shared, standbys: &mut [Standby]) -> Result<(), StartError> {
-    let mut untold: Vec<&mut Standby> = standbys.iter_mut().filter(|standby| standby.untold.is_some()).collect();
+    let mut told = false;
+    for standby in standbys.iter_mut() {
+        let meta = shared.topology.subs[standby.sub].meta;
+        // The task's own store was read before the ends were asked for; what it has had since is for the next time.
+        let here = |ends: &[Offset]| {
+            standby.stores.iter().zip(ends).all(|(followed, end)| followed.store == meta || followed.next >= *end)
+        };
+        if let Some((offsets, _)) = standby.telling.take_if(|(_, ends)| here(ends)) {
+            for (topic, next) in offsets {
+                shared.progress.set(topic, standby.partition, next);
+            }
+            told = true;
+        }
+    }
+    if told {
+        shared.progress.signal();
+    }
+    if !shared.progress.is_awaited() {
+        return Ok(());
+    }
+    let mut asking: Vec<&mut Standby> =
+        standbys.iter_mut().filter(|standby| standby.telling.is_none() && standby.untold.is_some()).collect();
     let place = |standby: &Standby, followed: &Followed| (shared.changelog(followed.store).id, standby.partition);
-    let places: Vec<_> = untold.iter().flat_map(|standby| standby.stores.iter().map(|store| place(standby, store))).collect();
+    let places: Vec<_> = asking.iter().flat_map(|standby| standby.stores.iter().map(|store| place(standby, store))).collect();
     if places.is_empty() {
         return Ok(());
     }
     let mut ends = shared.log.open_ends(&places)?.into_iter();
-    for standby in &mut untold {
-        let meta = shared.topology.subs[standby.sub].meta;
-        for (followed, end) in standby.stores.iter_mut().zip(ends.by_ref()) {
-            // The task's own store was read before the ends were asked for; what it has had since is for the next time.
-            while followed.store != meta && followed.next < end && shared.follows(standby.sub, standby.partition) {
-                let seen = shared.log.version();
-                if !followed.advance(shared, standby.partition, &mut standby.state, true)? {
-                    shared.log.wait(seen, WAIT);
-                }
-            }
-        }
-        for (topic, next) in standby.untold.take().unwrap_or_default() {
-            shared.progress.set(topic, standby.partition, next);
-        }
+    for standby in &mut asking {
+        let ends = ends.by_ref().take(standby.stores.len()).collect();
+        standby.telling = standby.untold.take().map(|offsets| (offsets, ends));
     }
-    shared.progress.signal();
-    Ok(())
+    // What is there already is told at once.
+    tell(shared, standbys)
 }
 
 impl Followed {
@@ -194,7 +205,8 @@ impl Followed {
         let applied = {
             let watchers = shared.watchers.hold();
             let watched = watched && !watchers.is_empty();
-            restore::apply(shared, self.store, partition, state, self.next, |key, value, position| {
+            let fetched = shared.log.follow(shared.changelog(self.store).id, partition, self.next, restore::FETCH_BYTES)?;
+            restore::apply(shared, self.store, state, self.next, fetched, |key, value, position| {
                 if watched && watchers.wants(self.store, key) {
                     let (key, value) = (Bytes::copy_from_slice(key), value.map(Bytes::copy_from_slice));
                     changes.push(Arc::new(Change { key, value, partition, position }));

@@ -62,7 +62,10 @@ fn fill(api: &Shop) {
         api.claim_and_wait(coupon, user);
         api.confirmed(user, product);
     }
-    (0..8).for_each(|_| drop((api.coupon(5), api.product(10, 10))));
+    for _ in 0..8 {
+        api.coupon(5);
+        api.product(10, 10);
+    }
 }
 
 /// Waits until nothing is on its way any more, and gives all rows of all stores.

@@ -169,6 +169,10 @@ impl Log for KafkaLog {
         self.readers.fetch(&self.cluster, &self.topics, (topic, partition), from, max_bytes)
     }
 
+    fn follow(&self, topic: TopicId, partition: Partition, from: Offset, max_bytes: usize) -> Result<Fetched, Error> {
+        self.readers.follow(&self.cluster, &self.topics, (topic, partition), from, max_bytes)
+    }
+
     fn bounds(&self, topic: TopicId, partition: Partition) -> Result<Bounds, Error> {
         reader::bounds(&self.cluster, &self.topics, topic, partition)
     }

@@ -26,7 +26,7 @@ type Seen = Vec<Vec<(Instant, u64, u64)>>;
 
 fn start(name: &'static str, number: u64, protocol: GroupProtocol, dir: &Path) -> App {
     let mut builder = StreamBuilder::new(name);
-    let count = Process::new("count", move |ctx: &mut Scope<'_, String, u64>, record: Record<String, u64>| {
+    let count = Process::new("count", move |ctx: &mut Scope<'_, String, (u64, u64)>, record: Record<String, u64>| {
         let count = ctx.store(&COUNTS).get(&record.key)?.unwrap_or(0) + 1;
         ctx.store(&COUNTS).put(&record.key, &count)?;
         ctx.forward(record.with_value((number, count)))
