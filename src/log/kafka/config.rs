@@ -301,6 +301,8 @@ impl KafkaConfig {
         let mut config = self.common("producer");
         config.set("enable.idempotence", "true");
         config.set("acks", "all");
+        // Most of what is asked again is whether the transaction before is marked by now, which takes milliseconds.
+        config.set("retry.backoff.ms", "5");
         // Records come in bulk and are flushed at once; this much lets batches fill while they are queued.
         config.set("linger.ms", "5");
         config.set("batch.num.messages", "100000");
@@ -338,7 +340,7 @@ impl KafkaConfig {
 }
 
 /// How often a member says that it lives. Changes of a group are heard of with it, so it is most of a planned hand-over.
-pub(super) const HEARTBEAT: Duration = Duration::from_millis(300);
+pub(super) const HEARTBEAT: Duration = Duration::from_millis(100);
 
 /// The largest record, with room for what is around it, that topics made here take.
 pub(super) const MAX_MESSAGE_BYTES: usize = 2 << 20;

@@ -126,9 +126,9 @@ impl KafkaLog {
     }
 }
 
-/// The transactional id of a worker.
-fn transactional_id(group: &str, instance: &str, worker: usize) -> Arc<str> {
-    format!("{group}-{instance}-{worker}").into()
+/// The transactional ids of a worker, which it uses in turn: the cluster still marks the transaction before when the next begins.
+fn transactional_ids(group: &str, instance: &str, worker: usize) -> [Arc<str>; 2] {
+    ["a", "b"].map(|turn| format!("{group}-{instance}-{worker}{turn}").into())
 }
 
 impl Drop for KafkaLog {
@@ -199,8 +199,8 @@ impl Log for KafkaLog {
     }
 
     fn fence(&self, group: &str, instance: &str, workers: usize) -> Result<(), Error> {
-        let ids = (0..workers).map(|worker| transactional_id(group, instance, worker));
-        ids.into_iter().try_for_each(|id| Transactions::new(&self.cluster, &self.topics, id).ready())
+        let mut ids = (0..workers).flat_map(|worker| transactional_ids(group, instance, worker));
+        ids.try_for_each(|id| Transactions::new(&self.cluster, &self.topics, id).ready())
     }
 
     fn health(&self) -> Health {
