@@ -155,7 +155,7 @@ fn watch(name: &'static str, seen: &Mutex<Seen>, done: &AtomicBool) {
         let version = log.version();
         let mut moved = false;
         for (partition, next) in next.iter_mut().enumerate() {
-            let fetched = log.fetch(output.id, Partition(partition as u32), *next, 1 << 20).expect("it can be read");
+            let fetched = log.follow(output.id, Partition(partition as u32), *next, 1 << 20).expect("it can be read");
             let at = Instant::now();
             for record in fetched.batches.iter().flat_map(|batch| batch.records_from(*next)) {
                 let (who, count) = <(u64, u64)>::CODEC.decode(record.value).expect("two numbers");

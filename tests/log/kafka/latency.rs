@@ -56,7 +56,7 @@ fn one_hop_takes() {
             let version = log.version();
             let mut moved = false;
             for (partition, next) in next.iter_mut().enumerate() {
-                let fetched = log.fetch(topic.id, Partition(partition as u32), *next, 1 << 20).expect("it can be read");
+                let fetched = log.follow(topic.id, Partition(partition as u32), *next, 1 << 20).expect("it can be read");
                 for record in fetched.batches.iter().flat_map(|batch| batch.records_from(*next)) {
                     let number = u64::CODEC.decode(record.value).expect("a number");
                     left -= 1;
