@@ -10,7 +10,7 @@ use millstream_state::{Position, TaskState};
 
 use super::{Shared, StartError};
 use crate::log::{Fetched, StoredBatch, TopicId, TopicInfo};
-use crate::record::{Offset, Partition};
+use crate::record::{Offset, Partition, Timestamp};
 use crate::topology::{DELETE_RETENTION_MS, StoreIndex};
 
 /// How much of a changelog is read at once, in bytes.
@@ -136,6 +136,8 @@ pub(super) struct Applied {
     /// The changelog's end, as far as is known.
     pub(super) end: Offset,
     pub(super) records: u64,
+    /// When the last of it was committed, by the clock of who did.
+    pub(super) committed_at: Option<Timestamp>,
 }
 
 /// Takes a part of a changelog, as it was read from `next` on, into the state, and then tells `each` row of it.
@@ -149,10 +151,11 @@ pub(super) fn apply(
 ) -> Result<Applied, StartError> {
     let changelog = shared.changelog(store);
     let mut records = 0;
+    let committed_at = fetched.batches.last().map(StoredBatch::appended_at);
     if fetched.next > next {
         let rows = || fetched.batches.iter().flat_map(|batch| batch.records_from(next));
         let keyed = rows().filter_map(|record| Some((record.key?, record.value)));
-        let wall_ms = fetched.batches.last().map_or(shared.config.clock.now(), StoredBatch::appended_at).0;
+        let wall_ms = committed_at.unwrap_or(shared.config.clock.now()).0;
         let until = Position { topic_id: changelog.uuid, offset: fetched.next.0, wall_ms };
         state.restore(store.id(), keyed.inspect(|_| records += 1), until)?;
         for record in rows() {
@@ -161,7 +164,7 @@ pub(super) fn apply(
             }
         }
     }
-    Ok(Applied { next: fetched.next, end: fetched.end, records })
+    Ok(Applied { next: fetched.next, end: fetched.end, records, committed_at })
 }
 
 fn refused(shared: &Shared, store: StoreIndex, partition: Partition, misfit: &Misfit, start: Offset, end: Offset) -> StartError {

@@ -60,7 +60,6 @@ impl Roles {
     }
 
     /// When a standby last had everything.
-    #[cfg(feature = "http")]
     pub(super) fn current_at(&self, sub: usize, partition: Partition) -> Timestamp {
         Timestamp(self.current_at[sub][partition.0 as usize].load(Ordering::Acquire))
     }

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use millstream_state::{TaskId, TaskState};
@@ -14,12 +14,14 @@ use millstream_state::{TaskId, TaskState};
 use super::roles::Role;
 use super::watch::Change;
 use super::{Shared, StartError, restore};
-use crate::record::{Offset, Partition};
+use crate::record::{Offset, Partition, Timestamp};
 use crate::task::meta;
 use crate::topology::{StoreIndex, TopicIndex};
 
 /// The longest sleep between two looks at the changelogs.
 const WAIT: Duration = Duration::from_millis(100);
+/// How often it is looked which tasks are to be followed here.
+const PLACE_EVERY: Duration = Duration::from_millis(50);
 /// How long a task that cannot be followed is left alone.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -39,23 +41,32 @@ struct Standby {
 struct Followed {
     store: StoreIndex,
     next: Offset,
-    end: Offset,
+    /// Where it must come to before it can be read.
+    first_end: Offset,
+    /// Whether it has all that is known of, and when the last of it was committed.
+    is_current: bool,
+    committed_at: Timestamp,
 }
 
 /// Follows tasks until the application stops.
 pub(super) fn run(shared: &Arc<Shared>) {
     let mut standbys: Vec<Standby> = Vec::new();
+    let mut placed = None::<Instant>;
     while !shared.stopping.load(Ordering::Acquire) {
         let seen = shared.log.version();
+        let place = placed.is_none_or(|at| at.elapsed() >= PLACE_EVERY);
         // A task that is this process's own now is let go, so that it can be taken.
         standbys.retain(|standby| {
-            let stays = shared.follows(standby.sub, standby.partition);
+            let Standby { sub, partition, .. } = *standby;
+            let stays = !shared.roles.get(sub, partition).is_mine() && (!place || shared.follows(sub, partition));
             if !stays {
                 standby.is_gone(shared);
             }
             stays
         });
-        let moved = begin_new(shared, &mut standbys).and_then(|()| {
+        let begun = if place { begin_new(shared, &mut standbys) } else { Ok(()) };
+        let moved = begun.and_then(|()| {
+            placed = if place { Some(Instant::now()) } else { placed };
             let mut moved = false;
             for standby in &mut standbys {
                 moved |= standby.follow(shared)?;
@@ -101,9 +112,12 @@ impl Standby {
         let ends = shared.log.open_ends(&restore::changelogs(shared, indexes, partition))?;
         for (&store, end) in indexes.iter().zip(ends) {
             let next = restore::prepare(shared, store, partition, &mut state, end)?;
-            stores.push(Followed { store, next, end });
+            stores.push(Followed { store, next, first_end: end, is_current: false, committed_at: Timestamp(0) });
         }
-        Ok(Some(Standby { sub, partition, state, stores, untold: None, telling: None }))
+        let mut standby = Standby { sub, partition, state, stores, untold: None, telling: None };
+        // What it has from before is told like what comes in.
+        standby.untold = Some(standby.read_meta(shared)?);
+        Ok(Some(standby))
     }
 
     /// The task is not followed any more: its rows here are not to be read.
@@ -125,8 +139,13 @@ impl Standby {
         if read_on {
             self.untold = Some(self.read_meta(shared)?);
         }
-        if self.stores.iter().all(|followed| followed.next >= followed.end) {
-            shared.roles.is_current(self.sub, self.partition, now);
+        // While the owner always has a transaction open, an end is never reached: then what counts is the last commit that is here.
+        let last_commit =
+            self.stores.iter().filter(|followed| followed.store == meta).map(|followed| followed.committed_at).max();
+        let current_at = if self.stores.iter().all(|followed| followed.is_current) { Some(now) } else { last_commit };
+        let before = shared.roles.current_at(self.sub, self.partition);
+        shared.roles.is_current(self.sub, self.partition, current_at.map_or(before, |at| at.clamp(before, now.max(before))));
+        if self.stores.iter().all(|followed| followed.next >= followed.first_end) {
             shared.roles.change(self.sub, self.partition, Role::Away, Role::Standby);
         }
         Ok(moved)
@@ -215,7 +234,8 @@ impl Followed {
         };
         let watchers = shared.watchers.hold();
         changes.iter().for_each(|change| watchers.publish(self.store, change));
-        self.end = self.end.max(applied.end);
+        self.is_current = applied.next >= applied.end;
+        self.committed_at = applied.committed_at.unwrap_or(self.committed_at);
         Ok(std::mem::replace(&mut self.next, applied.next) != applied.next)
     }
 }
