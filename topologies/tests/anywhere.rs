@@ -54,6 +54,11 @@ fn rows(shop: &Shop, store: &str) -> Result<Vec<Value>, Response> {
     }
 }
 
+/// What a key stands for that several partitions have, each with a value of its own: counters are like that.
+fn first<'a>(rows: &'a [Value], row: &Value) -> &'a Value {
+    rows.iter().find(|other| other["key"] == row["key"]).expect("it is one of them")
+}
+
 /// Some of everything that the shop knows.
 fn fill(api: &Shop) {
     let (product, coupon) = (api.product(1_000, 100), api.coupon(100));
@@ -103,7 +108,7 @@ fn every_key_is_read_from_every_worker_also_while_tasks_move() {
                 for row in rows {
                     let path = format!("/views/{store}/{}", path_of(&row["key"]));
                     let answer = worker.get(&path);
-                    assert_eq!(&answer.ok(200), row, "{path}");
+                    assert_eq!(&answer.ok(200), first(rows, row), "{path}");
                     assert_eq!(staleness(&answer), None, "its owner is there: {path}");
                 }
                 worker.get(&format!("/views/{store}/nonsense/x")).refused(404, "NOT_FOUND");
@@ -139,7 +144,7 @@ fn every_key_is_read_from_every_worker_also_while_tasks_move() {
                         missing += 1;
                         continue;
                     }
-                    assert_eq!(&answer.ok(200), row, "{path}");
+                    assert_eq!(&answer.ok(200), first(rows, row), "{path}");
                     stale += u32::from(staleness(&answer).is_some());
                 }
                 match self::rows(&stays, store) {

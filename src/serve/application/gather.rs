@@ -54,12 +54,14 @@ pub(super) enum Cost {
 struct Part<T> {
     tasks: Vec<TaskPlace>,
     staleness_ms: Option<u64>,
-    found: Vec<T>,
+    /// Each with its partition.
+    found: Vec<(u32, T)>,
 }
 
 /// What all tasks have that could be asked.
 pub(super) struct Gathered<T> {
-    pub(super) found: Vec<T>,
+    /// Each with its partition, in the order of these.
+    pub(super) found: Vec<(u32, T)>,
     /// The tasks that nobody has now.
     pub(super) missing: Vec<TaskPlace>,
     staleness_ms: Option<u64>,
@@ -159,6 +161,7 @@ impl Views {
                 gathered.found.extend(part.found);
             }
         }
+        gathered.found.sort_by_key(|(partition, _)| *partition);
         Ok(Answered::Client(gathered))
     }
 
@@ -188,7 +191,7 @@ impl Views {
                     Ok(found) => {
                         part.tasks.push(task);
                         part.staleness_ms = part.staleness_ms.max(staleness_ms);
-                        part.found.extend(found);
+                        part.found.extend(found.into_iter().map(|one| (task.1, one)));
                     }
                     // It has gone since it was placed here.
                     Err(QueryError::Elsewhere { .. }) => {}

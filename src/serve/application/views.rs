@@ -26,7 +26,6 @@ const MAX_LIMIT: u64 = 500;
 #[derive(Serialize, Deserialize)]
 struct Counted {
     store: String,
-    partition: u32,
     rows: u64,
     exact: bool,
     end: u64,
@@ -41,7 +40,7 @@ pub(super) async fn list(views: Views, request: Request) -> Result<Response, Api
     let count = move |task: TaskPlace| {
         let counted = parts.iter().filter(|view| view.tasks_of().contains(&task)).map(|view| {
             let (Entries { rows, exact }, end) = view.counted(task)?;
-            Ok(Counted { store: view.name().to_owned(), partition: task.1, rows, exact, end: end.0 })
+            Ok(Counted { store: view.name().to_owned(), rows, exact, end: end.0 })
         });
         counted.collect()
     };
@@ -50,8 +49,7 @@ pub(super) async fn list(views: Views, request: Request) -> Result<Response, Api
         Answered::Client(gathered) => gathered,
     };
     let shown = stores.into_iter().map(|store| {
-        let mut parts: Vec<&Counted> = gathered.found.iter().filter(|part| part.store == store.name).collect();
-        parts.sort_unstable_by_key(|part| part.partition);
+        let parts: Vec<&(u32, Counted)> = gathered.found.iter().filter(|(_, part)| part.store == store.name).collect();
         let all = parts.len() as u64 == u64::from(store.partitions);
         json!({
             "name": store.name,
@@ -59,9 +57,9 @@ pub(super) async fn list(views: Views, request: Request) -> Result<Response, Api
             "valueType": store.value_type,
             "kind": store.kind,
             "partitions": store.partitions,
-            "entries": parts.iter().map(|part| part.rows).sum::<u64>(),
-            "entriesExact": all && parts.iter().all(|part| part.exact),
-            "positions": parts.iter().map(|part| json!({"partition": part.partition, "offset": part.end})).collect::<Vec<_>>(),
+            "entries": parts.iter().map(|(_, part)| part.rows).sum::<u64>(),
+            "entriesExact": all && parts.iter().all(|(_, part)| part.exact),
+            "positions": parts.iter().map(|(partition, part)| json!({"partition": partition, "offset": part.end})).collect::<Vec<_>>(),
         })
     });
     Response::json(StatusCode::OK, &json!({"stores": shown.collect::<Vec<_>>()})).map(|response| gathered.mark(response))
@@ -80,8 +78,8 @@ pub(super) async fn row(views: Views, request: Request) -> Result<Response, ApiE
         Answered::Peer(response) => return Ok(response),
         Answered::Client(gathered) => gathered,
     };
-    // Where it is found counts more than where it cannot be looked for.
-    let Some(Coded(value)) = gathered.found.first() else {
+    // Where it is found counts more than where it cannot be looked for. Of several partitions that have it, the first does.
+    let Some((_, Coded(value))) = gathered.found.first() else {
         gathered.complete()?;
         return Err(ApiError::not_found("KEY_NOT_FOUND", format!("{} has no value of this key", view.name())));
     };
@@ -117,9 +115,9 @@ pub(super) async fn rows(views: Views, request: Request) -> Result<Response, Api
     };
     gathered.complete()?;
     let page = &mut gathered.found;
-    page.sort_unstable_by(|(a, _), (b, _)| a.0.cmp(&b.0));
+    page.sort_by(|(_, (a, _)), (_, (b, _))| a.0.cmp(&b.0));
     let mut body = br#"{"entries":["#.to_vec();
-    for (n, (key, value)) in page.iter().take(limit).enumerate() {
+    for (n, (_, (key, value))) in page.iter().take(limit).enumerate() {
         if n > 0 {
             body.push(b',');
         }
@@ -128,7 +126,7 @@ pub(super) async fn rows(views: Views, request: Request) -> Result<Response, Api
     body.push(b']');
     if page.len() > limit {
         body.extend_from_slice(br#","next":""#);
-        body.extend_from_slice(URL_SAFE_NO_PAD.encode(&page[limit - 1].0.0).as_bytes());
+        body.extend_from_slice(URL_SAFE_NO_PAD.encode(&page[limit - 1].1.0.0).as_bytes());
         body.push(b'"');
     }
     body.push(b'}');

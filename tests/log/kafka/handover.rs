@@ -6,9 +6,7 @@ use super::{config, prefix};
 use millstream::codec::Data;
 use millstream::log::kafka::GroupProtocol;
 use millstream::log::{Append, KafkaLog, Log, RecordBatch, Transaction};
-use millstream::{
-    App, Config, Headers, Offset, Partition, Process, Record, Scope, Standbys, Store, StreamBuilder, Timestamp, Topic,
-};
+use millstream::{App, Clock, Config, Headers, Offset, Partition, Process, Record, Scope, Standbys, Store, StreamBuilder, Topic};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
@@ -54,10 +52,14 @@ fn pass(time: Duration) {
     }
 }
 
-fn until(what: &str, mut holds: impl FnMut() -> bool) {
+fn until(what: &str, mut holds: impl FnMut() -> Result<(), String>) {
     let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < Duration::from_secs(60), "not within a minute: {what}");
+    while let Err(state) = holds() {
+        if begun.elapsed() > Duration::from_secs(60) {
+            // The threads beside would be waited for.
+            eprintln!("not within a minute: {what}: {state}");
+            std::process::abort();
+        }
         pass(Duration::from_millis(20));
     }
 }
@@ -93,14 +95,26 @@ fn a_planned_stop_hands_tasks_to_who_followed_them_and_stops_no_other() {
             until("each has its share, and follows that of the other", || {
                 let owners = owners(seen);
                 let share = |who| owners.iter().filter(|owner| **owner == Some(who)).count() == PARTITIONS as usize / 2;
-                share(0) && share(1) && (0..PARTITIONS).all(|partition| view.get(&format!("key-{partition}")).is_ok())
+                let readable = |partition: &u32| view.get(&format!("key-{partition}")).is_ok();
+                let all = (0..PARTITIONS).all(|partition| readable(&partition));
+                let state = || {
+                    format!(
+                        "{owners:?}, {:?}, {:?}",
+                        (0..PARTITIONS).filter(readable).collect::<Vec<_>>(),
+                        stays.handle().health()
+                    )
+                };
+                if share(0) && share(1) && all { Ok(()) } else { Err(state()) }
             });
             // So that what the sharing out held up is behind.
             pass(Duration::from_millis(500));
             let (before, begun) = (owners(seen), Instant::now());
             stops.stop();
             let stopping = begun.elapsed();
-            until("the tasks go on elsewhere", || owners(seen).iter().all(|owner| *owner == Some(0)));
+            until("the tasks go on elsewhere", || {
+                let owners = owners(seen);
+                if owners.iter().all(|owner| *owner == Some(0)) { Ok(()) } else { Err(format!("{owners:?}")) }
+            });
             pass(Duration::from_millis(500));
             let over = Instant::now();
             fed.store(false, SeqCst);
@@ -130,20 +144,20 @@ fn feed(name: &'static str, fed: &AtomicBool) {
     let mut value = Vec::new();
     u64::CODEC.encode(&1, &mut value).expect("a number");
     let begun = Instant::now();
-    let mut round = 0;
+    let mut round = 0_u32;
     while fed.load(SeqCst) {
         let appended: Vec<_> = (0..PARTITIONS)
             .map(|partition| {
                 let mut batch = RecordBatch::new();
                 let key = format!("key-{partition}");
-                batch.push(Timestamp(1_760_000_000_000 + round), Some(key.as_bytes()), Some(&value), &Headers::EMPTY);
+                batch.push(Clock::System.now(), Some(key.as_bytes()), Some(&value), &Headers::EMPTY);
                 let append = Append { topic: input.id, partition: Partition(partition), batch };
                 log.commit(Transaction { appends: vec![append], ..Transaction::default() })
             })
             .collect();
         appended.into_iter().for_each(|pending| drop(pending.wait().expect("it is appended")));
         round += 1;
-        std::thread::park_timeout((EVERY * round as u32).saturating_sub(begun.elapsed()));
+        std::thread::park_timeout((EVERY * round).saturating_sub(begun.elapsed()));
     }
 }
 
