@@ -144,7 +144,8 @@ fn every_key_is_read_from_every_worker_also_while_tasks_move() {
                         missing += 1;
                         continue;
                     }
-                    assert_eq!(&answer.ok(200), first(rows, row), "{path}");
+                    // Where the first of several partitions that have the key is missing, another answers.
+                    assert!(answer.ok(200)["key"] == row["key"] && rows.contains(&answer.json()), "{path}: {answer:?}");
                     stale += u32::from(staleness(&answer).is_some());
                 }
                 match self::rows(&stays, store) {
