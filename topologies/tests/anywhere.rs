@@ -127,6 +127,9 @@ fn every_key_is_read_from_every_worker_also_while_tasks_move() {
             }
         }
         let expected = settled(&api);
+        // It follows every task, so it would answer for those of the dead.
+        api.signal("TERM");
+        assert!(api.wait(Duration::from_secs(10)).success());
 
         // A task whose owner has died is nowhere, or where it was followed, and then where it goes.
         dies.signal("KILL");

@@ -40,6 +40,12 @@ fn input(name: &str) -> Topic<String, u64> {
     Topic::named(format!("{name}-in"), String::CODEC, u64::CODEC).partitions(PARTITIONS)
 }
 
+/// The key of a partition, of input and output alike.
+fn key_of(wanted: u32) -> String {
+    let partition = |key: &String| millstream::log::partition(Some(key.as_bytes()), PARTITIONS, 0) == Partition(wanted);
+    (0..).map(|number| format!("key-{number}")).find(partition).expect("every partition has keys")
+}
+
 /// Who counted, and the count.
 fn output(name: &str) -> Topic<String, (u64, u64)> {
     Topic::named(format!("{name}-out"), String::CODEC, <(u64, u64)>::CODEC).partitions(PARTITIONS)
@@ -95,7 +101,7 @@ fn a_planned_stop_hands_tasks_to_who_followed_them_and_stops_no_other() {
             until("each has its share, and follows that of the other", || {
                 let owners = owners(seen);
                 let share = |who| owners.iter().filter(|owner| **owner == Some(who)).count() == PARTITIONS as usize / 2;
-                let readable = |partition: &u32| view.get(&format!("key-{partition}")).is_ok();
+                let readable = |partition: &u32| view.get(&key_of(*partition)).is_ok();
                 let all = (0..PARTITIONS).all(|partition| readable(&partition));
                 let state = || {
                     format!(
@@ -143,14 +149,15 @@ fn feed(name: &'static str, fed: &AtomicBool) {
     let input = log.topic(input(name).name()).expect("it can be asked").expect("it was made");
     let mut value = Vec::new();
     u64::CODEC.encode(&1, &mut value).expect("a number");
+    let keys: Vec<String> = (0..PARTITIONS).map(key_of).collect();
     let begun = Instant::now();
     let mut round = 0_u32;
     while fed.load(SeqCst) {
         let appended: Vec<_> = (0..PARTITIONS)
             .map(|partition| {
                 let mut batch = RecordBatch::new();
-                let key = format!("key-{partition}");
-                batch.push(Clock::System.now(), Some(key.as_bytes()), Some(&value), &Headers::EMPTY);
+                let key = keys[partition as usize].as_bytes();
+                batch.push(Clock::System.now(), Some(key), Some(&value), &Headers::EMPTY);
                 let append = Append { topic: input.id, partition: Partition(partition), batch };
                 log.commit(Transaction { appends: vec![append], ..Transaction::default() })
             })
