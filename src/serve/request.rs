@@ -281,14 +281,16 @@ impl Request {
     /// # Errors
     /// 400 `INVALID_FIELD` if one of them is unreadable, 504 `VIEW_BEHIND` if the view does not come so far in time.
     pub async fn at_least(&self, application: &Handle, store: &str) -> Result<(), ApiError> {
-        let Some(token) = self.token()? else { return Ok(()) };
-        waited(application.at_least(&token, store, self.wait()?).await)
+        let (wait, token) = (self.wait()?, self.token()?);
+        let Some(token) = token else { return Ok(()) };
+        waited(application.at_least(&token, store, wait).await)
     }
 
     /// The same for these partitions of the store alone.
     pub(super) async fn at_least_in(&self, application: &Handle, store: &str, partitions: &[Partition]) -> Result<(), ApiError> {
-        let Some(token) = self.token()? else { return Ok(()) };
-        waited(application.at_least_in(&token, store, partitions, self.wait()?).await)
+        let (wait, token) = (self.wait()?, self.token()?);
+        let Some(token) = token else { return Ok(()) };
+        waited(application.at_least_in(&token, store, partitions, wait).await)
     }
 
     fn token(&self) -> Result<Option<Token>, ApiError> {

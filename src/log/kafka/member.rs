@@ -71,7 +71,12 @@ impl KafkaMember {
         let ids = transactional_ids(group, &cluster.config.instance, membership.worker);
         let mut transactions = ids.map(|id| Transactions::new(&cluster, &topics, id));
         // What this worker left open when it died holds up whoever reads its topics.
-        transactions.iter_mut().try_for_each(Transactions::ready)?;
+        std::thread::scope(|scope| {
+            let [one, other] = &mut transactions;
+            let one = scope.spawn(|| one.ready());
+            let other = other.ready();
+            one.join().expect("a producer does not panic").and(other)
+        })?;
         let shared = Arc::new(Mutex::new(Shared {
             anchors: anchors.iter().cloned().collect(),
             tasks: membership.subs.iter().map(|sub| sub.tasks).collect(),
