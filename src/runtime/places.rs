@@ -8,7 +8,9 @@ use millstream_state::{Entries, TaskId};
 use super::config::Standbys;
 use super::handle::Handle;
 use super::roles::Role;
+use super::seen::Seen;
 use super::view::{QueryError, View};
+use crate::log::Moment;
 use crate::record::{Offset, Partition};
 
 /// A task: its sub-topology and its partition.
@@ -50,6 +52,27 @@ impl Handle {
     }
 }
 
+impl Handle {
+    /// How many rows a task has of each of these stores that it has a part of, as far as that can be told, and the end of the changelog that they
+    /// stand at.
+    pub(crate) fn counted(&self, stores: &[View], task: TaskPlace) -> Result<Seen<Vec<(String, Entries, Offset)>>, QueryError> {
+        // A disk that cannot be read now has its say in a query, not in a list of what there is.
+        let unknown = Entries { rows: 0, exact: false };
+        let id = TaskId { sub_topology: task.0 as u32, partition: task.1 };
+        let (mut counted, mut seen) = (Vec::new(), Moment::DURABLE);
+        for view in stores.iter().filter(|view| view.tasks_of().contains(&task)) {
+            let store = view.store.id();
+            let ((entries, end), at) = view.read(id, |rows| {
+                let end = rows.position(store).map_or(0, |at| at.offset);
+                (rows.entries(store).unwrap_or(unknown), Offset(end))
+            })?;
+            seen = seen.max(at);
+            counted.push((view.name().to_owned(), entries, end));
+        }
+        Ok(Seen::new(&self.shared, counted, seen))
+    }
+}
+
 impl View {
     /// The tasks that have a part of the store.
     pub(crate) fn tasks_of(&self) -> Vec<TaskPlace> {
@@ -61,16 +84,5 @@ impl View {
         let mut part = self.clone();
         part.only = Some(Partition(partition));
         part
-    }
-
-    /// How many rows one task has, as far as that can be told, and the end of the changelog that they stand at.
-    pub(crate) fn counted(&self, (sub, partition): TaskPlace) -> Result<(Entries, Offset), QueryError> {
-        let (task, store) = (TaskId { sub_topology: sub as u32, partition }, self.store.id());
-        // A disk that cannot be read now has its say in a query, not in a list of what there is.
-        let unknown = Entries { rows: 0, exact: false };
-        self.read(task, |rows| {
-            let end = rows.position(store).map_or(0, |at| at.offset);
-            (rows.entries(store).unwrap_or(unknown), Offset(end))
-        })
     }
 }

@@ -1,7 +1,7 @@
 //! Appends from outside of workers: a thread. While it commits, others queue; what has queued is the next transaction, so thousands of small
 //! appends share one. Where all that has queued are single records, no transaction is needed.
 
-use super::super::{Committed, Error, Pending, Transaction};
+use super::super::{Committed, Error, Moment, Pending, Transaction};
 use super::cluster::Cluster;
 use super::native::GroupMetadata;
 use super::singles::Singles;
@@ -164,7 +164,7 @@ fn answer(group: Vec<Waiting>, outcome: Result<Vec<crate::Offset>, Error>) {
             Ok(_) => {
                 let (own, rest) = bases.split_at(waiting.transaction.appends.len());
                 bases = rest;
-                Ok(Committed { base_offsets: own.to_vec() })
+                Ok(Committed { base_offsets: own.to_vec(), at: Moment::DURABLE })
             }
             Err(error) => Err(error.clone()),
         };

@@ -24,7 +24,7 @@ use super::super::request::Request;
 use super::super::response::Response;
 use super::blocking;
 use crate::record::Partition;
-use crate::runtime::{Handle, Place, QueryError, TaskPlace};
+use crate::runtime::{Handle, Place, QueryError, Seen, TaskPlace};
 
 /// The tasks that another process asks for, each as `sub-topology.partition`, by commas.
 const TASKS: HeaderName = HeaderName::from_static("x-view-tasks");
@@ -113,7 +113,7 @@ impl Views {
     ) -> Result<Answered<T>, ApiError>
     where
         T: Serialize + DeserializeOwned + Send + 'static,
-        R: Fn(TaskPlace) -> Result<Vec<T>, QueryError> + Clone + Send + 'static,
+        R: Fn(TaskPlace) -> Result<Seen<Vec<T>>, QueryError> + Clone + Send + 'static,
     {
         if let Some(asked) = asked_for(request, &tasks)? {
             let part = self.here(request, asked, store, cost, read).await?;
@@ -176,7 +176,7 @@ impl Views {
     ) -> Result<Part<T>, ApiError>
     where
         T: Send + 'static,
-        R: Fn(TaskPlace) -> Result<Vec<T>, QueryError> + Send + 'static,
+        R: Fn(TaskPlace) -> Result<Seen<Vec<T>>, QueryError> + Send + 'static,
     {
         if let Some(store) = store {
             let partitions: Vec<Partition> = tasks.iter().map(|(_, partition)| Partition(*partition)).collect();
@@ -184,26 +184,29 @@ impl Views {
         }
         let application = self.application.clone();
         let read = move || {
-            let mut part = Part { tasks: Vec::new(), staleness_ms: None, found: Vec::new() };
+            let mut seen = Vec::new();
             for task in tasks {
                 let staleness_ms = application.staleness_ms(task);
                 match read(task) {
-                    Ok(found) => {
-                        part.tasks.push(task);
-                        part.staleness_ms = part.staleness_ms.max(staleness_ms);
-                        part.found.extend(found.into_iter().map(|one| (task.1, one)));
-                    }
+                    Ok(found) => seen.push((task, staleness_ms, found)),
                     // It has gone since it was placed here.
                     Err(QueryError::Elsewhere { .. }) => {}
                     Err(error) => return Err(error),
                 }
             }
-            Ok(part)
+            Ok(seen)
         };
-        Ok(match cost {
+        let seen = match cost {
             Cost::Little => read()?,
             Cost::Much => blocking(read).await??,
-        })
+        };
+        let mut part = Part { tasks: Vec::new(), staleness_ms: None, found: Vec::new() };
+        for (task, staleness_ms, found) in seen {
+            part.tasks.push(task);
+            part.staleness_ms = part.staleness_ms.max(staleness_ms);
+            part.found.extend(found.durable().await?.into_iter().map(|one| (task.1, one)));
+        }
+        Ok(part)
     }
 }
 

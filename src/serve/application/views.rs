@@ -16,8 +16,8 @@ use super::super::request::Request;
 use super::super::response::Response;
 use super::gather::{Answered, Coded, Cost, Views};
 use super::watches;
-use crate::record::Timestamp;
-use crate::runtime::{Handle, QueryError, Row, TaskPlace, View};
+use crate::record::{Offset, Timestamp};
+use crate::runtime::{Handle, QueryError, Row, Seen, TaskPlace, View};
 
 /// The most rows of one answer. One row more is read, to know whether there is one.
 const MAX_LIMIT: u64 = 500;
@@ -32,17 +32,16 @@ struct Counted {
 }
 
 pub(super) async fn list(views: Views, request: Request) -> Result<Response, ApiError> {
-    let stores = views.application.stores();
+    let stores = views.application.stores().ahead(); // for their names: what they hold is counted below
+    let application = views.application.clone();
     let parts: Vec<View> = stores.iter().filter_map(|store| views.application.view(&store.name)).collect();
     let mut tasks: Vec<TaskPlace> = parts.iter().flat_map(View::tasks_of).collect();
     tasks.sort_unstable();
     tasks.dedup();
     let count = move |task: TaskPlace| {
-        let counted = parts.iter().filter(|view| view.tasks_of().contains(&task)).map(|view| {
-            let (Entries { rows, exact }, end) = view.counted(task)?;
-            Ok(Counted { store: view.name().to_owned(), rows, exact, end: end.0 })
-        });
-        counted.collect()
+        let counted = application.counted(&parts, task)?;
+        let shown = |(store, Entries { rows, exact }, end): (String, Entries, Offset)| Counted { store, rows, exact, end: end.0 };
+        Ok(counted.map(|counted| counted.into_iter().map(shown).collect()))
     };
     let gathered = match views.gather(&request, tasks, None, Cost::Much, count).await? {
         Answered::Peer(response) => return Ok(response),
@@ -70,10 +69,10 @@ pub(super) async fn row(views: Views, request: Request) -> Result<Response, ApiE
     let key = key(&view, "key", &request.param("key")?)?;
     if request.wants_events() {
         request.at_least(&views.application, view.name()).await?;
-        return watches::key(view, key);
+        return watches::key(view, key).await;
     }
     let (read, wanted) = (view.clone(), key.clone());
-    let get = move |task| Ok(read.of(task).get(&wanted)?.map(Coded).into_iter().collect());
+    let get = move |task| Ok(read.of(task).get(&wanted)?.map(|found| found.map(Coded).into_iter().collect()));
     let gathered = match views.gather(&request, view.tasks_of(), Some(view.name()), Cost::Little, get).await? {
         Answered::Peer(response) => return Ok(response),
         Answered::Client(gathered) => gathered,
@@ -102,12 +101,12 @@ pub(super) async fn rows(views: Views, request: Request) -> Result<Response, Api
         if !matches!(bounds.between, Between::Keys(None, None)) || after.is_some() {
             return Err(ApiError::invalid_field("from, to and after", "do not go with a watch; prefix does"));
         }
-        return watches::prefix(view, bounds.prefix.unwrap_or_default());
+        return watches::prefix(view, bounds.prefix.unwrap_or_default()).await;
     }
     let (read, bounds) = (view.clone(), Arc::new(bounds));
     let page = move |task| {
         let rows = bounds.page(&read.of(task), after.as_deref(), limit + 1)?;
-        Ok(rows.into_iter().map(|(key, value)| (Coded(key), Coded(value))).collect())
+        Ok(rows.map(|rows| rows.into_iter().map(|(key, value)| (Coded(key), Coded(value))).collect()))
     };
     let mut gathered = match views.gather(&request, view.tasks_of(), Some(view.name()), Cost::Much, page).await? {
         Answered::Peer(response) => return Ok(response),
@@ -180,7 +179,7 @@ impl Bounds {
         Ok(Bounds { prefix, between })
     }
 
-    fn page(&self, view: &View, after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, QueryError> {
+    fn page(&self, view: &View, after: Option<&[u8]>, limit: usize) -> Result<Seen<Vec<Row>>, QueryError> {
         let prefix = self.prefix.as_deref();
         match &self.between {
             Between::Keys(from, to) => {
