@@ -126,7 +126,7 @@ fn every_key_is_read_from_every_worker_also_while_tasks_move() {
                 assert_eq!(seen["value"]["issued"], n);
             }
         }
-        let expected = settled(&api);
+        let (expected, counts) = (settled(&api), counted(&api));
         // It follows every task, so it would answer for those of the dead.
         api.signal("TERM");
         assert!(api.wait(Duration::from_secs(10)).success());
@@ -162,8 +162,7 @@ fn every_key_is_read_from_every_worker_also_while_tasks_move() {
         println!("with {standbys} standbys: {refused} answers were 503, {followed} from who follows, then all were right");
         assert_eq!(refused > 0, standbys == "0", "somebody has every task, or nobody else does");
         assert_eq!(followed > 0, standbys == "1", "who follows answers");
-        let rows = expected.iter().map(|(store, rows)| (store.clone(), rows.len() as u64)).collect();
-        assert_eq!(counted(&stays), rows, "nothing is missing in the list");
+        assert_eq!(counted(&stays), counts, "nothing is missing in the list");
     }
 }
 
