@@ -80,6 +80,15 @@ pub trait Log: Send + Sync + 'static {
     /// [`Error::OutOfRange`] below the start or beyond the end.
     fn fetch(&self, topic: TopicId, partition: Partition, from: Offset, max_bytes: usize) -> Result<Fetched, Error>;
 
+    /// As [`Log::fetch`], for who reads a partition all the time: what has come in since the last call, without asking whether there is more. What
+    /// this process has committed may come a moment later, and the end is what is known of it.
+    ///
+    /// # Errors
+    /// As [`Log::fetch`].
+    fn follow(&self, topic: TopicId, partition: Partition, from: Offset, max_bytes: usize) -> Result<Fetched, Error> {
+        self.fetch(topic, partition, from, max_bytes)
+    }
+
     /// From where to where a partition can be read, by those who see what is durable.
     ///
     /// # Errors
@@ -149,6 +158,17 @@ pub trait Log: Send + Sync + 'static {
     /// # Errors
     /// If the log can't be asked.
     fn offsets(&self, group: &str) -> Result<Vec<(TopicId, Partition, Offset)>, Error>;
+
+    /// How far a group has read each of these partitions, in this order, 0 where it has read nothing. It has read at least so far: a commit
+    /// that has just been decided may not show yet.
+    ///
+    /// # Errors
+    /// As [`Log::bounds`].
+    fn read_so_far(&self, group: &str, places: &[(TopicId, Partition)]) -> Result<Vec<Offset>, Error> {
+        let known = self.offsets(group)?;
+        let of = |place: &(TopicId, Partition)| known.iter().find(|(topic, partition, _)| (*topic, *partition) == *place);
+        Ok(places.iter().map(|place| of(place).map_or(Offset(0), |(.., offset)| *offset)).collect())
+    }
 
     /// Moves the start of a partition up to `before`, or to its end if that is lower, for good, and gives back the space of the
     /// batches that lie wholly below.

@@ -90,7 +90,7 @@ impl Followed {
     fn advance(&mut self, shared: &Shared) -> Result<bool, StartError> {
         let topic = &shared.topics[self.part.def().topic.0];
         let (store, partition) = (self.part.def().store, self.part.partition());
-        let fetched = match shared.log.fetch(topic.id, partition, self.next, FETCH_BYTES) {
+        let fetched = match shared.log.follow(topic.id, partition, self.next, FETCH_BYTES) {
             // Records that were not read are gone.
             Err(log::Error::OutOfRange { .. }) => {
                 self.begin(shared)?;

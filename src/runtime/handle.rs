@@ -379,6 +379,18 @@ impl Handle {
         self.shared.at_least(token, self.owner(store), deadline).await
     }
 
+    /// The same for these partitions alone: those of the others may be in other processes.
+    #[cfg(feature = "http")]
+    pub(crate) async fn at_least_in(
+        &self,
+        token: &Token,
+        store: &str,
+        partitions: &[Partition],
+        deadline: Duration,
+    ) -> Result<(), Behind> {
+        self.shared.at_least_in(token, self.owner(store), partitions, deadline).await
+    }
+
     /// Waits until the store's view includes everything that the log holds now.
     ///
     /// # Errors

@@ -9,6 +9,8 @@ mod global;
 mod handle;
 mod housekeeping;
 mod metrics;
+#[cfg(feature = "http")]
+mod places;
 mod presence;
 mod progress;
 mod requests;
@@ -37,6 +39,8 @@ pub use self::app::{App, StartError};
 pub use self::config::{Config, Standbys};
 pub use self::dead_letters::{Failure, ParkedRecord, Replayed, Selection};
 pub use self::handle::{AppendError, Events, Handle, Health, StoreStatus};
+#[cfg(feature = "http")]
+pub(crate) use self::places::{Place, TaskPlace};
 pub use self::progress::Behind;
 pub use self::requests::{Accepted, Answer, RequestError, RequestKey};
 pub use self::seen::Seen;

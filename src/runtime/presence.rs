@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::roles::Role;
 use super::{Shared, StartError};
 use crate::log::{self, Append, Cleanup, RecordBatch, TopicInfo, TopicSpec, Transaction};
 use crate::record::{Headers, Offset, Partition};
@@ -33,6 +34,9 @@ pub struct Process {
     pub workers: usize,
     /// The tasks that it owns: sub-topology and partition.
     pub tasks: Vec<(usize, u32)>,
+    /// The tasks that it follows and can answer for.
+    #[serde(default)]
+    pub standbys: Vec<(usize, u32)>,
     /// Wall-clock time, in milliseconds since 1970; so that each telling differs.
     pub at: i64,
 }
@@ -50,11 +54,20 @@ struct Known {
 pub(crate) struct Presence(Mutex<BTreeMap<String, Known>>);
 
 impl Presence {
-    /// The endpoint of the process that has a task, as far as is known.
-    pub(crate) fn endpoint_of(&self, sub: usize, partition: Partition) -> Option<String> {
+    /// The endpoints of the other processes than `instance` that have a task, and then of those that follow it; who told last comes first.
+    pub(crate) fn endpoints_of(&self, instance: &str, sub: usize, partition: Partition) -> [Vec<String>; 2] {
         let known = self.0.lock();
-        let owners = known.values().filter(|known| known.is_there() && known.told.tasks.contains(&(sub, partition.0)));
-        owners.max_by_key(|known| known.seen).and_then(|known| known.told.endpoint.clone())
+        let mut others: Vec<&Known> = known
+            .iter()
+            .filter(|(other, known)| other.as_str() != instance && known.is_there())
+            .map(|(_, known)| known)
+            .collect();
+        others.sort_by_key(|known| std::cmp::Reverse(known.seen));
+        let with = |tasks: fn(&Process) -> &Vec<(usize, u32)>| {
+            let found = others.iter().filter(|known| tasks(&known.told).contains(&(sub, partition.0)));
+            found.filter_map(|known| known.told.endpoint.clone()).collect()
+        };
+        [with(|process| &process.tasks), with(|process| &process.standbys)]
     }
 
     /// Whether `instance` is one of the `count` processes that should follow a task as standbys: by rendezvous hashing over those that have
@@ -116,11 +129,18 @@ impl Shared {
     }
 
     fn told_now(&self) -> Process {
-        let mut tasks = Vec::new();
+        let (mut tasks, mut standbys) = (Vec::new(), Vec::new());
         for (sub, count) in self.tasks.iter().enumerate() {
-            tasks.extend((0..*count).filter(|p| self.roles.get(sub, Partition(*p)).is_mine()).map(|p| (sub, p)));
+            for partition in 0..*count {
+                match self.roles.get(sub, Partition(partition)) {
+                    Role::Taking | Role::Owner => tasks.push((sub, partition)),
+                    Role::Standby => standbys.push((sub, partition)),
+                    Role::Away => {}
+                }
+            }
         }
-        Process { endpoint: self.config.advertise.clone(), workers: self.config.threads, tasks, at: self.config.clock.now().0 }
+        let (endpoint, at) = (self.config.advertise.clone(), self.config.clock.now().0);
+        Process { endpoint, workers: self.config.threads, tasks, standbys, at }
     }
 }
 
@@ -161,7 +181,7 @@ fn tell(shared: &Shared, topic: &TopicInfo, process: Option<&Process>) -> Result
 
 fn read(shared: &Shared, topic: &TopicInfo, next: &mut Offset) -> Result<(), log::Error> {
     loop {
-        let fetched = shared.log.fetch(topic.id, Partition(0), *next, FETCH_BYTES)?;
+        let fetched = shared.log.follow(topic.id, Partition(0), *next, FETCH_BYTES)?;
         if fetched.next == *next {
             return Ok(());
         }
@@ -183,7 +203,7 @@ mod tests {
     use super::*;
 
     fn process(tasks: &[(usize, u32)]) -> Known {
-        let told = Process { endpoint: None, workers: 1, tasks: tasks.to_vec(), at: 0 };
+        let told = Process { endpoint: None, workers: 1, tasks: tasks.to_vec(), standbys: Vec::new(), at: 0 };
         Known { told, seen: Instant::now(), fenced: false }
     }
 

@@ -111,7 +111,9 @@ impl Worker {
 
     /// Takes and gives up tasks as the group says. Only between transactions: what a task has not committed goes with it.
     fn follow_group(&mut self) -> Result<(), CommitError> {
-        for change in self.member.changes()? {
+        let changes = self.member.changes()?;
+        let is_changed = !changes.is_empty();
+        for change in changes {
             match change {
                 Change::Assigned { sub, partition } => {
                     self.shared.roles.set(sub, partition, Role::Taking);
@@ -124,6 +126,10 @@ impl Worker {
                     self.next = 0;
                 }
             }
+        }
+        if is_changed {
+            // Who follows a task lets it go, or may begin to.
+            self.shared.log.wake();
         }
         while let Ok(Taken { sub, partition, outcome }) = self.taken.1.try_recv() {
             let Some(place) = self.wanted.iter().position(|wanted| (wanted.sub, wanted.partition) == (sub, partition)) else {

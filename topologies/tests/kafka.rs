@@ -2,7 +2,7 @@
 //! every promise kept in the end.
 
 #[path = "../../tests/kafka/broker.rs"]
-mod broker;
+pub mod broker;
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -18,14 +18,14 @@ use crate::sink::endpoint::{Endpoint, Reply};
 use crate::sink::{all_of, trade};
 
 /// Starts one process of a shop on this cluster, with a directory of its own for what it keeps.
-fn start(broker: &Broker, role: &str, state: Arc<TempDir>, args: &[&str]) -> Shop {
+pub fn start(broker: &Broker, role: &str, state: Arc<TempDir>, args: &[&str]) -> Shop {
     let dir = state.path().to_str().expect("UTF-8").to_owned();
     let address = broker.address();
     let mut command = command(&[role, "--brokers", &address, "--listen", FREE, "--log-level", "error", "--state", &dir]);
     Shop::spawn(command.args(args).stdin(Stdio::null()), state)
 }
 
-fn directory() -> Arc<TempDir> {
+pub fn directory() -> Arc<TempDir> {
     Arc::new(TempDir::new().expect("a directory"))
 }
 

@@ -1,6 +1,7 @@
 //! The shop from outside: the real binary is started, driven over HTTP, stopped and killed, and has to keep its contract.
 //! Nothing here knows how it works inside.
 
+mod anywhere;
 mod auth;
 mod bounds;
 mod cdc;

@@ -284,11 +284,25 @@ impl KafkaConfig {
 
     /// A producer of transactions.
     pub(super) fn producer(&self, transactional_id: &str) -> ClientConfig {
-        let mut config = self.common("producer");
+        let mut config = self.producing();
         config.set("transactional.id", transactional_id);
         config.set("transaction.timeout.ms", self.transaction_timeout.as_millis().to_string());
+        config
+    }
+
+    /// A producer of records that need no transaction.
+    pub(super) fn single_producer(&self) -> ClientConfig {
+        let mut config = self.producing();
+        config.set("message.timeout.ms", "15000");
+        config
+    }
+
+    fn producing(&self) -> ClientConfig {
+        let mut config = self.common("producer");
         config.set("enable.idempotence", "true");
         config.set("acks", "all");
+        // Most of what is asked again is whether the transaction before is marked by now, which takes milliseconds.
+        config.set("retry.backoff.ms", "5");
         // Records come in bulk and are flushed at once; this much lets batches fill while they are queued.
         config.set("linger.ms", "5");
         config.set("batch.num.messages", "100000");
@@ -314,7 +328,9 @@ impl KafkaConfig {
             }
         }
         // What a property of one kind of client means nothing to the other is accepted by both.
-        for config in [self.reader(), self.producer("check"), self.member("check", GroupProtocol::Classic)] {
+        for config in
+            [self.reader(), self.producer("check"), self.single_producer(), self.member("check", GroupProtocol::Classic)]
+        {
             if let Err(error) = config.create_native_config() {
                 return wrong(error.to_string());
             }
@@ -324,7 +340,7 @@ impl KafkaConfig {
 }
 
 /// How often a member says that it lives. Changes of a group are heard of with it, so it is most of a planned hand-over.
-pub(super) const HEARTBEAT: Duration = Duration::from_millis(300);
+pub(super) const HEARTBEAT: Duration = Duration::from_millis(100);
 
 /// The largest record, with room for what is around it, that topics made here take.
 pub(super) const MAX_MESSAGE_BYTES: usize = 2 << 20;
@@ -344,6 +360,7 @@ const FIXED: &[&str] = &[
     "group.protocol",
     "isolation.level",
     "message.max.bytes",
+    "message.timeout.ms",
     "metadata.broker.list",
     "partition.assignment.strategy",
     "request.required.acks",

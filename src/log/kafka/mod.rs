@@ -15,6 +15,7 @@ mod member;
 mod native;
 mod progress;
 mod reader;
+mod singles;
 mod topics;
 mod transactions;
 mod writer;
@@ -27,7 +28,7 @@ use super::{
 use crate::{Offset, Partition};
 use cluster::Cluster;
 use member::KafkaMember;
-use native::Isolation;
+use native::{Isolation, Offsets};
 use parking_lot::Mutex;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use reader::Readers;
@@ -125,9 +126,9 @@ impl KafkaLog {
     }
 }
 
-/// The transactional id of a worker.
-fn transactional_id(group: &str, instance: &str, worker: usize) -> Arc<str> {
-    format!("{group}-{instance}-{worker}").into()
+/// The transactional ids of a worker, which it uses in turn: the cluster still marks the transaction before when the next begins.
+fn transactional_ids(group: &str, instance: &str, worker: usize) -> [Arc<str>; 2] {
+    ["a", "b"].map(|turn| format!("{group}-{instance}-{worker}{turn}").into())
 }
 
 impl Drop for KafkaLog {
@@ -168,6 +169,10 @@ impl Log for KafkaLog {
         self.readers.fetch(&self.cluster, &self.topics, (topic, partition), from, max_bytes)
     }
 
+    fn follow(&self, topic: TopicId, partition: Partition, from: Offset, max_bytes: usize) -> Result<Fetched, Error> {
+        self.readers.follow(&self.cluster, &self.topics, (topic, partition), from, max_bytes)
+    }
+
     fn bounds(&self, topic: TopicId, partition: Partition) -> Result<Bounds, Error> {
         reader::bounds(&self.cluster, &self.topics, topic, partition)
     }
@@ -194,8 +199,8 @@ impl Log for KafkaLog {
     }
 
     fn fence(&self, group: &str, instance: &str, workers: usize) -> Result<(), Error> {
-        let ids = (0..workers).map(|worker| transactional_id(group, instance, worker));
-        ids.into_iter().try_for_each(|id| Transactions::new(&self.cluster, &self.topics, id).ready())
+        let mut ids = (0..workers).flat_map(|worker| transactional_ids(group, instance, worker));
+        ids.try_for_each(|id| Transactions::new(&self.cluster, &self.topics, id).ready())
     }
 
     fn health(&self) -> Health {
@@ -224,7 +229,7 @@ impl Log for KafkaLog {
     fn offsets(&self, group: &str) -> Result<Vec<(TopicId, Partition, Offset)>, Error> {
         let what = format!("offsets of group {group}");
         let ask = |of: Option<&[(Arc<str>, i32, i64)]>| {
-            self.cluster.ask_until(&what, |client, timeout| match client.group_offsets(group, of, timeout) {
+            self.cluster.ask_until(&what, |client, timeout| match client.group_offsets(group, of, Offsets::Stable, timeout) {
                 Err(failure) if failure.code == Code::UnstableOffsetCommit => Ok(None),
                 Err(failure) if failure.code == Code::GroupIdNotFound => Ok(Some(Vec::new())),
                 other => other.map(Some),
@@ -251,6 +256,25 @@ impl Log for KafkaLog {
         offsets.sort_by_key(|(topic, partition, offset)| (*topic, *partition, std::cmp::Reverse(*offset)));
         offsets.dedup_by_key(|(topic, partition, _)| (*topic, *partition));
         Ok(offsets)
+    }
+
+    fn read_so_far(&self, group: &str, places: &[(TopicId, Partition)]) -> Result<Vec<Offset>, Error> {
+        let named = |(id, partition): &(TopicId, Partition)| {
+            Ok((Arc::clone(&self.topics.find(*id, *partition)?.name), partition.0 as i32, 0))
+        };
+        let named = places.iter().map(named).collect::<Result<Vec<_>, Error>>()?;
+        let what = format!("offsets of group {group}");
+        let found = self.cluster.ask(&what, |client, timeout| {
+            match client.group_offsets(group, Some(&named), Offsets::Shown, timeout) {
+                Err(failure) if failure.code == Code::GroupIdNotFound => Ok(Vec::new()),
+                other => other,
+            }
+        })?;
+        let of = |topic: &str, partition: i32| found.iter().find(|(name, p, _)| name == topic && *p == partition);
+        Ok(named
+            .iter()
+            .map(|(topic, partition, _)| of(topic, *partition).map_or(Offset(0), |(.., at)| Offset(*at as u64)))
+            .collect())
     }
 
     fn trim(&self, topic: TopicId, partition: Partition, before: Offset) -> Result<(), Error> {

@@ -39,10 +39,11 @@ pub(super) struct Transactions {
     producer: Option<Producer>,
 }
 
-struct Producer {
+/// A client that produces, and the topics that it has produced to.
+pub(super) struct Producer {
     /// Before the client, which they belong to.
     topics: FxHashMap<TopicId, Topic>,
-    client: Client,
+    pub(super) client: Client,
 }
 
 impl Transactions {
@@ -79,7 +80,7 @@ impl Transactions {
             client.poll(Duration::ZERO);
             self.cluster.available()?;
         }
-        self.producer = Some(Producer { topics: FxHashMap::default(), client });
+        self.producer = Some(Producer::new(client));
         Ok(())
     }
 
@@ -155,12 +156,16 @@ impl Transactions {
 }
 
 /// Why a transaction could not be filled, and with what.
-struct Failed {
-    failure: Failure,
-    what: String,
+pub(super) struct Failed {
+    pub(super) failure: Failure,
+    pub(super) what: String,
 }
 
 impl Producer {
+    pub(super) fn new(client: Client) -> Producer {
+        Producer { topics: FxHashMap::default(), client }
+    }
+
     /// Records and offsets, sent and acknowledged.
     fn fill(&mut self, cluster: &Cluster, topics: &Topics, appends: &[&Append], reads: &[Read]) -> Result<(), Failed> {
         for (number, append) in appends.iter().enumerate() {
@@ -192,7 +197,8 @@ impl Producer {
         Ok(())
     }
 
-    fn append(&mut self, topics: &Topics, append: &Append, number: usize) -> Result<(), Failed> {
+    /// Queues records; `number` is that of the last.
+    pub(super) fn append(&mut self, topics: &Topics, append: &Append, number: usize) -> Result<(), Failed> {
         let failed = |failure: Failure, what: &str| Failed { failure, what: format!("appending to {what}") };
         let info = topics.get(append.topic).map_err(|_| failed(Code::UnknownTopic.into(), "a topic"))?;
         if !self.topics.contains_key(&append.topic) {

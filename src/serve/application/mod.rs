@@ -1,10 +1,14 @@
 //! The routes that are the same for every application. They read; only a replay of dead letters appends, and that is the engine's.
 
 mod dead_letters;
+mod gather;
 mod operations;
 mod views;
 mod watches;
 
+use std::sync::Arc;
+
+use self::gather::Views;
 use super::error::ApiError;
 use super::routes::Routes;
 use crate::log;
@@ -26,13 +30,18 @@ use crate::runtime::{AppendError, Handle, QueryError};
 /// | `GET /healthz` | 200 while the process works, also without its log; 503 once it has failed |
 /// | `GET /readyz` | 200 once the views hold what the log held at the start, else 503 |
 ///
+/// Views have all partitions, also those that other processes have: each is read where its task runs. While it moves, a process that follows
+/// it answers, and the answer says in `X-View-Staleness-Ms` how old it may be; where nobody does, it is 503 `NOT_READY` with `Retry-After`. A
+/// watch shows what this process has.
+///
 /// Reads take `?at_least=` and `?wait_ms=`: see [`Request::at_least`](super::Request::at_least).
 #[must_use]
 pub fn application_routes(application: &Handle) -> Routes<Handle> {
-    Routes::new(application.clone())
+    let views = Routes::new(Views { application: application.clone(), peers: Arc::default() })
         .get("/views", views::list)
         .get("/views/{store}", views::rows)
-        .get("/views/{store}/{key}", views::row)
+        .get("/views/{store}/{key}", views::row);
+    Routes::new(application.clone())
         .get("/dlq", dead_letters::topics)
         .get("/dlq/{topic}", dead_letters::records)
         .post("/dlq/{topic}/replay", dead_letters::replay)
@@ -40,6 +49,7 @@ pub fn application_routes(application: &Handle) -> Routes<Handle> {
         .get("/metrics", operations::metrics)
         .get("/healthz", operations::health)
         .get("/readyz", operations::ready)
+        .merge(views)
 }
 
 impl From<QueryError> for ApiError {

@@ -23,7 +23,7 @@ fn a_broker_that_dies_or_freezes_changes_no_count() {
     let (output, direct) = (topic(&log, "out", 2), topic(&log, "direct", 1));
     let own = inputs.each_ref().map(|topic| writer.topic(&topic.name).unwrap().expect("it exists"));
     let into = writer.topic(&direct.name).unwrap().expect("it exists");
-    let troubled = AtomicBool::new(true);
+    let (troubled, joined) = (AtomicBool::new(true), AtomicBool::new(false));
     let group = prefix() + "group";
 
     let deadline = Instant::now() + patience;
@@ -54,6 +54,7 @@ fn a_broker_that_dies_or_freezes_changes_no_count() {
         }
         scope.spawn(|| {
             let mut copier = Copier::join(&log, &group, 0, &inputs, &output);
+            joined.store(true, SeqCst);
             let (mut more, mut quiet_since) = (400, None);
             // Nothing comes for a while both when all is done and while a client has not found the broker again.
             let is_quiet = |since: Option<Instant>| since.is_some_and(|since| since.elapsed() >= Duration::from_millis(500));
@@ -77,6 +78,10 @@ fn a_broker_that_dies_or_freezes_changes_no_count() {
                 };
             }
         });
+        while !joined.load(SeqCst) {
+            assert!(Instant::now() < deadline);
+            pause(Duration::from_millis(10));
+        }
         for _ in 0..rounds {
             pause(Duration::from_secs(2));
             broker.kill();

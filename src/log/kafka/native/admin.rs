@@ -18,6 +18,15 @@ pub(in super::super) enum Isolation {
     Uncommitted,
 }
 
+/// Which offsets of a group count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Offsets {
+    /// The last that were committed, once their transactions are marked.
+    Stable,
+    /// Those that are marked, whatever is on its way.
+    Shown,
+}
+
 /// What a topic is.
 #[derive(Clone, Debug)]
 pub(in super::super) struct Described {
@@ -320,12 +329,13 @@ impl Client {
         offsets.iter().map(|one| one.3).find(|code| *code != Code::NoError).map_or(Ok(()), |code| Err(code.into()))
     }
 
-    /// The offsets of a group for these partitions, or all there are. [`Code::UnstableOffsetCommit`] while a transaction that is decided is
-    /// not marked yet; of all there are, one that is the first for its partition may be missing until then.
+    /// The offsets of a group for these partitions, or all there are. Of stable ones, [`Code::UnstableOffsetCommit`] while a transaction that is
+    /// decided is not marked yet; of all there are, one that is the first for its partition may be missing until then.
     pub(in super::super) fn group_offsets(
         &self,
         group: &str,
         of: Option<&[(Arc<str>, i32, i64)]>,
+        which: Offsets,
         timeout: Duration,
     ) -> Result<Vec<(String, i32, i64)>, Failure> {
         let list = of.map(partitions);
@@ -334,8 +344,9 @@ impl Client {
         let request = unsafe { sys::rd_kafka_ListConsumerGroupOffsets_new(c_string(group).as_ptr(), list) };
         let mut request = Owned(vec![request], sys::rd_kafka_ListConsumerGroupOffsets_destroy);
         let op = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS;
+        let stable = i32::from(which == Offsets::Stable);
         // SAFETY: the options are valid.
-        let stable = |options| unsafe { sys::rd_kafka_AdminOptions_set_require_stable_offsets(options, 1) };
+        let stable = |options| unsafe { sys::rd_kafka_AdminOptions_set_require_stable_offsets(options, stable) };
         // SAFETY: the client and the request are valid.
         let answer = self.ask_with(op, timeout, stable, &mut |options, queue| unsafe {
             sys::rd_kafka_ListConsumerGroupOffsets(self.raw(), request.0.as_mut_ptr(), 1, options, queue);
