@@ -8,4 +8,4 @@ mod idle;
 mod reading;
 mod requests;
 mod starting;
-mod support;
+pub mod support;

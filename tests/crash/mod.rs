@@ -2,19 +2,23 @@
 //! timers; it is killed at every step of commit, flush and restore, and at random moments, and started again. In the end outputs and
 //! state are those of a run that never crashed: every acknowledged request is counted once, every timer fired once, nothing else.
 
+mod global_tables;
+mod timers;
 mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use millstream::log::{EmbeddedLog, Log, embedded};
 use millstream::{
-    Accepted, App, Clock, Config, Events, Headers, Offset, Partition, Process, Record, RequestKey, Scope, Store, StreamBuilder,
+    Accepted, App, Clock, Config, Events, Handle, Offset, Partition, Process, Record, RequestKey, Scope, Store, StreamBuilder,
     TimeDomain, Topic, Topology,
 };
+use tokio::task::JoinSet;
 
 const INPUT: Topic<u64, u64> = Topic::new("input").partitions(3).keep_forever();
 const COUNTS: Topic<u64, u64> = Topic::new("counts").partitions(2).keep_forever();
@@ -44,43 +48,68 @@ fn config(dir: &Path) -> Config {
     Config { threads: 2, state_flush_interval_ms: 20, commit_interval_ms: 20, ..Config::embedded(dir) }
 }
 
-/// Not a test by itself: what the child runs. It appends the numbers `from..to`, says which were acknowledged, and stops when all of them
-/// are through.
+/// What the child is to do: append these numbers, in this directory. `None` in a test binary that is nobody's child.
+fn job() -> Option<(Range<u64>, PathBuf)> {
+    let job = std::env::var("CRASH_JOB").ok()?;
+    let mut parts = job.splitn(3, ' ');
+    let mut next = || parts.next().expect("from, to and directory");
+    let number = |text: &str| text.parse().expect("a number");
+    Some((number(next())..number(next()), PathBuf::from(next())))
+}
+
+fn start(topology: Topology, dir: &Path) -> App {
+    App::start(topology, config(dir)).expect("the application starts after any crash")
+}
+
+/// Appends the record of each number once, and says which were acknowledged.
+async fn feed(handle: &Handle, numbers: Range<u64>, input: &'static Topic<u64, u64>, record: fn(&Handle, u64) -> Record<u64, u64>) {
+    let mut running = JoinSet::new();
+    for n in numbers {
+        let handle = handle.clone();
+        running.spawn(async move {
+            let request = RequestKey { key: n.to_be_bytes().to_vec(), fingerprint: [0; 32], keep_ms: 3_600_000 };
+            let record = record(&handle, n);
+            let accept = async || Ok::<_, ()>(Accepted { events: Events::new().with(input, &record), answer: Vec::new() });
+            if handle.once(&request, accept).await.is_ok() {
+                println!("acknowledged {n}");
+            }
+        });
+        if running.len() >= 16 {
+            running.join_next().await;
+        }
+    }
+    running.join_all().await;
+}
+
+fn wait<T>(talk: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime").block_on(talk)
+}
+
+fn stop(app: App) {
+    assert_eq!(app.stop(), None);
+    println!("stopped cleanly");
+}
+
+/// Not a test by itself: what the child runs. It appends its numbers, says which were acknowledged, and stops when all of them are through.
 #[test]
 #[ignore = "run by the other tests of this file, in a process that they kill"]
 fn child() {
-    let Ok(job) = std::env::var("CRASH_JOB") else { return };
-    let mut parts = job.splitn(3, ' ');
-    let mut next = || parts.next().expect("from, to and directory");
-    let (from, to): (u64, u64) = (next().parse().expect("a number"), next().parse().expect("a number"));
-    let app = App::start(topology(), config(Path::new(next()))).expect("the application starts after any crash");
+    let Some((numbers, dir)) = job() else { return };
+    let app = start(topology(), &dir);
     let handle = app.handle();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let mut running = tokio::task::JoinSet::new();
-        for n in from..to {
-            let handle = handle.clone();
-            running.spawn(async move {
-                let request = RequestKey { key: n.to_be_bytes().to_vec(), fingerprint: [0; 32], keep_ms: 3_600_000 };
-                let record = Record { key: n, value: n, timestamp: handle.now(), headers: Headers::EMPTY };
-                let accept = async || Ok::<_, ()>(Accepted { events: Events::new().with(&INPUT, &record), answer: Vec::new() });
-                if handle.once(&request, accept).await.is_ok() {
-                    println!("acknowledged {n}");
-                }
-            });
-            if running.len() >= 16 {
-                running.join_next().await;
-            }
-        }
-        running.join_all().await;
+    wait(async {
+        feed(&handle, numbers, &INPUT, |handle, n| Record::new(n, n, handle.now())).await;
         handle.caught_up("counts", LONG).await.expect("the counts catch up");
         let waiting = handle.view("waiting").expect("a store of the topology");
         while !waiting.page(&millstream::Range::all(), millstream::Direction::Forward, 1).expect("the view answers").is_empty() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     });
-    assert_eq!(app.stop(), None);
-    println!("stopped cleanly");
+    stop(app);
+}
+
+fn open_log(dir: &Path) -> EmbeddedLog {
+    EmbeddedLog::open(dir.join("log"), embedded::Options::new(|| Clock::System.now())).expect("the log opens")
 }
 
 /// The records of a topic, in order by partition.
@@ -170,15 +199,41 @@ impl Life {
         clean
     }
 
-    /// Finishes without a crash and compares everything with what `total` numbers must come to.
-    fn check(mut self, total: u64) {
+    /// Dies once at each of these points; how many numbers that took.
+    fn die_at_each(&mut self, points: &[(&str, u32)], numbers_each: u64) -> u64 {
+        let mut total = 0;
+        for (point, nth) in points {
+            total += numbers_each;
+            let child = self.spawn(total, Some(&format!("{point}:{nth}:abort")));
+            assert!(!self.follow(child, |_| false), "{point} was never reached for the time {nth}");
+        }
+        total
+    }
+
+    /// Is killed at random moments, before so many numbers are acknowledged; how many numbers there are to be.
+    fn die_at_random(&mut self, most: u64) -> u64 {
+        let mut below = random();
+        for _ in 0..rounds() {
+            let child = self.spawn(u64::MAX, None);
+            let until = 1 + below(most) as usize;
+            assert!(!self.follow(child, |heard| heard >= until));
+        }
+        self.acknowledged.last().map_or(0, |last| last + 1).next_multiple_of(KEYS) + KEYS
+    }
+
+    /// Finishes without a crash.
+    fn finish(&mut self, total: u64) {
         let child = self.spawn(total, None);
         assert!(self.follow(child, |_| false), "the last run stops cleanly");
         assert_eq!(self.acknowledged, (0..total).collect());
+    }
+
+    /// Finishes without a crash and compares everything with what `total` numbers must come to.
+    fn check(mut self, total: u64) {
+        self.finish(total);
         let expected: BTreeMap<u64, u64> =
             (0..KEYS).map(|key| (key, (0..total).filter(|n| n % KEYS == key).count() as u64)).collect();
-        let log = EmbeddedLog::open(self.dir.path().join("log"), embedded::Options::new(|| Clock::System.now()))
-            .expect("the log opens");
+        let log = open_log(self.dir.path());
         let mut input: Vec<u64> = read_topic(&log, &INPUT).into_iter().map(|record| record.key).collect();
         input.sort_unstable();
         assert_eq!(input, (0..total).collect::<Vec<_>>(), "each request is in the input once");
@@ -224,24 +279,13 @@ const POINTS: &[(&str, u32)] = &[
 #[test]
 fn a_crash_at_each_step_of_commit_flush_and_restore_changes_nothing() {
     let mut life = Life::new("crash::child");
-    let mut total = 0;
-    for (point, nth) in POINTS {
-        total += 600;
-        let child = life.spawn(total, Some(&format!("{point}:{nth}:abort")));
-        assert!(!life.follow(child, |_| false), "{point} was never reached for the time {nth}");
-    }
+    let total = life.die_at_each(POINTS, 600);
     life.check(total);
 }
 
 #[test]
 fn a_kill_at_any_moment_changes_nothing() {
-    let mut below = random();
     let mut life = Life::new("crash::child");
-    for _ in 0..rounds() {
-        let child = life.spawn(u64::MAX, None);
-        let until = 1 + below(400) as usize;
-        assert!(!life.follow(child, |heard| heard >= until));
-    }
-    let total = life.acknowledged.last().map_or(0, |last| last + 1).next_multiple_of(KEYS) + KEYS;
+    let total = life.die_at_random(400);
     life.check(total);
 }

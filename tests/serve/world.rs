@@ -15,6 +15,7 @@ use super::{Running, config};
 
 pub const PRICES: Topic<String, u64> = Topic::new("prices").partitions(3);
 pub const INBOX: Topic<u64, String> = Topic::new("inbox").partitions(2);
+const RATES: Topic<String, u64> = Topic::new("rates").partitions(2).compacted();
 const MESSAGES: Store<(u64, u64), String> = Store::ordered("messages");
 const NEWEST: Store<u64, u64> = Store::keyed("newest");
 
@@ -41,6 +42,7 @@ pub fn topology(switches: &Arc<Switches>) -> Topology {
     });
     let mut builder = StreamBuilder::new("post-office");
     builder.table(&PRICES, "prices");
+    builder.global_table(&RATES, "rates");
     let inbox = builder.stream(&INBOX);
     inbox
         .group_by_key()
@@ -81,6 +83,12 @@ impl World {
         let records = prices.into_iter().map(|(name, price)| Record::new(name.into(), price, Timestamp(1)));
         let events = records.fold(Events::new(), |events, record| events.with(&PRICES, &record));
         self.handle.append_blocking(events).unwrap()
+    }
+
+    /// Sets a rate, which is in a global table.
+    pub fn rate(&self, currency: &str, rate: u64) {
+        let record = Record::new(currency.to_owned(), rate, Timestamp(1));
+        self.handle.append_blocking(Events::new().with(&RATES, &record)).unwrap();
     }
 
     /// Sends messages to a user, in one transaction.

@@ -40,7 +40,10 @@ fn main() -> ExitCode {
         Command::Api(api) => served(cluster::serve_api(&api)),
         Command::Cdc(cdc) => served(cluster::relay(&cdc)),
         Command::Topology(command) => print_topology(&command).map_err(|error| (2, error)),
-        Command::Load(command) => as_client(load::run(&command)),
+        Command::Load(command) => match command.database() {
+            Ok(outbox) => as_client(load::run(&command, outbox.as_ref())),
+            Err(sentence) => Err((2, sentence)),
+        },
         Command::Dlq(command) => as_client(dlq::run(&command)),
     };
     match outcome {
