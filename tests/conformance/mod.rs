@@ -119,6 +119,8 @@ macro_rules! cases {
 cases! {
     branch = "branch";
     chain = "chain";
+    cogroup = "cogroup";
+    cogroup_windowed = "cogroup-windowed";
     dedup_by_stream_time = "dedup-stream-time";
     dedup_by_wall_clock = "dedup-wall-clock";
     filter = "filter";
@@ -137,6 +139,14 @@ cases! {
     process_clocks = "process-clocks";
     repartition = "repartition";
     select_key = "select-key";
+    session_final = "session-final";
+    session_suppress_close = "session-suppress-close";
+    session_suppress_limit = "session-suppress-limit";
+    session_update = "session-update";
+    sliding_final = "sliding-final";
+    sliding_suppress_close = "sliding-suppress-close";
+    sliding_suppress_limit = "sliding-suppress-limit";
+    sliding_update = "sliding-update";
     stream_global_table_inner_join = "stream-global-table-inner-join";
     stream_global_table_left_join = "stream-global-table-left-join";
     stream_stream_inner_join = "stream-stream-inner-join";

@@ -47,7 +47,8 @@ fn append<K: 'static, V: 'static>(log: &EmbeddedLog, topic: &Topic<K, V>, record
     for (at, key, value) in records {
         let (mut bytes, mut row) = (Vec::new(), Vec::new());
         topic.key_codec().encode(&key, &mut bytes).expect("the key encodes");
-        let is_there = topic.value_codec().encode(&value, &mut row).expect("the value encodes") == millstream::codec::Presence::Present;
+        let is_there =
+            topic.value_codec().encode(&value, &mut row).expect("the value encodes") == millstream::codec::Presence::Present;
         let partition = millstream::log::partition(Some(&bytes), info.partitions, 0).0 as usize;
         batches[partition].push(Timestamp(at as i64), Some(&bytes), is_there.then_some(&row[..]), &Headers::EMPTY);
     }
@@ -84,9 +85,11 @@ fn a_kill_while_a_global_table_is_read_leaves_no_hole() {
     life.finish(0);
 
     let joined = read_topic(&open_log(life.dir.path()), &JOINED);
-    let mut found: Vec<String> = joined.into_iter().map(|record| record.value).filter(|text| !text.starts_with(&u64::MAX.to_string())).collect();
+    let mut found: Vec<String> =
+        joined.into_iter().map(|record| record.value).filter(|text| !text.starts_with(&u64::MAX.to_string())).collect();
     found.sort_unstable();
-    let mut expected: Vec<String> = (0..KEYS).filter(|key| name(*key).is_some()).map(|key| format!("{key} {:?}", name(key))).collect();
+    let mut expected: Vec<String> =
+        (0..KEYS).filter(|key| name(*key).is_some()).map(|key| format!("{key} {:?}", name(key))).collect();
     expected.sort_unstable();
     assert_eq!(found.len(), expected.len());
     assert!(found == expected, "each visit has the name that its key has in the end");

@@ -62,14 +62,14 @@ fn start(topology: Topology, dir: &Path) -> App {
 }
 
 /// Appends the record of each number once, and says which were acknowledged.
-async fn feed(handle: &Handle, numbers: Range<u64>, input: &'static Topic<u64, u64>, record: fn(&Handle, u64) -> Record<u64, u64>) {
+async fn feed(handle: &Handle, numbers: Range<u64>, input: Topic<u64, u64>, record: fn(&Handle, u64) -> Record<u64, u64>) {
     let mut running = JoinSet::new();
     for n in numbers {
-        let handle = handle.clone();
+        let (handle, input) = (handle.clone(), input.clone());
         running.spawn(async move {
             let request = RequestKey { key: n.to_be_bytes().to_vec(), fingerprint: [0; 32], keep_ms: 3_600_000 };
             let record = record(&handle, n);
-            let accept = async || Ok::<_, ()>(Accepted { events: Events::new().with(input, &record), answer: Vec::new() });
+            let accept = async || Ok::<_, ()>(Accepted { events: Events::new().with(&input, &record), answer: Vec::new() });
             if handle.once(&request, accept).await.is_ok() {
                 println!("acknowledged {n}");
             }
@@ -98,7 +98,7 @@ fn child() {
     let app = start(topology(), &dir);
     let handle = app.handle();
     wait(async {
-        feed(&handle, numbers, &INPUT, |handle, n| Record::new(n, n, handle.now())).await;
+        feed(&handle, numbers, INPUT, |handle, n| Record::new(n, n, handle.now())).await;
         handle.caught_up("counts", LONG).await.expect("the counts catch up");
         let waiting = handle.view("waiting").expect("a store of the topology");
         while !waiting.page(&millstream::Range::all(), millstream::Direction::Forward, 1).expect("the view answers").is_empty() {

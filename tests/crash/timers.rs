@@ -3,9 +3,7 @@
 //! never crashes, has it.
 
 use millstream::testing::TestDriver;
-use millstream::{
-    Direction, Process, Range, Record, Scope, Store, StreamBuilder, TimeDomain, Timestamp, Topic, Topology,
-};
+use millstream::{Direction, Process, Range, Record, Scope, Store, StreamBuilder, TimeDomain, Timestamp, Topic, Topology};
 
 use super::{LONG, Life, POINTS, feed, job, open_log, read_topic, start, stop, wait};
 
@@ -71,7 +69,7 @@ fn child() {
     let app = start(topology(), &dir);
     let handle = app.handle();
     wait(async {
-        feed(&handle, numbers, &INPUT, |_, n| input(n)).await;
+        feed(&handle, numbers, INPUT, |_, n| input(n)).await;
         handle.caught_up("pending", LONG).await.expect("the timers catch up");
     });
     stop(app);
@@ -91,7 +89,13 @@ fn check(mut life: Life, total: u64) {
     let texts = |records: Vec<Record<Option<u64>, String>>| records.into_iter().map(|record| record.value).collect::<Vec<_>>();
     let (said, expected) = (texts(said), texts(driver.read(&SAID)));
     let first = (0..said.len().max(expected.len())).find(|at| said.get(*at) != expected.get(*at));
-    assert!(first.is_none(), "of {} and {}, at {first:?}: {:?}", said.len(), expected.len(), first.map(|at| (said.get(at), expected.get(at))));
+    assert!(
+        first.is_none(),
+        "of {} and {}, at {first:?}: {:?}",
+        said.len(),
+        expected.len(),
+        first.map(|at| (said.get(at), expected.get(at)))
+    );
     assert!(said.len() as u64 > total / 2 && said.iter().any(|text| text.contains("set for None")), "timers fired, some twice");
 
     let app = start(topology(), life.dir.path());

@@ -4,7 +4,8 @@
 
 use millstream::testing::TestDriver;
 use millstream::{
-    Direction, Events, Headers, JoinWindows, Range, Record, Store, StreamBuilder, TimeWindows, Timestamp, Topic, Topology, Windowed,
+    Direction, Events, Headers, JoinWindows, Range, Record, Store, StreamBuilder, TimeWindows, Timestamp, Topic, Topology,
+    Windowed,
 };
 
 use super::{LONG, Life, feed, job, open_log, read_topic, start, stop, wait};
@@ -59,7 +60,7 @@ fn child() {
             .fold(Events::new(), |events, key| events.with(&NAMES, &Record::new(key, format!("name-{key}"), Timestamp(0))));
         let token = handle.append(names).await.expect("the names are appended");
         handle.at_least(&token, "names", LONG).await.expect("the table has the names");
-        feed(&handle, numbers, &INPUT, |_, n| input(n)).await;
+        feed(&handle, numbers, INPUT, |_, n| input(n)).await;
         handle.caught_up("counts", LONG).await.expect("the counts catch up");
     });
     stop(app);

@@ -462,7 +462,9 @@ mod tests {
 
     #[test]
     fn a_database_that_is_none_is_told_without_the_password() {
-        for (url, named) in [("nonsense", "mysql://"), ("mysql://user:secret@host", "database"), ("pg://user:secret@host/app", "mysql://")] {
+        for (url, named) in
+            [("nonsense", "mysql://"), ("mysql://user:secret@host", "database"), ("pg://user:secret@host/app", "mysql://")]
+        {
             let Ok(Command::Load(load)) = read(["shop", "load", "--orders", "--outbox", url]) else { panic!("{url}") };
             let sentence = load.database().expect_err(url);
             assert!(sentence.contains("--outbox") && sentence.contains(named) && !sentence.contains("secret"), "{sentence}");

@@ -276,9 +276,12 @@ fn what_is_refused_for_good_is_kept_with_the_reason_and_its_user_hears() {
     let metrics = shop.get("/metrics");
     let counted = |line: &str| assert!(metrics.text().lines().any(|known| known == line), "{line}: {}", metrics.text());
     counted(&format!("shop_rejected_events_total {rejected}"));
-    for (from, to, orders) in
-        [("", "PENDING", orders + 1), ("PENDING", "CANCELLED", orders), ("PENDING", "CONFIRMED", 1), ("CONFIRMED", "CANCELLED", 0)]
-    {
+    for (from, to, orders) in [
+        ("", "PENDING", orders + 1),
+        ("PENDING", "CANCELLED", orders),
+        ("PENDING", "CONFIRMED", 1),
+        ("CONFIRMED", "CANCELLED", 0),
+    ] {
         counted(&format!("shop_order_transitions_total{{from=\"{from}\",to=\"{to}\"}} {orders}"));
     }
 

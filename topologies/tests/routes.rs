@@ -299,9 +299,24 @@ fn every_code_is_in_the_readme_and_is_seen_from_outside_by_a_test() {
     }
     // Those that the contract names.
     for code in [
-        "INVALID_JSON", "INVALID_FIELD", "COUPON_EXISTS", "COUPON_ALREADY_ISSUED", "COUPON_SOLD_OUT", "COUPON_NOT_OPEN",
-        "COUPON_NOT_FOUND", "PRODUCT_EXISTS", "PRODUCT_NOT_FOUND", "ORDER_NOT_FOUND", "ORDER_NOT_PAYABLE", "AMOUNT_MISMATCH",
-        "ILLEGAL_TRANSITION", "IDEMPOTENCY_KEY_REUSED", "NOT_READY", "LOG_UNAVAILABLE", "OUTCOME_UNKNOWN", "VIEW_BEHIND",
+        "INVALID_JSON",
+        "INVALID_FIELD",
+        "COUPON_EXISTS",
+        "COUPON_ALREADY_ISSUED",
+        "COUPON_SOLD_OUT",
+        "COUPON_NOT_OPEN",
+        "COUPON_NOT_FOUND",
+        "PRODUCT_EXISTS",
+        "PRODUCT_NOT_FOUND",
+        "ORDER_NOT_FOUND",
+        "ORDER_NOT_PAYABLE",
+        "AMOUNT_MISMATCH",
+        "ILLEGAL_TRANSITION",
+        "IDEMPOTENCY_KEY_REUSED",
+        "NOT_READY",
+        "LOG_UNAVAILABLE",
+        "OUTCOME_UNKNOWN",
+        "VIEW_BEHIND",
     ] {
         assert!(codes.contains(code), "no error has the code {code}");
     }

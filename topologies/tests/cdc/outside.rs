@@ -76,7 +76,8 @@ fn a_load_with_an_outside_program_finds_every_promise_kept_over_kills() {
     let outbox = server.url("app", &database);
     let mut shop = relaying(&outbox, &[]);
     let (url, address) = (shop.url(), shop.address.to_string());
-    let args = ["load", "--orders", "--outbox", &outbox, "--url", &url, "--json", "--seconds", "5", "--users", "300", "--rate", "150"];
+    let args =
+        ["load", "--orders", "--outbox", &outbox, "--url", &url, "--json", "--seconds", "5", "--users", "300", "--rate", "150"];
     let mut load = command(&args);
     load.args(["--connections", "16", "--listeners", "150"]).stdout(Stdio::piped()).stderr(Stdio::piped());
     let load = load.spawn().expect("the binary runs");

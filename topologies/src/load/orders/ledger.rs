@@ -9,8 +9,8 @@ use tokio::time::Instant;
 
 use super::plan::{Order, PRODUCTS, SCARCE, SCARCE_STOCK};
 use super::plan::{PLENTY, price};
-use crate::load::{Broken, SETTLE};
 use crate::load::heard::Told;
+use crate::load::{Broken, SETTLE};
 
 /// Everything that was accepted.
 pub struct Ledger {

@@ -332,8 +332,21 @@ impl Audience for Trade {
 }
 
 fn report(seconds: f64, made: u64, measured: &Measured, verified: Verified) -> Section {
-    let Measured { outside, payments, cancels, ships, delivers, additions, refused, repeated, bad, post, completed, paid, outbox } =
-        measured;
+    let Measured {
+        outside,
+        payments,
+        cancels,
+        ships,
+        delivers,
+        additions,
+        refused,
+        repeated,
+        bad,
+        post,
+        completed,
+        paid,
+        outbox,
+    } = measured;
     let Verified { orders, live, pending, cancelled, failed, refunds, unmatched, events, .. } = verified;
     let mut section = Section {
         name: "orders",

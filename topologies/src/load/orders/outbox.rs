@@ -52,7 +52,8 @@ impl Outbox {
     #[must_use]
     pub fn new(opts: &Opts, seed: u32) -> Outbox {
         // The column with the time has none of a time zone, and is read as UTC.
-        let opts = OptsBuilder::from_opts(opts.clone()).prefer_socket(false).tcp_nodelay(true).init(vec!["SET time_zone = '+00:00'"]);
+        let opts =
+            OptsBuilder::from_opts(opts.clone()).prefer_socket(false).tcp_nodelay(true).init(vec!["SET time_zone = '+00:00'"]);
         let first_id = (u64::from(seed) & SEED_MASK) << ID_BITS;
         let (turn, ids) = (AtomicU64::new(0), AtomicU64::new(1));
         Outbox { opts: opts.into(), writers: Default::default(), turn, first_id, ids }
@@ -100,9 +101,7 @@ impl Row {
     }
 
     fn order(trade: &Trade, id: u64, order: &Order) -> Row {
-        let line = |(product, quantity): &(u32, u32)| {
-            json!({"productId": trade.id(*product), "quantity": quantity, "unitPrice": price(*product)})
-        };
+        let line = |(product, quantity): &(u32, u32)| json!({"productId": trade.id(*product), "quantity": quantity, "unitPrice": price(*product)});
         let payload = json!({
             "orderId": id, "orderNumber": format!("OUT-{id}"), "userId": trade.id(order.user),
             "items": order.lines.iter().map(line).collect::<Vec<_>>(),

@@ -316,7 +316,9 @@ mod tests {
         let mut plan = Plan::new(7, 100, true);
         let jobs: Vec<Job> = (0..20_000).map(|_| plan.next()).collect();
         let outside = |is: fn(&Outside) -> bool| jobs.iter().any(|job| matches!(job, Job::Outside(outside) if is(outside)));
-        assert!(outside(|outside| outside.commits[0].1 == [Told::Paid]) && outside(|outside| outside.commits[0].1 == [Told::Made]));
+        assert!(
+            outside(|outside| outside.commits[0].1 == [Told::Paid]) && outside(|outside| outside.commits[0].1 == [Told::Made])
+        );
         assert!(outside(|outside| outside.commits.len() == 1 && outside.commits[0].1.len() == 2));
         assert!(jobs.contains(&Job::Unmatched));
         let paid_outside = |job: &Job| matches!(job, Job::Order(order) if order.acts.contains(&(0, Act::PayOutside)));

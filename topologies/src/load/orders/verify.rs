@@ -266,7 +266,10 @@ async fn check_unmatched(trade: &Trade, caller: &mut Caller, payment: u64, order
     trade.state().ledger.check_unmatched(payment, seen.status, seen.reason.as_deref())?;
     let made: Option<Shown> = caller.json_if_any(&format!("/api/orders/{order}"), "ORDER_NOT_FOUND").await?;
     if made.is_some() || seen.order_id != order {
-        return Err(Error::Broken(format!("payment {payment} of order {order}, which nobody made, is of {}: {made:?}", seen.order_id)));
+        return Err(Error::Broken(format!(
+            "payment {payment} of order {order}, which nobody made, is of {}: {made:?}",
+            seen.order_id
+        )));
     }
     Ok(())
 }
