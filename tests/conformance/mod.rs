@@ -167,6 +167,25 @@ cases! {
     unlimited_windows = "unlimited-windows";
 }
 
+/// For whoever records more, by other seeds: the files of a directory, as far as the operators are those of the list above.
+#[test]
+#[ignore = "runs the cases of the directory that CONFORMANCE_CASES names"]
+fn cases_of_another_directory() {
+    let directory = std::env::var("CONFORMANCE_CASES").expect("CONFORMANCE_CASES names a directory");
+    let mut scenarios = 0;
+    for entry in std::fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("the directory can be read").path();
+        let name = path.file_stem().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if include_str!("mod.rs").contains(&format!("= {name:?};")) {
+            let text = std::fs::read_to_string(&path).expect("a file of cases");
+            check(&name, &text);
+            scenarios += text.matches("\"params\"").count();
+        }
+    }
+    println!("{scenarios} scenarios");
+    assert!(scenarios > 0, "there are no cases of these operators");
+}
+
 /// Every recorded file is run: one that is added to the folder and not to the list above fails here.
 #[test]
 fn no_case_is_left_out() {

@@ -282,7 +282,7 @@ fn answered() -> BTreeSet<String> {
         all.extend(lines.flat_map(codes).map(str::to_owned));
     }
     // Whoever makes an order by the API never gets an id that there is: it is a reason of events that are rejected.
-    assert!(all.remove("ORDER_EXISTS") && all.len() >= 38, "{all:?}");
+    assert!(all.remove("ORDER_EXISTS") && all.len() > 30, "{all:?}");
     all
 }
 
