@@ -1,5 +1,7 @@
 //! Trade: users who order, pay, pay twice, cancel, wait for their parcels and run out of points, on products that run out of stock.
 
+#[cfg(test)]
+mod checks;
 mod ledger;
 mod outbox;
 mod plan;
