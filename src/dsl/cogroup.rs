@@ -90,7 +90,6 @@ impl<K: Data, A: Data> Cogrouped<K, A> {
     }
 
     /// Declares an operator for each stream, all of which share the store.
-    #[expect(clippy::type_complexity, reason = "what a table is made of")]
     fn declare<L: Data>(
         mut self,
         name: &str,
