@@ -14,6 +14,7 @@ mod progress;
 mod requests;
 mod restore;
 mod roles;
+mod seen;
 mod standby;
 mod taking;
 mod token;
@@ -26,6 +27,7 @@ mod worker;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use millstream_state::{Db, Reader};
 use parking_lot::{Mutex, RwLock};
@@ -37,6 +39,7 @@ pub use self::dead_letters::{Failure, ParkedRecord, Replayed, Selection};
 pub use self::handle::{AppendError, Events, Handle, Health, StoreStatus};
 pub use self::progress::Behind;
 pub use self::requests::{Accepted, Answer, RequestError, RequestKey};
+pub use self::seen::Seen;
 pub use self::token::{Token, UnreadableToken};
 pub use self::view::{MAX_PAGE, QueryError, Row, TypedView, View};
 pub use self::watch::{Change, Watch, Watched};
@@ -63,6 +66,8 @@ pub(crate) struct Shared {
     pub reader: Reader,
     /// The topology's topics as they are in the log, by index.
     pub topics: Arc<[TopicInfo]>,
+    /// Topics beside the topology, and when they were looked up.
+    pub others: Mutex<BTreeMap<String, (TopicInfo, Instant)>>,
     /// What may be appended to them; the log itself takes a little more, for dead letters.
     pub limits: Limits,
     /// How many tasks each sub-topology has.
@@ -113,6 +118,7 @@ impl Shared {
             return Health::Failed(reason);
         }
         match (self.log.health(), self.trouble.lock().values().next()) {
+            (log::Health::Failed { cause }, _) => Health::Failed(cause.to_string()),
             (log::Health::Repairing { cause }, _) => Health::Degraded(cause.to_string()),
             (log::Health::Up, Some(trouble)) => Health::Degraded(trouble.clone()),
             (log::Health::Up, None) => match self.parts.lock().iter().next() {

@@ -1,10 +1,13 @@
 //! A global table over kills while it is brought to the end of its topic: whatever dies, nothing is processed before the table is whole, and
 //! each record is joined once, with what the table holds.
 
-use millstream::log::{Append, EmbeddedLog, Log, RecordBatch, Transaction};
-use millstream::{Events, Headers, Partition, Record, StreamBuilder, Timestamp, Topic, Topology};
+use std::path::Path;
 
-use super::{LONG, Life, job, open_log, read_topic, start, stop, wait};
+use millstream::log::{Append, EmbeddedLog, Log, RecordBatch, Transaction, embedded};
+use millstream::{App, Clock, Events, Handle, Headers, Partition, Record, StreamBuilder, Timestamp, Topic, Topology};
+
+use super::{Life, config, live};
+use crate::app::support::read;
 
 const NAMES: Topic<u64, Option<String>> = Topic::new("names").compacted();
 const INPUT: Topic<u64, u64> = Topic::new("visits").partitions(2).keep_forever();
@@ -30,16 +33,16 @@ fn name(key: u64) -> Option<String> {
 #[test]
 #[ignore = "run by the other tests of this file, in a process that they kill"]
 fn child() {
-    let Some((_, dir)) = job() else { return };
-    let app = start(topology(), &dir);
-    let handle = app.handle();
     // Something to be flushed, whatever a child before has done.
-    let one_more = Events::new().with(&INPUT, &Record::new(0, u64::MAX, Timestamp(0)));
-    wait(async {
+    let one_more = async |handle: &Handle| {
+        let one_more = Events::new().with(&INPUT, &Record::new(0, u64::MAX, Timestamp(0)));
         handle.append(one_more).await.expect("it is appended");
-        handle.caught_up("last", LONG).await.expect("all are joined");
-    });
-    stop(app);
+    };
+    live(topology(), "last", one_more, |_, _| Events::new(), async |_| {});
+}
+
+fn open_log(dir: &Path) -> EmbeddedLog {
+    EmbeddedLog::open(dir.join("log"), embedded::Options::new(|| Clock::System.now())).expect("the log opens")
 }
 
 /// Appends while no application runs.
@@ -62,7 +65,7 @@ fn append<K: 'static, V: 'static>(log: &EmbeddedLog, topic: &Topic<K, V>, record
 #[test]
 fn a_kill_while_a_global_table_is_read_leaves_no_hole() {
     let mut life = Life::new("crash::global_tables::child");
-    drop(start(topology(), life.dir.path()).stop()); // makes the topics
+    drop(App::start(topology(), config(life.dir.path())).expect("the application starts").stop()); // makes the topics
     let (log, state) = (open_log(life.dir.path()), life.dir.path().join("state"));
     append(&log, &NAMES, (0..KEYS).map(|key| (key, key, Some("old".to_owned()))));
     // In parts, for a transaction has its bounds.
@@ -86,7 +89,7 @@ fn a_kill_while_a_global_table_is_read_leaves_no_hole() {
     }
     life.finish(0);
 
-    let joined = read_topic(&open_log(life.dir.path()), &JOINED);
+    let joined = read(life.dir.path(), &JOINED);
     let mut found: Vec<String> =
         joined.into_iter().map(|record| record.value).filter(|text| !text.starts_with(&u64::MAX.to_string())).collect();
     found.sort_unstable();

@@ -3,9 +3,12 @@
 //! never crashes, has it.
 
 use millstream::testing::TestDriver;
-use millstream::{Direction, Process, Range, Record, Scope, Store, StreamBuilder, TimeDomain, Timestamp, Topic, Topology};
+use millstream::{
+    App, Direction, Events, Process, Range, Record, Scope, Seen, Store, StreamBuilder, TimeDomain, Timestamp, Topic, Topology,
+};
 
-use super::{LONG, Life, POINTS, feed, job, open_log, read_topic, start, stop, wait};
+use super::{Life, POINTS, config, live};
+use crate::app::support::read;
 
 const INPUT: Topic<u64, u64> = Topic::new("reminders").partitions(2).keep_forever();
 /// Without keys, so that each record stays with its task.
@@ -65,21 +68,12 @@ fn input(n: u64) -> Record<u64, u64> {
 #[test]
 #[ignore = "run by the other tests of this file, in a process that they kill"]
 fn child() {
-    let Some((numbers, dir)) = job() else { return };
-    let app = start(topology(), &dir);
-    let handle = app.handle();
-    wait(async {
-        feed(&handle, numbers, INPUT, |_, n| input(n)).await;
-        handle.caught_up("pending", LONG).await.expect("the timers catch up");
-    });
-    stop(app);
+    live(topology(), "pending", async |_| {}, |_, n| Events::new().with(&INPUT, &input(n)), async |_| {});
 }
 
 fn check(mut life: Life, total: u64) {
     life.finish(total);
-    let log = open_log(life.dir.path());
-    let (inputs, said) = (read_topic(&log, &INPUT), read_topic(&log, &SAID));
-    drop(log);
+    let (inputs, said) = (read(life.dir.path(), &INPUT), read(life.dir.path(), &SAID));
     let mut numbers: Vec<u64> = inputs.iter().map(|record| record.value).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, (0..total).collect::<Vec<_>>(), "each request is in the input once");
@@ -98,10 +92,12 @@ fn check(mut life: Life, total: u64) {
     );
     assert!(said.len() as u64 > total / 2 && said.iter().any(|text| text.contains("set for None")), "timers fired, some twice");
 
-    let app = start(topology(), life.dir.path());
+    let app = App::start(topology(), config(life.dir.path())).expect("the application starts");
     let view = app.handle().view("pending").expect("a store of the topology").typed(&PENDING);
-    let (mut pending, mut expected) =
-        (view.page(&Range::all(), Direction::Forward, 1_000).expect("the view answers"), driver.rows(&PENDING));
+    let (mut pending, mut expected) = (
+        view.page(&Range::all(), Direction::Forward, 1_000).and_then(Seen::wait).expect("the view answers"),
+        driver.rows(&PENDING),
+    );
     pending.sort_unstable();
     expected.sort_unstable();
     assert!(!pending.is_empty());

@@ -4,11 +4,12 @@
 
 use millstream::testing::TestDriver;
 use millstream::{
-    Direction, Events, Headers, JoinWindows, Range, Record, SessionWindows, SlidingWindows, Store, StreamBuilder, TimeWindows,
-    Timestamp, Topic, Topology, Windowed,
+    App, Direction, Events, Handle, Headers, JoinWindows, Range, Record, Seen, SessionWindows, SlidingWindows, Store,
+    StreamBuilder, TimeWindows, Timestamp, Topic, Topology, Windowed,
 };
 
-use super::{LONG, Life, feed, job, open_log, read_topic, start, stop, wait};
+use super::{LONG, Life, config, live};
+use crate::app::support::read;
 
 const INPUT: Topic<u64, u64> = Topic::new("clicks").partitions(2).keep_forever();
 const NAMES: Topic<u64, String> = Topic::new("names").partitions(2).compacted();
@@ -65,19 +66,14 @@ fn input(n: u64) -> Record<u64, u64> {
 #[test]
 #[ignore = "run by the other tests of this file, in a process that they kill"]
 fn child() {
-    let Some((numbers, dir)) = job() else { return };
-    let app = start(topology(), &dir);
-    let handle = app.handle();
-    wait(async {
-        // The names are there before the first click: what a join with a global table sees is what the table holds at that moment.
+    // The names are there before the first click: what a join with a global table sees is what the table holds at that moment.
+    let names = async |handle: &Handle| {
         let names = (0..KEYS)
             .fold(Events::new(), |events, key| events.with(&NAMES, &Record::new(key, format!("name-{key}"), Timestamp(0))));
         let token = handle.append(names).await.expect("the names are appended");
         handle.at_least(&token, "names", LONG).await.expect("the table has the names");
-        feed(&handle, numbers, INPUT, |_, n| input(n)).await;
-        handle.caught_up("counts", LONG).await.expect("the counts catch up");
-    });
-    stop(app);
+    };
+    live(topology(), "counts", names, |_, n| Events::new().with(&INPUT, &input(n)), async |_| {});
 }
 
 #[test]
@@ -85,11 +81,10 @@ fn a_kill_at_any_moment_loses_no_window_and_no_pair() {
     let mut life = Life::new("crash::windows::child");
     let total = life.die_at_random(300);
     life.finish(total);
-    let log = open_log(life.dir.path());
-    let inputs = read_topic(&log, &INPUT);
-    let joined = read_topic(&log, &JOINED);
-    let closed = [CLOSED, VISITS, NEAR].map(|topic| (read_topic(&log, &topic), topic));
-    drop(log);
+
+    let inputs = read(life.dir.path(), &INPUT);
+    let joined = read(life.dir.path(), &JOINED);
+    let closed = [CLOSED, VISITS, NEAR].map(|topic| (read(life.dir.path(), &topic), topic));
     let mut numbers: Vec<u64> = inputs.iter().map(|record| record.value).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, (0..total).collect::<Vec<_>>(), "each request is in the input once");
@@ -110,12 +105,13 @@ fn a_kill_at_any_moment_loses_no_window_and_no_pair() {
         assert_eq!(closed, expected, "each window of {} closed once", topic.name());
     }
 
-    let app = start(topology(), life.dir.path());
+    let app = App::start(topology(), config(life.dir.path())).expect("the application starts");
     for store in STORES {
         let view = app.handle().view(store.name()).expect("a store of the topology").typed(&store);
         let mut rows = driver.rows(&store);
         rows.sort();
         assert!(!rows.is_empty(), "{}", store.name());
-        assert_eq!(view.page(&Range::all(), Direction::Forward, 1_000).expect("the view answers"), rows, "{}", store.name());
+        let page = view.page(&Range::all(), Direction::Forward, 1_000).and_then(Seen::wait).expect("the view answers");
+        assert_eq!(page, rows, "{}", store.name());
     }
 }
