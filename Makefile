@@ -10,7 +10,7 @@ TOOLCHAIN := $(shell sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millstream/$(TOOLCHAIN)-$(shell uname -m)
 CARGO_FLAGS := --release --workspace --locked
 
-.PHONY: help setup build run up down kafka test lint bench bench-cdc crash crashcdc mysql8 crashrun deny clean
+.PHONY: help setup build run up down kafka test lint bench bench-cdc bench-million crash crashcdc mysql8 crashrun deny clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -45,6 +45,9 @@ bench: setup ## the side-by-side measurements of the README
 
 bench-cdc: build ## change data capture beside Debezium, on one broker and one MariaDB: latency at 500 rows/s, backlogs of 50,000 rows; needs python3-venv
 	benches/peers/debezium/bench.sh "$(CARGO_TARGET_DIR)/release/shop"
+
+bench-million: build ## a million orders by the outbox: state per order, and ready again after kill -9
+	benches/million-orders.sh "$(CARGO_TARGET_DIR)/release/shop"
 
 crash: setup ## the crash tests at full length, which `make test` has in short form
 	CRASH_ROUNDS=200 cargo test $(CARGO_FLAGS) --no-fail-fast --test main -- --nocapture crash

@@ -42,7 +42,9 @@ mod topology;
 mod windows;
 
 pub use clock::Clock;
-pub use dsl::{GlobalTable, Grouped, Process, Stream, StreamBuilder, Table, WindowedStream, WindowedTable};
+pub use dsl::{
+    Cogrouped, GlobalTable, Grouped, Process, Stream, StreamBuilder, Table, WindowedCogroup, WindowedStream, WindowedTable,
+};
 pub use error::ProcessError;
 pub use log::embedded::Durability;
 pub use millstream_state::{Direction, Range};
@@ -59,7 +61,7 @@ pub use store::Store;
 pub use task::TimeDomain;
 pub use topic::Topic;
 pub use topology::{Topology, TopologyError};
-pub use windows::{JoinWindows, TimeWindows, Windowed};
+pub use windows::{JoinWindows, SessionWindows, SlidingWindows, TimeWindows, Windowed};
 
 /// The program in README.md compiles and runs.
 #[cfg(doctest)]

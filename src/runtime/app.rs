@@ -1,9 +1,9 @@
 //! Starting and stopping an application.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -321,15 +321,26 @@ impl Shared {
     }
 }
 
-/// One task for each partition of each sub-topology, restored.
+/// One task for each partition of each sub-topology, restored: several at the same time, for a start after a crash is mostly that.
 fn take_tasks(shared: &Arc<Shared>) -> Result<Vec<Task>, StartError> {
-    let mut tasks = Vec::new();
-    for sub in 0..shared.topology.subs.len() {
-        for partition in (0..shared.tasks[sub]).map(Partition) {
-            tasks.extend(taking::take(shared, sub, partition, &|| true)?);
+    let subs = shared.tasks.iter().enumerate();
+    let all: Vec<_> = subs.flat_map(|(sub, tasks)| (0..*tasks).map(move |partition| (sub, Partition(partition)))).collect();
+    let next = AtomicUsize::new(0);
+    let take = || {
+        let mut taken = Vec::new();
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            let Some((sub, partition)) = all.get(place) else { return Ok(taken) };
+            taken.extend(taking::take(shared, *sub, *partition, &|| true)?.map(|task| (place, task)));
         }
-    }
-    Ok(tasks)
+    };
+    let taken: Result<Vec<Vec<_>>, StartError> = std::thread::scope(|scope| {
+        let restorers: Vec<_> = (0..shared.config.threads.clamp(1, all.len().max(1))).map(|_| scope.spawn(take)).collect();
+        restorers.into_iter().map(|restorer| restorer.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    });
+    let mut tasks: Vec<_> = taken?.into_iter().flatten().collect();
+    tasks.sort_by_key(|(place, _)| *place);
+    Ok(tasks.into_iter().map(|(_, task)| task).collect())
 }
 
 /// Notes how far the tasks are, and what is there to be processed before the views are ready.

@@ -120,6 +120,9 @@ impl Collector for Readings {
                 inputs.extend(partitions.filter(|p| shared.roles.get(index, *p).is_mine()).map(|p| (topic, p)));
             }
         }
+        for global in &shared.topology.globals {
+            inputs.extend((0..shared.topics[global.topic.0].partitions).map(|partition| (global.topic, Partition(partition))));
+        }
         let places: Vec<_> = inputs.iter().map(|(topic, p)| (shared.topics[topic.0].id, *p)).collect();
         // Without the log the rest is still worth knowing.
         for ((topic, partition), end) in inputs.into_iter().zip(shared.log.open_ends(&places).unwrap_or_default()) {

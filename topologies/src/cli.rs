@@ -15,6 +15,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
+use mysql_async::Opts;
 
 pub use self::cluster::{ApiServer, Cdc, Cluster, GroupProtocol, KafkaMechanism, Worker};
 pub use self::outbox::Outbox;
@@ -249,6 +250,10 @@ pub struct Load {
     /// add up. With --coupons both at once, each at the rate and with half of the connections
     #[arg(long, env = "SHOP_LOAD_ORDERS")]
     pub orders: bool,
+    /// With --orders: database whose outbox the shop relays; an outside program then makes a part of the orders and payments by inserting
+    /// rows, in any order, twice, or without an order. Better given by the environment
+    #[arg(long, env = "SHOP_LOAD_OUTBOX", value_name = "URL", requires = "orders", hide_env_values = true)]
+    outbox: Option<String>,
     /// Users that claim, and users that order
     #[arg(long, env = "SHOP_LOAD_USERS", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub users: u32,
@@ -276,6 +281,21 @@ pub struct Load {
     /// Print the result as one JSON object
     #[arg(long, env = "SHOP_LOAD_JSON")]
     pub json: bool,
+}
+
+impl Load {
+    /// The database of the outside program.
+    ///
+    /// # Errors
+    /// One sentence that names the flag, without the password.
+    pub fn database(&self) -> Result<Option<Opts>, String> {
+        let Some(url) = &self.outbox else { return Ok(None) };
+        match Opts::from_url(url) {
+            Ok(opts) if opts.db_name().is_some() => Ok(Some(opts)),
+            Ok(_) => Err("--outbox names no database: mysql://USER:PASSWORD@HOST:PORT/DATABASE".into()),
+            Err(error) => Err(format!("--outbox is not mysql://USER:PASSWORD@HOST:PORT/DATABASE: {error}")),
+        }
+    }
 }
 
 /// How fast to send.
@@ -451,6 +471,18 @@ mod tests {
         check("shop load --coupons --users 0", &["--users"]);
         check("shop load --coupons --limit-percent 101", &["--limit-percent"]);
         check("shop load --coupons --seed x", &["--seed"]);
+        check("shop load --coupons --outbox mysql://x/app", &["--orders"]);
+    }
+
+    #[test]
+    fn a_database_that_is_none_is_told_without_the_password() {
+        for (url, named) in
+            [("nonsense", "mysql://"), ("mysql://user:secret@host", "database"), ("pg://user:secret@host/app", "mysql://")]
+        {
+            let Ok(Command::Load(load)) = read(["shop", "load", "--orders", "--outbox", url]) else { panic!("{url}") };
+            let sentence = load.database().expect_err(url);
+            assert!(sentence.contains("--outbox") && sentence.contains(named) && !sentence.contains("secret"), "{sentence}");
+        }
     }
 
     #[test]

@@ -44,7 +44,10 @@ fn main() -> ExitCode {
         Command::Sink(sink) => served(cluster::deliver(&sink)),
         Command::Receive(receive) => served(receive::run(&receive)),
         Command::Topology(command) => print_topology(&command).map_err(|error| (2, error)),
-        Command::Load(command) => as_client(load::run(&command)),
+        Command::Load(command) => match command.database() {
+            Ok(outbox) => as_client(load::run(&command, outbox.as_ref())),
+            Err(sentence) => Err((2, sentence)),
+        },
         Command::Dlq(command) => as_client(dlq::run(&command)),
     };
     match outcome {
