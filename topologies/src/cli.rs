@@ -2,6 +2,7 @@
 //! exit code 2 and one sentence that names the flag. Nothing is opened or started here.
 
 mod cluster;
+mod gate;
 mod outbox;
 
 use std::ffi::OsString;
@@ -16,6 +17,7 @@ use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
 
 pub use self::cluster::{ApiServer, Cdc, Cluster, GroupProtocol, KafkaMechanism, Worker};
+pub use self::gate::Gate;
 pub use self::outbox::Outbox;
 use crate::client::Target;
 use crate::time::Iso;
@@ -64,6 +66,9 @@ pub struct Dev {
     /// Follow the outbox of a MySQL or MariaDB database in its binlog
     #[command(flatten)]
     pub outbox: Outbox,
+    /// A gate before coupons
+    #[command(flatten)]
+    pub gate: Gate,
     /// What is logged
     #[command(flatten)]
     pub logging: Logging,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use millstream::log::kafka::{self, KafkaConfig, KafkaLog, Mechanism};
 use millstream::serve::application_routes;
 use millstream::{App, Config, Standbys, Topology};
+use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::api::{Api, routes};
@@ -51,6 +52,7 @@ pub fn work(worker: &Worker) -> Result<(), Error> {
 /// See [`Error`].
 pub fn serve_api(api_server: &ApiServer) -> Result<(), Error> {
     serving::run(&api_server.logging, async {
+        let gate = api_server.gate.settings().map_err(Error::Misconfigured)?;
         let topology = topology::shared(&Settings::default()).map_err(misconfigured)?;
         let front = Front::open(&api_server.interface).await?;
         let config = Config {
@@ -62,9 +64,12 @@ pub fn serve_api(api_server: &ApiServer) -> Result<(), Error> {
         };
         let app = start(topology, config, &api_server.cluster, |kafka| kafka).await?;
         let handle = app.handle();
-        let api = Api::new(&handle, api_server.interface.lang);
+        let mut beside = JoinSet::new();
+        let gate = serving::gate(&handle, gate, &mut beside).await?;
+        let api = Api::new(&handle, api_server.interface.lang, gate);
         metrics::register(&api, &mut handle.registry().write());
         let served = front.serve(&handle, routes(&api), None).await;
+        beside.shutdown().await;
         drop((api, handle));
         serving::stop(app, served).await
     })

@@ -4,6 +4,7 @@
 //! beyond that.
 
 use millstream::{App, Config};
+use tokio::task::JoinSet;
 
 use crate::api::{Api, routes};
 use crate::cli::Dev;
@@ -21,6 +22,7 @@ pub fn run(dev: &Dev) -> Result<(), Error> {
 
 async fn serve(dev: &Dev) -> Result<(), Error> {
     let outbox = dev.outbox.settings().map_err(Error::Misconfigured)?;
+    let gate = dev.gate.settings().map_err(Error::Misconfigured)?;
     let front = Front::open(&dev.interface).await?;
     let mut config = Config { state_memory_bytes: dev.memory_budget, ..Config::embedded(&dev.data) };
     if let Some(threads) = dev.threads {
@@ -29,13 +31,15 @@ async fn serve(dev: &Dev) -> Result<(), Error> {
     let settings = Settings { payment_timeout_ms: dev.payment_timeout.as_millis() as i64 };
     let app = App::start(topology::all(&settings).map_err(misconfigured)?, config).map_err(misconfigured)?;
     let handle = app.handle();
-    let api = Api::new(&handle, dev.interface.lang);
+    let mut beside = JoinSet::new();
+    let gate = serving::gate(&handle, gate, &mut beside).await?;
+    let api = Api::new(&handle, dev.interface.lang, gate);
     metrics::register(&api, &mut handle.registry().write());
-    let demo = dev.demo.then(|| tokio::spawn(demo::run(front.address(), front.admin_token(&handle))));
-    let served = front.serve(&handle, routes(&api), serving::relay(&handle, outbox)).await;
-    if let Some(demo) = demo {
-        demo.abort();
+    if dev.demo {
+        beside.spawn(demo::run(front.address(), front.admin_token(&handle)));
     }
+    let served = front.serve(&handle, routes(&api), serving::relay(&handle, outbox)).await;
+    beside.shutdown().await;
     drop((api, handle));
     serving::stop(app, served).await
 }

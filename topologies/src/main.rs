@@ -12,6 +12,7 @@ mod demo;
 mod dev;
 mod dlq;
 mod events;
+mod gate;
 mod inventory;
 mod load;
 mod logging;

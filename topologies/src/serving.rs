@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use millstream::serve::{Config as HttpConfig, RateLimit, Routes, Server};
@@ -10,11 +11,12 @@ use millstream::{App, Handle, Health};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::api::auth::Secret;
 use crate::cdc::{self, Relay};
 use crate::cli::{Interface, Logging};
+use crate::gate::{self, Gate};
 use crate::{logging, open_files};
 
 /// How often it is looked whether the application still runs.
@@ -115,6 +117,17 @@ impl Front {
 /// Starts relaying, if there is an outbox.
 pub fn relay(app: &Handle, outbox: Option<cdc::Settings>) -> Option<JoinHandle<cdc::Stop>> {
     outbox.map(|outbox| tokio::spawn(Relay::new(app, outbox).run()))
+}
+
+/// The gate before coupons, if there is one, and beside it what looks after it.
+///
+/// # Errors
+/// If Redis does not let the shop in.
+pub async fn gate(app: &Handle, settings: Option<gate::Settings>, beside: &mut JoinSet<()>) -> Result<Option<Arc<Gate>>, Error> {
+    let Some(settings) = settings else { return Ok(None) };
+    let gate = Gate::open(app, settings).await.map_err(Error::Misconfigured)?;
+    beside.spawn(Arc::clone(&gate).keep());
+    Ok(Some(gate))
 }
 
 /// Stops the application after it has served.

@@ -8,6 +8,7 @@ mod coupons;
 mod crash;
 mod events;
 mod faults;
+mod gate;
 mod hostile;
 mod http;
 mod idempotency;

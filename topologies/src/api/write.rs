@@ -5,13 +5,14 @@ use std::future::Future;
 
 use millstream::serve::header::HeaderName;
 use millstream::serve::{ApiError, Request, Response, StatusCode};
-use millstream::{Accepted, Events, Handle, Headers, RequestError, RequestKey, Timestamp, Token};
+use millstream::{Accepted, AppendError, Events, Handle, Headers, RequestError, RequestKey, Timestamp, Token};
 use serde::Serialize;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::events;
+use crate::gate::Admission;
 
 /// For how long the answer to a key is kept.
 const KEPT_MS: i64 = 24 * 3_600_000;
@@ -37,13 +38,33 @@ pub struct Write {
     status: StatusCode,
     body: Vec<u8>,
     events: Events,
+    /// The place at the gate that is needed for it.
+    admission: Option<Admission>,
 }
 
 impl Write {
     /// Answers with a body.
     pub fn new(status: StatusCode, body: &impl Serialize, events: Events) -> Result<Write, ApiError> {
         let body = serde_json::to_vec(body).map_err(ApiError::internal)?;
-        Ok(Write { status, body, events })
+        Ok(Write { status, body, events, admission: None })
+    }
+
+    /// The same for a user that the gate has let in.
+    #[must_use]
+    pub fn admitted(self, admission: Option<Admission>) -> Write {
+        Write { admission, ..self }
+    }
+}
+
+/// Gives a place back whose write is known to have failed.
+async fn give_back(admission: Option<Admission>, error: &AppendError) {
+    let is_nothing_written = match error {
+        AppendError::Log(error) => !error.is_outcome_unknown(),
+        AppendError::Codec { .. } => true,
+        AppendError::NoRequests | AppendError::Requests(_) => false,
+    };
+    if let Some(admission) = admission.filter(|_| is_nothing_written) {
+        admission.give_back().await;
     }
 }
 
@@ -56,27 +77,42 @@ where
     F: Future<Output = Result<Write, ApiError>>,
 {
     let Some(key) = request.headers().get(IDEMPOTENCY_KEY) else {
-        let Write { status, body, events } = decide().await?;
-        let position = app.append(events).await?;
-        return Ok(answer(status, body, &position));
+        let Write { status, body, events, admission } = decide().await?;
+        return match app.append(events).await {
+            Ok(position) => Ok(answer(status, body, &position)),
+            Err(error) => {
+                give_back(admission, &error).await;
+                Err(error.into())
+            }
+        };
     };
     let key =
         RequestKey { key: key_of_caller(key.as_bytes(), request)?, fingerprint: fingerprint(request, body)?, keep_ms: KEPT_MS };
-    let once = app.once(&key, || async {
-        let Write { status, body, events } = decide().await?;
+    let mut place = None;
+    let taken = &mut place;
+    let once = app.once(&key, || async move {
+        let Write { status, body, events, admission } = decide().await?;
+        *taken = admission;
         Ok(Accepted { events, answer: kept(status, &body) })
     });
-    let carried_out = once.await.map_err(|error| match error {
-        RequestError::Refused(refusal) => refusal,
-        RequestError::Reused => {
-            let message = "this idempotency key was used for another request";
-            ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED", message)
+    match once.await {
+        Ok(carried_out) => {
+            let (status, body) = read_kept(&carried_out.answer)?;
+            Ok(answer(status, body, &carried_out.position))
         }
-        RequestError::StillRunning => ApiError::outcome_unknown("the first request of this idempotency key still runs"),
-        RequestError::Append(error) => error.into(),
-    })?;
-    let (status, body) = read_kept(&carried_out.answer)?;
-    Ok(answer(status, body, &carried_out.position))
+        Err(RequestError::Refused(refusal)) => Err(refusal),
+        Err(RequestError::Reused) => {
+            let message = "this idempotency key was used for another request";
+            Err(ApiError::new(StatusCode::UNPROCESSABLE_ENTITY, "IDEMPOTENCY_KEY_REUSED", message))
+        }
+        Err(RequestError::StillRunning) => {
+            Err(ApiError::outcome_unknown("the first request of this idempotency key still runs"))
+        }
+        Err(RequestError::Append(error)) => {
+            give_back(place, &error).await;
+            Err(error.into())
+        }
+    }
 }
 
 fn answer(status: StatusCode, body: Vec<u8>, position: &Token) -> Response {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::{Interface, Logging, Outbox, bytes, duration};
+use super::{Gate, Interface, Logging, Outbox, bytes, duration};
 
 /// The Kafka cluster to use.
 #[derive(Args, Clone, Debug)]
@@ -111,6 +111,9 @@ pub struct ApiServer {
     /// Memory for state and caches, such as 64MiB or 2GiB
     #[arg(long, env = "SHOP_MEMORY_BUDGET", value_name = "SIZE", default_value = "256MiB", value_parser = bytes)]
     pub memory_budget: usize,
+    /// A gate before coupons
+    #[command(flatten)]
+    pub gate: Gate,
     /// How clients are served
     #[command(flatten)]
     pub interface: Interface,
