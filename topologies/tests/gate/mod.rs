@@ -113,13 +113,9 @@ fn without_redis_the_views_decide_or_nobody() {
     open.claim(coupons[0], fresh_id()).refused(409, "COUPON_SOLD_OUT");
 
     redis.kill();
-    let data = closed.data.path().to_owned();
+    let (data, url) = (Arc::clone(&closed.data), redis.url());
     drop(closed);
-    let url = redis.url();
-    let restarted = Shop::spawn(
-        command(&dev(FREE, &data)).args(["--redis", &url, "--gate-down", "closed"]),
-        directory(), // the data stays with the one above
-    );
+    let restarted = Shop::start_on_with(data, FREE, &["--redis", &url, "--gate-down", "closed"]);
     restarted.claim(coupons[1], fresh_id()).refused(503, "NOT_READY");
 }
 
@@ -200,13 +196,13 @@ fn users_that_somebody_made_up_keep_nobody_out() {
 
 #[test]
 fn a_place_is_given_back_when_its_write_has_failed_and_freed_when_nobody_knows() {
-    const LIMIT: u64 = 4;
+    const LIMIT: u64 = 60;
     let redis = RedisServer::start(&[]);
     let url = redis.url();
     let data = directory();
     // The log fails as a full disk does, some writes after the coupon was made.
     let mut failing = command(&dev(FREE, data.path()));
-    failing.args(["--redis", &url]).env("MILLSTREAM_FAULT", "log:commit:before-write:12:fail");
+    failing.args(["--redis", &url]).env("MILLSTREAM_FAULT", "log:commit:before-write:40:fail");
     let shop = Shop::spawn(&mut failing, Arc::clone(&data));
     let coupon = shop.coupon(LIMIT);
     let mut accepted = 0;
