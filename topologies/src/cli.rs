@@ -18,7 +18,7 @@ use jiff::SignedDuration;
 
 pub use self::cluster::{ApiServer, Cdc, Cluster, GroupProtocol, KafkaMechanism, Worker};
 pub use self::gate::Gate;
-pub use self::outbox::Outbox;
+pub use self::outbox::{Database, Outbox};
 use crate::client::Target;
 use crate::time::Iso;
 
@@ -63,7 +63,7 @@ pub struct Dev {
     /// How clients are served
     #[command(flatten)]
     pub interface: Interface,
-    /// Follow the outbox of a MySQL or MariaDB database in its binlog
+    /// Write requests through the outbox of a MySQL or MariaDB database, and follow it in its binlog
     #[command(flatten)]
     pub outbox: Outbox,
     /// A gate before coupons

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::api::{Api, routes};
+use crate::cdc::Relay;
 use crate::cli::{ApiServer, Cdc, Cluster, GroupProtocol, KafkaMechanism, Worker};
 use crate::metrics;
 use crate::serving::{self, Error, Front, misconfigured};
@@ -40,7 +41,7 @@ pub fn work(worker: &Worker) -> Result<(), Error> {
         }
         let app = start(topology, config, &worker.cluster, |kafka| kafka).await?;
         let handle = app.handle();
-        let served = front.serve(&handle, application_routes(&handle), None).await;
+        let served = front.serve(&handle, application_routes(&handle), JoinSet::new()).await;
         drop(handle);
         serving::stop(app, served).await
     })
@@ -53,6 +54,8 @@ pub fn work(worker: &Worker) -> Result<(), Error> {
 pub fn serve_api(api_server: &ApiServer) -> Result<(), Error> {
     serving::run(&api_server.logging, async {
         let gate = api_server.gate.settings().map_err(Error::Misconfigured)?;
+        let database = api_server.database.address().map_err(Error::Misconfigured)?;
+        let outbox = database.map(|address| (address, api_server.database.cdc_name.clone()));
         let topology = topology::shared(&Settings::default()).map_err(misconfigured)?;
         let front = Front::open(&api_server.interface).await?;
         let config = Config {
@@ -64,11 +67,12 @@ pub fn serve_api(api_server: &ApiServer) -> Result<(), Error> {
         };
         let app = start(topology, config, &api_server.cluster, |kafka| kafka).await?;
         let handle = app.handle();
-        let mut beside = JoinSet::new();
+        let (mut tasks, mut beside) = (JoinSet::new(), JoinSet::new());
+        let home = serving::home(&handle, outbox, &mut tasks, &mut beside);
         let gate = serving::gate(&handle, gate, &mut beside).await?;
-        let api = Api::new(&handle, api_server.interface.lang, gate);
+        let api = Api::new(&handle, api_server.interface.lang, home, gate);
         metrics::register(&api, &mut handle.registry().write());
-        let served = front.serve(&handle, routes(&api), None).await;
+        let served = front.serve(&handle, routes(&api), tasks).await;
         beside.shutdown().await;
         drop((api, handle));
         serving::stop(app, served).await
@@ -89,8 +93,9 @@ pub fn relay(cdc: &Cdc) -> Result<(), Error> {
         let writer = format!("shop-cdc-{}", outbox.name);
         let app = start(topology, config, &cdc.cluster, |kafka| kafka.exclusive_writer(writer)).await?;
         let handle = app.handle();
-        let relay = serving::relay(&handle, Some(outbox));
-        let served = front.serve(&handle, application_routes(&handle), relay).await;
+        let mut tasks = JoinSet::new();
+        tasks.spawn(Relay::new(&handle, outbox).run());
+        let served = front.serve(&handle, application_routes(&handle), tasks).await;
         drop(handle);
         serving::stop(app, served).await
     })

@@ -7,6 +7,7 @@ use millstream::{App, Config};
 use tokio::task::JoinSet;
 
 use crate::api::{Api, routes};
+use crate::cdc::Relay;
 use crate::cli::Dev;
 use crate::serving::{self, Error, Front, misconfigured};
 use crate::topology::Settings;
@@ -31,14 +32,24 @@ async fn serve(dev: &Dev) -> Result<(), Error> {
     let settings = Settings { payment_timeout_ms: dev.payment_timeout.as_millis() as i64 };
     let app = App::start(topology::all(&settings).map_err(misconfigured)?, config).map_err(misconfigured)?;
     let handle = app.handle();
-    let mut beside = JoinSet::new();
+    let (mut tasks, mut beside) = (JoinSet::new(), JoinSet::new());
+    // Where an outbox is routed otherwise, what the shop would write there would not come back to its topics.
+    let own = outbox.as_ref().filter(|outbox| outbox.routing.is_of_the_shop());
+    if own.is_none() && outbox.is_some() {
+        tracing::warn!("requests go straight to the log: the outbox is routed otherwise than the shop's own");
+    }
+    let home = own.map(|outbox| (outbox.address.clone(), outbox.name.clone()));
+    let home = serving::home(&handle, home, &mut tasks, &mut beside);
+    if let Some(outbox) = outbox {
+        tasks.spawn(Relay::new(&handle, outbox).run());
+    }
     let gate = serving::gate(&handle, gate, &mut beside).await?;
-    let api = Api::new(&handle, dev.interface.lang, gate);
+    let api = Api::new(&handle, dev.interface.lang, home, gate);
     metrics::register(&api, &mut handle.registry().write());
     if dev.demo {
         beside.spawn(demo::run(front.address(), front.admin_token(&handle)));
     }
-    let served = front.serve(&handle, routes(&api), serving::relay(&handle, outbox)).await;
+    let served = front.serve(&handle, routes(&api), tasks).await;
     beside.shutdown().await;
     drop((api, handle));
     serving::stop(app, served).await

@@ -21,6 +21,7 @@ mod metrics;
 mod notifications;
 mod open_files;
 mod orders;
+mod outbox;
 mod payments;
 mod points;
 mod serving;

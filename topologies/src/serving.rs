@@ -11,12 +11,14 @@ use millstream::{App, Handle, Health};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 
 use crate::api::auth::Secret;
-use crate::cdc::{self, Relay};
+use crate::api::write::Home;
+use crate::cdc;
 use crate::cli::{Interface, Logging};
 use crate::gate::{self, Gate};
+use crate::outbox::Outbox;
 use crate::{logging, open_files};
 
 /// How often it is looked whether the application still runs.
@@ -78,15 +80,15 @@ impl Front {
         self.secret.as_ref().map(|secret| secret.admin_token(app))
     }
 
-    /// Serves until a signal comes, the application fails, or the relay ends, which is then the error.
+    /// Serves until a signal comes, the application fails, or one of the tasks ends, which is then the error.
     ///
     /// # Errors
-    /// Why the relay ended.
+    /// Why the task ended.
     pub async fn serve<S: Send + Sync + 'static>(
         self,
         app: &Handle,
         routes: Routes<S>,
-        mut relay: Option<JoinHandle<cdc::Stop>>,
+        mut tasks: JoinSet<cdc::Stop>,
     ) -> Result<(), Error> {
         let mut server = self.server.metrics(&mut app.registry().write());
         let address = server.address();
@@ -96,27 +98,19 @@ impl Front {
         if let Err(error) = writeln!(std::io::stdout(), "shop serves on http://{address}") {
             tracing::warn!(%error, "standard output cannot be written");
         }
-        let mut relay_stopped = None;
+        let mut stopped = None;
         let over = async {
             tokio::select! {
                 () = until_over(self.asked_to_stop, app) => {}
-                stop = ended(&mut relay) => relay_stopped = Some(stop),
+                stop = ended(&mut tasks) => stopped = Some(stop),
             }
         };
         server.run(routes, over).await;
         tracing::info!("stopping");
-        // Dropped where it stands: what it has appended holds, with its position.
-        if let Some(relay) = relay.filter(|_| relay_stopped.is_none()) {
-            relay.abort();
-            drop(relay.await);
-        }
-        relay_stopped.map_or(Ok(()), Err)
+        // Dropped where they stand: what a relay has appended holds, with its position.
+        tasks.shutdown().await;
+        stopped.map_or(Ok(()), Err)
     }
-}
-
-/// Starts relaying, if there is an outbox.
-pub fn relay(app: &Handle, outbox: Option<cdc::Settings>) -> Option<JoinHandle<cdc::Stop>> {
-    outbox.map(|outbox| tokio::spawn(Relay::new(app, outbox).run()))
 }
 
 /// The gate before coupons, if there is one, and beside it what looks after it.
@@ -130,11 +124,25 @@ pub async fn gate(app: &Handle, settings: Option<gate::Settings>, beside: &mut J
     Ok(Some(gate))
 }
 
+/// Where requests are written: through an outbox, if there is one, whose relay has that name.
+pub fn home(
+    app: &Handle,
+    outbox: Option<(cdc::Address, String)>,
+    tasks: &mut JoinSet<cdc::Stop>,
+    beside: &mut JoinSet<()>,
+) -> Home {
+    let Some((address, relay)) = outbox else { return Home::Log };
+    let outbox = Outbox::open(app, address, relay, beside);
+    tasks.spawn(outbox.clone().keep(app.clone()));
+    Home::Outbox(outbox)
+}
+
 /// Stops the application after it has served.
 ///
 /// # Errors
 /// Why it had failed, else why serving ended.
 pub async fn stop(app: App, served: Result<(), Error>) -> Result<(), Error> {
+    app.handle().feed_from(None);
     match tokio::task::spawn_blocking(|| app.stop()).await {
         Ok(None) => served,
         Ok(Some(reason)) => Err(Error::Failed(reason)),
@@ -150,15 +158,13 @@ fn http_config(interface: &Interface) -> Result<HttpConfig, Error> {
     Ok(HttpConfig { allowed_origins: interface.cors_origin.clone(), rate_limit: limit, ..HttpConfig::listen(interface.listen) })
 }
 
-/// Waits until the relay cannot go on; for ever where there is none.
-async fn ended(relay: &mut Option<JoinHandle<cdc::Stop>>) -> Error {
-    match relay {
+/// Waits until a task cannot go on; for ever where there is none.
+async fn ended(tasks: &mut JoinSet<cdc::Stop>) -> Error {
+    match tasks.join_next().await {
         None => std::future::pending().await,
-        Some(relay) => match relay.await {
-            Ok(cdc::Stop::Misconfigured(sentence)) => Error::Misconfigured(sentence),
-            Ok(cdc::Stop::Failed(sentence)) => Error::Failed(sentence),
-            Err(panic) => Error::Failed(format!("the relay failed: {panic}")),
-        },
+        Some(Ok(cdc::Stop::Misconfigured(sentence))) => Error::Misconfigured(sentence),
+        Some(Ok(cdc::Stop::Failed(sentence))) => Error::Failed(sentence),
+        Some(Err(panic)) => Error::Failed(format!("a task of the process failed: {panic}")),
     }
 }
 

@@ -16,6 +16,7 @@ mod kafka;
 mod lifecycle;
 mod operations;
 mod orders;
+mod outbox;
 mod routes;
 mod shop;
 mod views;

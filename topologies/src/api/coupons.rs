@@ -7,12 +7,12 @@ use millstream::{Events, Record, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::page::Page;
-use super::write::{Write, carry_out, event_headers, event_id};
+use super::write::{Write, carry_out, event_headers};
 use super::{Api, auth, bounds};
 use crate::coupons::domain::{Coupon, Decision, Refusal, Terms, decide};
-use crate::coupons::topology::{CATALOGUE, COUPON_ISSUE, COUPONS, COUPONS_BY_AGE, CouponIssueRequest};
-use crate::events::headers;
+use crate::coupons::topology::{CATALOGUE, COUPONS, COUPONS_BY_AGE, CouponIssueRequest};
 use crate::gate::Entry;
+use crate::outbox::NewEvent;
 use crate::time::Iso;
 
 #[derive(Deserialize)]
@@ -40,7 +40,7 @@ pub async fn create(api: Arc<Api>, mut request: Request) -> Result<Response, Api
     }
     let terms = Terms { coupon_id, name, limit, opens_at, closes_at };
     let _one_at_a_time = api.creation(coupon_id).await;
-    carry_out(&api.app, &request, &body, || api.create(terms)).await
+    carry_out(&api, &request, &body, || api.create(terms)).await
 }
 
 #[derive(Deserialize)]
@@ -57,7 +57,7 @@ pub async fn claim(api: Arc<Api>, mut request: Request) -> Result<Response, ApiE
     let body = request.body().await?;
     let Claim { user_id } = from_json(&body)?;
     auth::acts_for(request.caller(), user_id)?;
-    carry_out(&api.app, &request, &body, || api.claim(coupon_id, user_id)).await
+    carry_out(&api, &request, &body, || api.claim(coupon_id, user_id)).await
 }
 
 /// What a caller sees of a coupon.
@@ -142,11 +142,10 @@ impl Api {
             },
             _ => None,
         };
-        let id = event_id();
-        let body = Accepted { request_id: &id.to_string(), coupon_id, user_id, status: "ACCEPTED" };
-        let value = CouponIssueRequest { coupon_id, user_id, requested_at: Iso(at) };
-        let event = Record { key: coupon_id, value, timestamp: at, headers: headers(id, "CouponIssueRequest", at) };
-        Ok(Write::new(StatusCode::ACCEPTED, &body, Events::new().with(&COUPON_ISSUE, &event))?.admitted(admission))
+        let claim = CouponIssueRequest { coupon_id, user_id, requested_at: Iso(at) };
+        let event = NewEvent::claim(&claim, at).map_err(ApiError::internal)?;
+        let body = Accepted { request_id: &event.id.to_string(), coupon_id, user_id, status: "ACCEPTED" };
+        Ok(Write::event(StatusCode::ACCEPTED, &body, event)?.admitted(admission))
     }
 
     /// What the domain says with what the views know.

@@ -12,7 +12,7 @@ mod payments;
 mod products;
 mod stats;
 mod users;
-mod write;
+pub(crate) mod write;
 
 use std::sync::Arc;
 
@@ -22,6 +22,7 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use self::ids::Ids;
 use self::known::{Known, view};
+use self::write::Home;
 use crate::coupons::domain::Coupon;
 use crate::coupons::topology::{COUPON_CLAIMS, COUPON_ISSUE, COUPONS, COUPONS_BY_AGE};
 use crate::deliveries::{DELIVERIES, DELIVERY_COMMANDS, Delivery};
@@ -41,6 +42,7 @@ const PAGE: &str = include_str!("../../web/index.html");
 /// What the routes are given.
 pub struct Api {
     app: Handle,
+    home: Home,
     gate: Option<Arc<Gate>>,
     coupons: Known<Coupon>,
     coupons_by_age: TypedView<(i64, u64), u64>,
@@ -68,9 +70,10 @@ impl Api {
     /// # Panics
     /// If the application does not run the shop's topologies: a programming error.
     #[must_use]
-    pub fn new(app: &Handle, language: Language, gate: Option<Arc<Gate>>) -> Arc<Api> {
+    pub fn new(app: &Handle, language: Language, home: Home, gate: Option<Arc<Gate>>) -> Arc<Api> {
         let bytes = |name| app.view(name).unwrap_or_else(|| panic!("the topology has no store {name:?}"));
         Arc::new(Api {
+            home,
             gate,
             coupons: Known::new(app, &COUPONS, COUPON_ISSUE),
             coupons_by_age: view(app, &COUPONS_BY_AGE),

@@ -22,9 +22,12 @@ mod status;
 mod stream;
 mod table;
 
+pub use self::gtid::Gtids;
+pub use self::position::{CDC_POSITIONS, POSITIONS};
 pub use self::relay::Relay;
 pub use self::routing::Routing;
-pub use self::server::Address;
+pub use self::server::{Address, Flavor, Server};
+pub use self::table::TableName;
 
 /// How a relay works.
 #[derive(Clone, Debug)]
