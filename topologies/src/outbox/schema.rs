@@ -72,7 +72,10 @@ pub struct Answer {
 /// # Errors
 /// The database's.
 pub async fn prepare(conn: &mut Conn, outbox: &TableName) -> mysql_async::Result<()> {
-    for (table, columns) in TABLES {
+    let there: Vec<String> =
+        conn.query("SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()").await?;
+    // Who has all of them needs no right to make any.
+    for (table, columns) in TABLES.iter().filter(|(table, _)| !there.iter().any(|name| name.eq_ignore_ascii_case(table))) {
         conn.query_drop(format!("CREATE TABLE IF NOT EXISTS {table} ({columns}) ENGINE=InnoDB CHARACTER SET utf8mb4")).await?;
     }
     let mut transaction = conn.start_transaction(TxOpts::default()).await?;
