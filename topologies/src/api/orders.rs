@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use millstream::serve::{ApiError, Request, Response, StatusCode, from_json};
 use millstream::Timestamp;
+use millstream::serve::{ApiError, Request, Response, StatusCode, from_json};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 

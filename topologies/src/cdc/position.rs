@@ -1,8 +1,8 @@
 //! How far the binlog has been relayed: what is written to the log in one transaction with the records, and read back at the start.
 //! Nothing else remembers it, so a crash neither loses nor repeats a row.
 
-use millstream::{Store, Topic};
 use millstream::codec::{Codec, Data, Json, Optional};
+use millstream::{Store, Topic};
 use serde::{Deserialize, Serialize};
 
 use super::gtid::Gtids;

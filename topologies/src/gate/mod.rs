@@ -233,6 +233,7 @@ impl Gate {
     async fn wait_to_enter(self: &Arc<Gate>, book: &Book, coupon: &Coupon, user: u64) -> Result<Entry, Blind> {
         let (id, limit, mut issued) = (coupon.coupon_id, coupon.limit, coupon.issued);
         let mut full = 0;
+        book.inner.lock().used = Some(Instant::now());
         loop {
             let session = self.redis.session().ok_or(Blind::Redis)?;
             let generation = book.generation(session).unwrap_or_default();
@@ -306,8 +307,7 @@ impl Gate {
 impl Book {
     /// The generation that counts all that this process has let in, as far as is known on this connection.
     fn generation(&self, session: u64) -> Option<String> {
-        let mut own = self.inner.lock();
-        own.used = Some(Instant::now());
+        let own = self.inner.lock();
         own.generation.as_ref().filter(|(found_on, _)| *found_on == session).map(|(_, generation)| generation.clone())
     }
 

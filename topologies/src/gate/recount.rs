@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use uuid::Uuid;
 
-use super::scripts::Waiting;
+use super::scripts::{Trouble, Waiting};
 use super::{Blind, Book, Gate, LEASE};
 
 /// How often it is tried to read view and Redis as of one moment.
@@ -91,7 +91,13 @@ impl Gate {
             if self.redis.open(coupon, [&closed, &generation], issued, &gone, &added).await? {
                 book.set_generation(session, &generation);
                 self.counts.rebuilt();
-                tracing::info!(coupon, issued, waiting = waiting.all, added = added.len(), "the gate of a coupon was counted anew");
+                tracing::info!(
+                    coupon,
+                    issued,
+                    waiting = waiting.all,
+                    added = added.len(),
+                    "the gate of a coupon was counted anew"
+                );
                 return Ok(());
             }
         }
@@ -100,11 +106,15 @@ impl Gate {
 
     /// Settles who has waited for longer than the lease, and counts anew where the views do not agree with Redis.
     pub(super) async fn look_after(&self, book: &Book, coupon: u64, session: u64) -> Result<(), Blind> {
-        let known = book.inner.lock().generation.clone();
-        let Some((_, known)) = known.filter(|(found_on, _)| *found_on == session) else { return Ok(()) };
-        let Some(Waiting { count, all, users, .. }) = self.redis.waiting(coupon, &known, LEASE_US).await? else {
-            // Who comes next finds out, unless somebody waits already.
-            return if book.users().is_empty() { Ok(()) } else { self.recount(book, coupon, &known, session).await };
+        let known = book.generation(session).unwrap_or_default();
+        let waiting = match self.redis.waiting(coupon, &known, LEASE_US).await {
+            Ok(waiting) => waiting,
+            Err(Trouble::Damaged) => return self.recount(book, coupon, &known, session).await,
+            Err(Trouble::Away) => return Err(Blind::Redis),
+        };
+        let Some(Waiting { count, all, users, .. }) = waiting else {
+            let found = self.redis.generation(coupon).await?;
+            return self.learn(book, coupon, &known, &found, session).await;
         };
         if !users.is_empty() {
             self.coupons.catch_up().await?;
@@ -113,10 +123,15 @@ impl Gate {
                 let leaves = !self.has_it(coupon, user)?;
                 settled.push((user, since, leaves));
             }
-            if self.redis.settle(coupon, &known, &settled).await? {
-                self.counts.released(settled.iter().filter(|(_, _, leaves)| *leaves).count() as u64);
-            }
-            return Ok(());
+            return match self.redis.settle(coupon, &known, &settled).await {
+                Ok(is_settled) => {
+                    let released = settled.iter().filter(|(_, _, leaves)| *leaves).count() as u64;
+                    self.counts.released(if is_settled { released } else { 0 });
+                    Ok(())
+                }
+                Err(Trouble::Damaged) => self.recount(book, coupon, &known, session).await,
+                Err(Trouble::Away) => Err(Blind::Redis),
+            };
         }
         let right = book.inner.lock().right;
         if all > 0 || (right.is_some() && count == right) {

@@ -94,6 +94,9 @@ for i = 2, #ARGV, 3 do
 end
 return 1";
 
+/// The generation.
+const GENERATION: &str = r"return redis.call('TYPE', KEYS[3]).ok == 'string' and redis.call('GET', KEYS[3]) or ''";
+
 /// How many of the users wait. ARGV: generation, users.
 const COUNTED: &str = r"
 if (redis.call('GET', KEYS[3]) or '') ~= ARGV[1] then return -1 end
@@ -156,6 +159,7 @@ struct Scripts {
     open: Script,
     settle: Script,
     counted: Script,
+    generation: Script,
 }
 
 impl Redis {
@@ -168,6 +172,7 @@ impl Redis {
             open: Script::new(OPEN),
             settle: Script::new(SETTLE),
             counted: Script::new(COUNTED),
+            generation: Script::new(GENERATION),
         };
         let told_ms = AtomicI64::new(i64::MIN);
         Redis { client, connection: Mutex::default(), session: AtomicU64::new(0), told_ms, scripts }
@@ -214,8 +219,8 @@ impl Redis {
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        // What somebody else has put there, or an answer of another form, is mended by counting.
-        if error.code() == Some("WRONGTYPE") || matches!(error.kind(), ErrorKind::UnexpectedReturnType | ErrorKind::Parse) {
+        // A script that fails on what somebody else has put there, or an answer of another form: mended by counting.
+        if matches!(error.code(), Some("ERR" | "WRONGTYPE")) || error.kind() == ErrorKind::UnexpectedReturnType {
             tracing::warn!("what Redis keeps of a coupon is not the gate's: {error}");
             return Err(Trouble::Damaged);
         }
@@ -278,6 +283,11 @@ impl Redis {
             script.arg(user).arg(since);
         }
         self.call(script).await
+    }
+
+    /// The generation of the gate; empty if it has none.
+    pub async fn generation(&self, coupon: u64) -> Result<String, Trouble> {
+        self.call(of_coupon(&self.scripts.generation, coupon)).await
     }
 
     /// `false` if the gate is of another generation.

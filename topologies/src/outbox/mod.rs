@@ -24,8 +24,8 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 pub use self::event::NewEvent;
-pub use self::schema::Answer;
 use self::places::Relayed;
+pub use self::schema::Answer;
 use crate::cdc::{Address, Flavor, Gtids, Routing, Server, Stop, Trouble};
 
 /// What the outbox says of itself as a part of the application.
@@ -122,10 +122,8 @@ impl Outbox {
     /// Waiting for the log waits for the relay first from now on.
     #[must_use]
     pub fn open(app: &Handle, address: Address, relay: String, beside: &mut JoinSet<()>) -> Outbox {
-        let setup = [
-            "SET time_zone='+00:00', NAMES utf8mb4".to_owned(),
-            format!("SET SESSION innodb_lock_wait_timeout={LOCK_WAIT_S}"),
-        ];
+        let setup =
+            ["SET time_zone='+00:00', NAMES utf8mb4".to_owned(), format!("SET SESSION innodb_lock_wait_timeout={LOCK_WAIT_S}")];
         let pool = address.pool(&setup);
         app.report(PART, Some("the database has not been reached yet".into()));
         let shared = Arc::new(Shared { clock: app.clock(), pool, address, flavor: OnceLock::new() });
@@ -216,9 +214,9 @@ impl Shared {
         }
         schema::prepare(&mut server.conn, &self.address.table).await.map_err(|error| match error {
             // Whatever it refuses now, it would refuse of a request.
-            SqlError::Server(error) if ![LOCK_TIMEOUT, DEADLOCK].contains(&error.code) && error.code < 2_000 => {
-                Trouble::Fatal(Stop::Misconfigured(format!("{}: requests cannot be written: {}", self.address.place(), error.message)))
-            }
+            SqlError::Server(error) if ![LOCK_TIMEOUT, DEADLOCK].contains(&error.code) && error.code < 2_000 => Trouble::Fatal(
+                Stop::Misconfigured(format!("{}: requests cannot be written: {}", self.address.place(), error.message)),
+            ),
             error => self.address.trouble(error),
         })?;
         let flavor = server.flavor;
@@ -244,7 +242,13 @@ impl Shared {
         }
     }
 
-    async fn answered(&self, conn: &mut Conn, flavor: Flavor, key: [u8; 32], fingerprint: [u8; 32]) -> Result<Option<Kept>, Error> {
+    async fn answered(
+        &self,
+        conn: &mut Conn,
+        flavor: Flavor,
+        key: [u8; 32],
+        fingerprint: [u8; 32],
+    ) -> Result<Option<Kept>, Error> {
         type Row = (Vec<u8>, Vec<u8>, Option<String>);
         loop {
             let row: Option<Row> = conn.exec_first(schema::ANSWERED, (key.as_slice(),)).await.map_err(unavailable)?;
@@ -272,7 +276,13 @@ impl Shared {
         Err(Error::Unavailable("other transactions are in the way".into()))
     }
 
-    async fn try_to_write(&self, flavor: Flavor, event: &NewEvent, answer: Option<&Answer>, stage: &Stage) -> Result<Tried, Error> {
+    async fn try_to_write(
+        &self,
+        flavor: Flavor,
+        event: &NewEvent,
+        answer: Option<&Answer>,
+        stage: &Stage,
+    ) -> Result<Tried, Error> {
         let mut conn = self.connect().await?;
         let mut transaction = conn.start_transaction(TxOpts::default()).await.map_err(unavailable)?;
         let inserted = async {

@@ -48,8 +48,11 @@ impl RedisServer {
             Some(_) => Some(false),
             // One that wants a password says so, and is up, too.
             None => match self.client().get_connection() {
-                Ok(mut connection) => redis::cmd("PING").query::<String>(&mut connection).is_ok().then_some(true),
-                Err(error) => (!error.is_io_error()).then_some(true),
+                Ok(mut connection) => match redis::cmd("PING").query::<String>(&mut connection) {
+                    Ok(_) => Some(true),
+                    Err(error) => (error.code() == Some("NOAUTH")).then_some(true),
+                },
+                Err(_) => None,
             },
         });
         self.process = is_up.then_some(process);

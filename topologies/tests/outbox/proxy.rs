@@ -68,25 +68,28 @@ fn connect(client: TcpStream, server: TcpStream, state: &Arc<Mutex<State>>) {
     thread::spawn(move || forward(from_server, to_client, |_| None));
     let state = Arc::clone(state);
     thread::spawn(move || {
+        let watched = Arc::clone(&state);
         let watch = move |bytes: &[u8]| {
             let is_commit = bytes.windows(7).any(|word| word == b"\x03COMMIT"); // a query of that text
-            let mut state = state.lock().expect("no panic");
-            let fate = state.next.take_if(|_| is_commit)?;
-            if fate == Fate::GoneAfter {
-                state.is_gone = true;
-                state.open.drain(..).for_each(|stream| drop(stream.shutdown(Shutdown::Read)));
-            }
-            Some(fate)
+            let mut state = watched.lock().expect("no panic");
+            let fate = state.next.take_if(|_| is_commit);
+            state.is_gone |= fate == Some(Fate::GoneAfter);
+            fate
         };
-        forward(client, server, watch);
+        let fate = forward(client, server, watch);
+        let mut state = state.lock().expect("no panic");
+        if fate == Some(Fate::GoneAfter) {
+            state.open.drain(..).for_each(|stream| drop(stream.shutdown(Shutdown::Read)));
+        }
     });
 }
 
-/// Passes on what comes, until the end of one of the two or of the commit that is watched for.
-fn forward(mut from: TcpStream, mut to: TcpStream, watch: impl Fn(&[u8]) -> Option<Fate>) {
+/// Passes on what comes, until the end of one of the two or of the commit that is watched for, whose fate it gives.
+fn forward(mut from: TcpStream, mut to: TcpStream, watch: impl Fn(&[u8]) -> Option<Fate>) -> Option<Fate> {
     let mut bytes = [0; 16 << 10];
+    let mut fate = None;
     while let Ok(count @ 1..) = from.read(&mut bytes) {
-        let fate = watch(&bytes[..count]);
+        fate = watch(&bytes[..count]);
         if fate != Some(Fate::LostBefore) && to.write_all(&bytes[..count]).is_err() {
             break;
         }
@@ -98,4 +101,5 @@ fn forward(mut from: TcpStream, mut to: TcpStream, watch: impl Fn(&[u8]) -> Opti
     }
     from.shutdown(Shutdown::Both).ok();
     to.shutdown(Shutdown::Write).ok();
+    fate
 }
