@@ -65,41 +65,38 @@ fn connect(client: TcpStream, server: TcpStream, state: &Arc<Mutex<State>>) {
     let again = |stream: &TcpStream| stream.try_clone().expect("another handle");
     state.lock().expect("no panic").open.extend([again(&client), again(&server)]);
     let (from_server, to_client) = (again(&server), again(&client));
-    thread::spawn(move || forward(from_server, to_client, |_| None));
-    let state = Arc::clone(state);
+    thread::spawn(move || forward(from_server, to_client, |_| None, |_| ()));
+    let (watched, state) = (Arc::clone(state), Arc::clone(state));
     thread::spawn(move || {
-        let watched = Arc::clone(&state);
-        let watch = move |bytes: &[u8]| {
+        let watch = |bytes: &[u8]| {
             let is_commit = bytes.windows(7).any(|word| word == b"\x03COMMIT"); // a query of that text
-            let mut state = watched.lock().expect("no panic");
-            let fate = state.next.take_if(|_| is_commit);
-            state.is_gone |= fate == Some(Fate::GoneAfter);
-            fate
+            watched.lock().expect("no panic").next.take_if(|_| is_commit)
         };
-        let fate = forward(client, server, watch);
-        let mut state = state.lock().expect("no panic");
-        if fate == Some(Fate::GoneAfter) {
-            state.open.drain(..).for_each(|stream| drop(stream.shutdown(Shutdown::Read)));
-        }
+        let met = |fate: Fate| {
+            let mut state = state.lock().expect("no panic");
+            if fate == Fate::GoneAfter {
+                state.is_gone = true;
+                state.open.drain(..).for_each(|stream| drop(stream.shutdown(Shutdown::Read)));
+            }
+        };
+        forward(client, server, watch, met);
     });
 }
 
-/// Passes on what comes, until the end of one of the two or of the commit that is watched for, whose fate it gives.
-fn forward(mut from: TcpStream, mut to: TcpStream, watch: impl Fn(&[u8]) -> Option<Fate>) -> Option<Fate> {
+/// Passes on what comes, until the end of one of the two or of the commit that is watched for and then met.
+fn forward(mut from: TcpStream, mut to: TcpStream, watch: impl Fn(&[u8]) -> Option<Fate>, met: impl Fn(Fate)) {
     let mut bytes = [0; 16 << 10];
-    let mut fate = None;
     while let Ok(count @ 1..) = from.read(&mut bytes) {
-        fate = watch(&bytes[..count]);
+        let fate = watch(&bytes[..count]);
         if fate != Some(Fate::LostBefore) && to.write_all(&bytes[..count]).is_err() {
             break;
         }
-        if fate.is_some() {
-            // The client sees the end at once; the database hears what was sent before its own.
-            from.shutdown(Shutdown::Both).ok();
+        if let Some(fate) = fate {
+            // The client sees the end only then; the database hears what was sent before its own.
+            met(fate);
             break;
         }
     }
     from.shutdown(Shutdown::Both).ok();
     to.shutdown(Shutdown::Write).ok();
-    fate
 }
