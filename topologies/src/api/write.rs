@@ -157,14 +157,18 @@ where
         RequestKey { key: key_of_caller(key.as_bytes(), request)?, fingerprint: fingerprint(request, body)?, keep_ms: KEPT_MS };
     let (mut place, row_key) = (None, Sha256::digest(&key.key).into());
     let (admitted, fingerprint) = (&mut place, key.fingerprint);
-    // Those that the database keeps are asked for here, too, so that a key is for one request over both.
+    // Within this, so that a key is for one request over what the log keeps and what the database does.
     let once = api.app.once(&key, || async move {
+        let decided = decide().await;
+        let goes_there = matches!(&decided, Ok(Write { what: What::Event(_), .. }));
+        // What goes there meets the row of its key. Of anything else, a refusal as well, the database may know the answer already.
         if let Home::Outbox(outbox) = &api.home
+            && !goes_there
             && let Some(before) = outbox.answered(row_key, fingerprint).await.map_err(|error| Ended::Failed(error.into()))?
         {
             return Err(read_answer(&before.answer, &Token::upstream(before.place)));
         }
-        let Write { status, body, what, admission } = decide().await.map_err(Ended::Refused)?;
+        let Write { status, body, what, admission } = decided.map_err(Ended::Refused)?;
         *admitted = admission;
         let to_keep = kept(status, &body);
         match (&api.home, what) {

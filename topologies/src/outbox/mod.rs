@@ -83,7 +83,7 @@ pub enum Written {
 pub struct Kept {
     /// As it was given.
     pub answer: Vec<u8>,
-    /// The place of its commit.
+    /// The place of its commit, by the event that it wrote.
     pub place: String,
 }
 
@@ -163,9 +163,9 @@ impl Outbox {
     pub async fn answered(&self, key: [u8; 32], fingerprint: [u8; 32]) -> Result<Option<Kept>, Error> {
         let shared = &self.shared;
         let asked = tokio::time::timeout(CONNECT, async {
-            let flavor = shared.flavor()?;
+            shared.flavor()?;
             let mut conn = shared.pool.get_conn().await.map_err(unavailable)?;
-            shared.answered(&mut conn, flavor, key, fingerprint).await
+            shared.answered(&mut conn, key, fingerprint).await
         });
         asked.await.unwrap_or_else(|_| Err(Error::Unavailable("it does not answer".into())))
     }
@@ -242,26 +242,13 @@ impl Shared {
         }
     }
 
-    async fn answered(
-        &self,
-        conn: &mut Conn,
-        flavor: Flavor,
-        key: [u8; 32],
-        fingerprint: [u8; 32],
-    ) -> Result<Option<Kept>, Error> {
-        type Row = (Vec<u8>, Vec<u8>, Option<String>);
-        loop {
-            let row: Option<Row> = conn.exec_first(schema::ANSWERED, (key.as_slice(),)).await.map_err(unavailable)?;
-            let Some((kept_fingerprint, answer, place)) = row else { return Ok(None) };
-            if kept_fingerprint != fingerprint {
-                return Err(Error::Reused);
-            }
-            if let Some(place) = place {
-                return Ok(Some(Kept { answer, place }));
-            }
-            // The process died before it noted the place, so nobody was told one: any later one will do, the same for all.
-            let place = places::now(conn, flavor).await.map_err(unavailable)?;
-            conn.exec_drop(schema::NOTE_PLACE, (place, key.as_slice())).await.map_err(unavailable)?;
+    async fn answered(&self, conn: &mut Conn, key: [u8; 32], fingerprint: [u8; 32]) -> Result<Option<Kept>, Error> {
+        type Row = (Vec<u8>, Vec<u8>, String);
+        let row: Option<Row> = conn.exec_first(schema::ANSWERED, (key.as_slice(),)).await.map_err(unavailable)?;
+        match row {
+            None => Ok(None),
+            Some((kept, answer, place)) if kept == fingerprint => Ok(Some(Kept { answer, place })),
+            Some(_) => Err(Error::Reused),
         }
     }
 
@@ -287,7 +274,7 @@ impl Shared {
         let mut transaction = conn.start_transaction(TxOpts::default()).await.map_err(unavailable)?;
         let inserted = async {
             if let Some(answer) = answer {
-                schema::insert_answer(&mut transaction, answer, event.at).await.map_err(|error| (true, error))?;
+                schema::insert_answer(&mut transaction, answer, event.id, event.at).await.map_err(|error| (true, error))?;
             }
             schema::insert(&mut transaction, &self.address.table, event).await.map_err(|error| (false, error))
         };
@@ -299,7 +286,7 @@ impl Shared {
                 (LOCK_TIMEOUT, Some(_)) if is_of_key => Err(Error::StillRunning),
                 (DUPLICATE, Some(answer)) if is_of_key => {
                     rolled_back.map_err(unavailable)?;
-                    match self.answered(&mut conn, flavor, answer.key, answer.fingerprint).await? {
+                    match self.answered(&mut conn, answer.key, answer.fingerprint).await? {
                         Some(kept) => Ok(Tried::Written(Written::Before(kept))),
                         None => Ok(Tried::Again), // swept at this moment
                     }
@@ -312,33 +299,22 @@ impl Shared {
             transaction.rollback().await.map_err(unavailable)?;
             return Err(Error::Unavailable("it was too slow".into()));
         }
-        let place = match transaction.commit().await {
-            Ok(()) => places::of_last_commit(&mut conn, flavor).await.ok(),
-            Err(error) => {
-                drop(conn);
-                return match self.look_up(flavor, event, answer).await {
-                    Some(Some(place)) => Ok(Tried::Written(Written::Now { place })),
-                    Some(None) => Err(unavailable(error)),
-                    None => Err(Error::OutcomeUnknown(error.to_string())),
-                };
-            }
+        let committed = transaction.commit().await;
+        let place = match (&committed, answer) {
+            // Its event is in the answer's row: the place is the same for all who ask.
+            (Ok(()), Some(_)) => Some(event.id.to_string()),
+            (Ok(()), None) => places::of_last_commit(&mut conn, flavor).await.ok(),
+            (Err(_), _) => None,
         };
-        match (place, answer) {
-            (Some(place), None) => return Ok(Tried::Written(Written::Now { place })),
-            (Some(place), Some(answer)) => {
-                let noted = conn.exec_drop(schema::NOTE_PLACE, (&place, answer.key.as_slice())).await;
-                // Another process may have noted a later one meanwhile, for it was asked the same; then that one is the answer.
-                if noted.is_ok() && conn.affected_rows() == 1 {
-                    return Ok(Tried::Written(Written::Now { place }));
-                }
-            }
-            (None, _) => {}
+        if let Some(place) = place {
+            return Ok(Tried::Written(Written::Now { place }));
         }
-        // It is written, but the connection broke before that was all.
         drop(conn);
-        match self.look_up(flavor, event, answer).await {
-            Some(Some(place)) => Ok(Tried::Written(Written::Now { place })),
-            _ => Err(Error::OutcomeUnknown("the connection broke after the commit".into())),
+        match (self.look_up(flavor, event, answer).await, committed) {
+            (Some(Some(place)), _) => Ok(Tried::Written(Written::Now { place })),
+            (Some(None), Err(error)) => Err(unavailable(error)),
+            (None, Err(error)) => Err(Error::OutcomeUnknown(error.to_string())),
+            (_, Ok(())) => Err(Error::OutcomeUnknown("the connection broke after the commit".into())),
         }
     }
 
@@ -364,9 +340,8 @@ impl Shared {
         if found.is_none() {
             return Ok(None);
         }
-        if let Some(answer) = answer {
-            let kept = self.answered(&mut conn, flavor, answer.key, answer.fingerprint).await?;
-            return Ok(kept.map(|kept| kept.place));
+        if answer.is_some() {
+            return Ok(Some(event.id.to_string()));
         }
         places::now(&mut conn, flavor).await.map(Some).map_err(unavailable)
     }

@@ -1,5 +1,8 @@
-//! Places in the database's binlog, by its transaction ids, and how far the relay has come: what a token of a write names, and what is
-//! waited for before the log is. How far the relay is, its position in the log says, whichever process relays.
+//! Places in the database's binlog, and how far the relay has come: what a token of a write names, and what is waited for before the log is. How
+//! far the relay is, its position in the log says, whichever process relays.
+//!
+//! A place is a list of transaction ids. Those are known only after a commit; where the place is to be kept in the transaction itself, it is
+//! the id of the event, and then all that the database has when it is waited for is waited for.
 
 use std::sync::Arc;
 
@@ -9,6 +12,7 @@ use mysql_async::Conn;
 use mysql_async::prelude::Queryable;
 use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::Shared;
 use crate::api::known::view;
@@ -91,8 +95,11 @@ impl Relayed {
 impl Upstream for Relayed {
     fn passed<'a>(&'a self, place: &'a str) -> Waiting<'a, Result<(), UnreadableToken>> {
         Box::pin(async move {
-            let place: Gtids = place.parse().map_err(|_| UnreadableToken)?;
-            self.has_passed(&place).await;
+            match (place.parse::<Uuid>(), place.parse::<Gtids>()) {
+                (Ok(_event), _) => self.drained().await,
+                (Err(_), Ok(place)) => self.has_passed(&place).await,
+                (Err(_), Err(_)) => return Err(UnreadableToken),
+            }
             Ok(())
         })
     }

@@ -36,7 +36,7 @@ const TABLES: [(&str, &str); 5] = [
     ),
     (
         "shop_requests",
-        "request_key BINARY(32) PRIMARY KEY, fingerprint BINARY(32) NOT NULL, answer MEDIUMBLOB NOT NULL, place TEXT NULL, \
+        "request_key BINARY(32) PRIMARY KEY, fingerprint BINARY(32) NOT NULL, answer MEDIUMBLOB NOT NULL, event_id CHAR(36) NOT NULL, \
          created_at DATETIME(6) NOT NULL, KEY (created_at)",
     ),
 ];
@@ -48,11 +48,9 @@ const ORDER_REQUEST: &str =
     "INSERT INTO shop_order_requests (request_id, order_id, request, reason, requested_at) VALUES (?, ?, ?, ?, ?)";
 const PAYMENT: &str =
     "INSERT INTO shop_payments (payment_id, order_id, user_id, amount, status, paid_at) VALUES (?, ?, ?, ?, ?, ?)";
-const ANSWER: &str = "INSERT INTO shop_requests (request_key, fingerprint, answer, created_at) VALUES (?, ?, ?, ?)";
-/// Notes where a commit was, unless that is known.
-pub const NOTE_PLACE: &str = "UPDATE shop_requests SET place = ? WHERE request_key = ? AND place IS NULL";
+const ANSWER: &str = "INSERT INTO shop_requests (request_key, fingerprint, answer, event_id, created_at) VALUES (?, ?, ?, ?, ?)";
 /// What was answered to a key.
-pub const ANSWERED: &str = "SELECT fingerprint, answer, place FROM shop_requests WHERE request_key = ?";
+pub const ANSWERED: &str = "SELECT fingerprint, answer, event_id FROM shop_requests WHERE request_key = ?";
 /// Forgets answers of before a time.
 pub const SWEEP: &str = "DELETE FROM shop_requests WHERE created_at < ? LIMIT 1000";
 
@@ -94,8 +92,7 @@ pub async fn prepare(conn: &mut Conn, outbox: &TableName) -> mysql_async::Result
     }
     let key = [*Uuid::new_v4().as_bytes(), *Uuid::new_v4().as_bytes()].concat();
     let key: [u8; 32] = *key.first_chunk().expect("twice sixteen bytes");
-    insert_answer(&mut transaction, &Answer { key, fingerprint: key, answer: Vec::new() }, at).await?;
-    transaction.exec_drop(NOTE_PLACE, ("", key.as_slice())).await?;
+    insert_answer(&mut transaction, &Answer { key, fingerprint: key, answer: Vec::new() }, Uuid::new_v4(), at).await?;
     let _: Option<mysql_async::Row> = transaction.exec_first(ANSWERED, (key.as_slice(),)).await?;
     transaction.exec_drop("DELETE FROM shop_requests WHERE request_key = ?", (key.as_slice(),)).await?;
     transaction.rollback().await
@@ -150,8 +147,14 @@ async fn insert_row(
 ///
 /// # Errors
 /// The database's; 1062 if the key has an answer.
-pub async fn insert_answer(transaction: &mut Transaction<'_>, answer: &Answer, at: Timestamp) -> mysql_async::Result<()> {
-    let row = (answer.key.as_slice(), answer.fingerprint.as_slice(), answer.answer.as_slice(), datetime(at));
+pub async fn insert_answer(
+    transaction: &mut Transaction<'_>,
+    answer: &Answer,
+    event: Uuid,
+    at: Timestamp,
+) -> mysql_async::Result<()> {
+    let Answer { key, fingerprint, answer } = answer;
+    let row = (key.as_slice(), fingerprint.as_slice(), answer.as_slice(), event.to_string(), datetime(at));
     transaction.exec_drop(ANSWER, row).await
 }
 
