@@ -78,7 +78,7 @@ impl From<Coupon> for Shown {
 pub async fn show(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
     let coupon_id = request.param_id("couponId")?;
     request.at_least(&api.app, COUPONS.name()).await?;
-    let coupon = api.coupons.get(coupon_id).await?.ok_or_else(|| refused(Refusal::NotFound, coupon_id))?;
+    let coupon = api.coupons.get(coupon_id).await?.durable().await?.ok_or_else(|| refused(Refusal::NotFound, coupon_id))?;
     Response::json(StatusCode::OK, &Shown::from(coupon))
 }
 
@@ -93,9 +93,9 @@ struct Listed {
 pub async fn list(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
     let page = Page::asked(&request, Page::place_by_age)?;
     request.at_least(&api.app, COUPONS_BY_AGE.name()).await?;
-    let (ids, next) = page.read(&api.coupons_by_age, None)?;
-    let coupons = ids.iter().filter_map(|id| api.coupons.now(*id).transpose());
-    let coupons = coupons.map(|coupon| coupon.map(Shown::from)).collect::<Result<_, _>>()?;
+    let (ids, next) = page.read(&api.coupons_by_age, None)?.ahead();
+    let coupons = api.coupons.all(&ids)?.into_iter().map(Shown::from).collect();
+    api.app.settled().await?;
     Response::json(StatusCode::OK, &Listed { coupons, next: next.map(Page::show_place) })
 }
 
@@ -111,7 +111,7 @@ struct Accepted<'a> {
 impl Api {
     async fn create(&self, terms: Terms) -> Result<Write, ApiError> {
         let coupon_id = terms.coupon_id;
-        match self.coupons.get(coupon_id).await? {
+        match self.coupons.get(coupon_id).await?.ahead() {
             None => {
                 let at = self.app.now();
                 let body = Shown::from(Coupon::new(terms.clone()));
@@ -129,14 +129,14 @@ impl Api {
 
     async fn claim(&self, coupon_id: u64, user_id: u64) -> Result<Write, ApiError> {
         let at = self.app.now();
-        let coupon = self.coupons.get(coupon_id).await?;
+        let coupon = self.coupons.get(coupon_id).await?.ahead();
         // Refusals of a known coupon need no newer view: that it is issued or sold out is for good, and so are its times.
         self.decide(coupon.clone(), coupon_id, user_id, at)?;
         let admission = match (&self.gate, coupon) {
             (Some(gate), Some(coupon)) => match gate.enter(&coupon, user_id).await? {
                 Entry::Passed(admission) => Some(admission),
                 Entry::SoldOut => {
-                    self.decide(self.coupons.now(coupon_id)?, coupon_id, user_id, at)?;
+                    self.decide(self.coupons.now(coupon_id)?.ahead(), coupon_id, user_id, at)?;
                     return Err(refused(Refusal::SoldOut, coupon_id));
                 }
             },
@@ -151,7 +151,7 @@ impl Api {
     /// What the domain says with what the views know.
     fn decide(&self, coupon: Option<Coupon>, coupon_id: u64, user_id: u64, at: Timestamp) -> Result<(), ApiError> {
         let claimed = |partition| self.coupon_claims.get_in(partition, &(coupon_id, user_id));
-        let has_it = coupon.is_some() && claimed(self.coupons.partition(coupon_id)?)?.is_some();
+        let has_it = coupon.is_some() && claimed(self.coupons.partition(coupon_id)?)?.ahead().is_some();
         match decide(coupon, has_it, at) {
             Decision::Issue(_) => Ok(()),
             Decision::Refuse(refusal) => Err(refused(refusal, coupon_id)),

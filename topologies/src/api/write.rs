@@ -147,7 +147,12 @@ where
     F: Future<Output = Result<Write, ApiError>>,
 {
     let Some(key) = request.headers().get(IDEMPOTENCY_KEY) else {
-        let Write { status, body, what, admission } = decide().await?;
+        let decided = decide().await;
+        if decided.is_err() {
+            // It may be refused for what is not durable yet.
+            api.app.settled().await?;
+        }
+        let Write { status, body, what, admission } = decided?;
         return match write(api, what).await {
             Ok(position) => Ok(answer(status, body, &position)),
             Err(failed) => Err(failed.told(admission).await),
@@ -155,8 +160,8 @@ where
     };
     let key =
         RequestKey { key: key_of_caller(key.as_bytes(), request)?, fingerprint: fingerprint(request, body)?, keep_ms: KEPT_MS };
-    let (mut place, row_key) = (None, Sha256::digest(&key.key).into());
-    let (admitted, fingerprint) = (&mut place, key.fingerprint);
+    let (mut place, mut is_in_database, row_key) = (None, false, Sha256::digest(&key.key).into());
+    let (admitted, written, fingerprint) = (&mut place, &mut is_in_database, key.fingerprint);
     // Within this, so that a key is for one request over what the log keeps and what the database does.
     let once = api.app.once(&key, || async move {
         let decided = decide().await;
@@ -176,7 +181,9 @@ where
             (Home::Log, What::Event(event)) => Ok(Accepted { events: event.to_events(), answer: to_keep }),
             (Home::Outbox(outbox), What::Event(event)) => {
                 let row = outbox::Answer { key: row_key, fingerprint, answer: to_keep };
-                Err(match outbox.write(event, Some(row)).await {
+                let outcome = outbox.write(event, Some(row)).await;
+                *written = outcome.is_ok();
+                Err(match outcome {
                     Ok(Written::Now { place }) => Ended::Answered(answer(status, body, &Token::upstream(place))),
                     Ok(Written::Before(before)) => read_answer(&before.answer, &Token::upstream(before.place)),
                     Err(error) => Ended::Failed(error.into()),
@@ -189,6 +196,7 @@ where
         Err(RequestError::Refused(ended)) => ended,
         Err(RequestError::Reused) => Ended::Refused(reused()),
         Err(RequestError::StillRunning) => Ended::Refused(still_running()),
+        Err(RequestError::Append(error)) if is_in_database => Ended::Failed(not_settled(error)),
         Err(RequestError::Append(error)) => Ended::Failed(error.into()),
     };
     match ended {
@@ -205,10 +213,17 @@ async fn write(api: &Api, what: What) -> Result<Token, Failed> {
         (Home::Log, What::Event(event)) => event.to_events(),
         (Home::Outbox(outbox), What::Event(event)) => {
             let (Written::Now { place } | Written::Before(Kept { place, .. })) = outbox.write(event, None).await?;
+            // It was decided by what the log holds, perhaps not durably yet.
+            api.app.settled().await.map_err(not_settled)?;
             return Ok(Token::upstream(place));
         }
     };
     Ok(api.app.append(events).await?)
+}
+
+/// The database has it, and the log failed before what it was decided by was durable.
+fn not_settled(error: AppendError) -> Failed {
+    Failed::Unknown(ApiError::outcome_unknown(format!("it is written, but {error}")))
 }
 
 fn read_answer(kept: &[u8], position: &Token) -> Ended {

@@ -251,7 +251,7 @@ impl Gate {
                     return Ok(passed(By::Earlier));
                 }
                 Ok(Admitted::Full) => {
-                    let known = self.coupons.get_if(id, |coupon| coupon.remaining() == 0).await?;
+                    let known = self.coupons.get_if(id, |coupon| coupon.remaining() == 0).await?.ahead();
                     issued = known.map_or(issued, |known| known.issued);
                     if issued >= limit {
                         self.counts.sold_out();

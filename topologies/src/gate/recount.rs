@@ -146,13 +146,13 @@ impl Gate {
     }
 
     fn issued(&self, coupon: u64) -> Result<u64, Blind> {
-        Ok(self.coupons.now(coupon)?.map_or(0, |coupon| coupon.issued))
+        Ok(self.coupons.now(coupon)?.ahead().map_or(0, |coupon| coupon.issued))
     }
 
     fn has_it(&self, coupon: u64, user: u64) -> Result<bool, Blind> {
         let partition = self.coupons.partition(coupon)?;
         let claim = self.claims.get_in(partition, &(coupon, user));
-        Ok(claim.map_err(millstream::serve::ApiError::from)?.is_some())
+        Ok(claim.map_err(millstream::serve::ApiError::from)?.ahead().is_some())
     }
 }
 

@@ -122,7 +122,8 @@ pub async fn follow(app: Handle, name: String, relayed: watch::Sender<Option<Gti
         loop {
             match positions.get(&name) {
                 Ok(position) => {
-                    let gtids = position.and_then(|position| position.gtids);
+                    // Global tables hold what is durable.
+                    let gtids = position.ahead().and_then(|position| position.gtids);
                     relayed.send_if_modified(|known| {
                         let is_new = *known != gtids;
                         *known = gtids;
