@@ -180,6 +180,7 @@ impl App {
             log,
             db,
             topics,
+            others: Mutex::default(),
             limits: Limits::default(),
             tasks,
             start,

@@ -1,5 +1,5 @@
-//! The shop in several processes on Kafka: `shop worker` runs topologies, `shop api` serves clients, `shop cdc` relays an outbox. They share
-//! nothing but the cluster.
+//! The shop in several processes on Kafka: `shop worker` runs topologies, `shop api` serves clients, `shop cdc` relays an outbox, `shop sink`
+//! delivers events to somebody else. They share nothing but the cluster.
 
 use std::fs;
 use std::path::Path;
@@ -8,14 +8,12 @@ use std::sync::Arc;
 use millstream::log::kafka::{self, KafkaConfig, KafkaLog, Mechanism};
 use millstream::serve::application_routes;
 use millstream::{App, Config, Standbys, Topology};
-use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::api::{Api, routes};
-use crate::cdc::Relay;
-use crate::cli::{ApiServer, Cdc, Cluster, GroupProtocol, KafkaMechanism, Worker};
+use crate::cli::{ApiServer, Cdc, Cluster, GroupProtocol, KafkaMechanism, Sink, Worker};
 use crate::metrics;
-use crate::serving::{self, Error, Front, misconfigured};
+use crate::serving::{self, Error, Front, Parts, misconfigured};
 use crate::topology::{self, Settings};
 
 /// Runs topologies until a signal comes.
@@ -41,7 +39,7 @@ pub fn work(worker: &Worker) -> Result<(), Error> {
         }
         let app = start(topology, config, &worker.cluster, |kafka| kafka).await?;
         let handle = app.handle();
-        let served = front.serve(&handle, application_routes(&handle), JoinSet::new()).await;
+        let served = front.serve(&handle, application_routes(&handle), Parts::none()).await;
         drop(handle);
         serving::stop(app, served).await
     })
@@ -67,13 +65,12 @@ pub fn serve_api(api_server: &ApiServer) -> Result<(), Error> {
         };
         let app = start(topology, config, &api_server.cluster, |kafka| kafka).await?;
         let handle = app.handle();
-        let (mut tasks, mut beside) = (JoinSet::new(), JoinSet::new());
-        let home = serving::home(&handle, outbox, &mut tasks, &mut beside);
-        let gate = serving::gate(&handle, gate, &mut beside).await?;
+        let mut parts = Parts::none();
+        let home = parts.home(&handle, outbox);
+        let gate = parts.gate(&handle, gate).await?;
         let api = Api::new(&handle, api_server.interface.lang, home, gate);
         metrics::register(&api, &mut handle.registry().write());
-        let served = front.serve(&handle, routes(&api), tasks).await;
-        beside.shutdown().await;
+        let served = front.serve(&handle, routes(&api), parts).await;
         drop((api, handle));
         serving::stop(app, served).await
     })
@@ -93,9 +90,29 @@ pub fn relay(cdc: &Cdc) -> Result<(), Error> {
         let writer = format!("shop-cdc-{}", outbox.name);
         let app = start(topology, config, &cdc.cluster, |kafka| kafka.exclusive_writer(writer)).await?;
         let handle = app.handle();
-        let mut tasks = JoinSet::new();
-        tasks.spawn(Relay::new(&handle, outbox).run());
-        let served = front.serve(&handle, application_routes(&handle), tasks).await;
+        let mut parts = Parts::none();
+        parts.relay(&handle, outbox);
+        let served = front.serve(&handle, application_routes(&handle), parts).await;
+        drop(handle);
+        serving::stop(app, served).await
+    })
+}
+
+/// Delivers events until a signal comes.
+///
+/// # Errors
+/// See [`Error`].
+pub fn deliver(sink: &Sink) -> Result<(), Error> {
+    serving::run(&sink.logging, async {
+        let settings = sink.delivery.settings("--url", &sink.url).map_err(Error::Misconfigured)?;
+        let topology = topology::shared(&Settings::default()).map_err(misconfigured)?;
+        let front = Front::open(&sink.interface).await?;
+        let config = Config { threads: 0, ..Config::shared(&sink.state) };
+        let app = start(topology, config, &sink.cluster, |kafka| kafka).await?;
+        let handle = app.handle();
+        let mut parts = Parts::none();
+        parts.deliver(&handle, settings);
+        let served = front.serve(&handle, application_routes(&handle), parts).await;
         drop(handle);
         serving::stop(app, served).await
     })

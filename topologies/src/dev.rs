@@ -4,12 +4,10 @@
 //! beyond that.
 
 use millstream::{App, Config};
-use tokio::task::JoinSet;
 
 use crate::api::{Api, routes};
-use crate::cdc::Relay;
 use crate::cli::Dev;
-use crate::serving::{self, Error, Front, misconfigured};
+use crate::serving::{self, Error, Front, Parts, misconfigured};
 use crate::topology::Settings;
 use crate::{demo, metrics, topology};
 
@@ -24,6 +22,8 @@ pub fn run(dev: &Dev) -> Result<(), Error> {
 async fn serve(dev: &Dev) -> Result<(), Error> {
     let outbox = dev.outbox.settings().map_err(Error::Misconfigured)?;
     let gate = dev.gate.settings().map_err(Error::Misconfigured)?;
+    let deliveries = dev.sink_url.as_deref().map(|url| dev.delivery.settings("--sink-url", url));
+    let deliveries = deliveries.transpose().map_err(Error::Misconfigured)?;
     let front = Front::open(&dev.interface).await?;
     let mut config = Config { state_memory_bytes: dev.memory_budget, ..Config::embedded(&dev.data) };
     if let Some(threads) = dev.threads {
@@ -32,25 +32,23 @@ async fn serve(dev: &Dev) -> Result<(), Error> {
     let settings = Settings { payment_timeout_ms: dev.payment_timeout.as_millis() as i64 };
     let app = App::start(topology::all(&settings).map_err(misconfigured)?, config).map_err(misconfigured)?;
     let handle = app.handle();
-    let (mut tasks, mut beside) = (JoinSet::new(), JoinSet::new());
+    let mut parts = Parts::none();
     // Where an outbox is routed otherwise, what the shop would write there would not come back to its topics.
     let own = outbox.as_ref().filter(|outbox| outbox.routing.is_of_the_shop());
     if own.is_none() && outbox.is_some() {
         tracing::warn!("requests go straight to the log: the outbox is routed otherwise than the shop's own");
     }
-    let home = own.map(|outbox| (outbox.address.clone(), outbox.name.clone()));
-    let home = serving::home(&handle, home, &mut tasks, &mut beside);
-    if let Some(outbox) = outbox {
-        tasks.spawn(Relay::new(&handle, outbox).run());
-    }
-    let gate = serving::gate(&handle, gate, &mut beside).await?;
+    let home = parts.home(&handle, own.map(|outbox| (outbox.address.clone(), outbox.name.clone())));
+    let gate = parts.gate(&handle, gate).await?;
     let api = Api::new(&handle, dev.interface.lang, home, gate);
     metrics::register(&api, &mut handle.registry().write());
-    if dev.demo {
-        beside.spawn(demo::run(front.address(), front.admin_token(&handle)));
+    let demo = dev.demo.then(|| tokio::spawn(demo::run(front.address(), front.admin_token(&handle))));
+    outbox.into_iter().for_each(|outbox| parts.relay(&handle, outbox));
+    deliveries.into_iter().for_each(|deliveries| parts.deliver(&handle, deliveries));
+    let served = front.serve(&handle, routes(&api), parts).await;
+    if let Some(demo) = demo {
+        demo.abort();
     }
-    let served = front.serve(&handle, routes(&api), tasks).await;
-    beside.shutdown().await;
     drop((api, handle));
     serving::stop(app, served).await
 }

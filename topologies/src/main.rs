@@ -24,7 +24,9 @@ mod orders;
 mod outbox;
 mod payments;
 mod points;
+mod receive;
 mod serving;
+mod sink;
 mod statistics;
 #[cfg(test)]
 mod tests;
@@ -41,6 +43,8 @@ fn main() -> ExitCode {
         Command::Worker(worker) => served(cluster::work(&worker)),
         Command::Api(api) => served(cluster::serve_api(&api)),
         Command::Cdc(cdc) => served(cluster::relay(&cdc)),
+        Command::Sink(sink) => served(cluster::deliver(&sink)),
+        Command::Receive(receive) => served(receive::run(&receive)),
         Command::Topology(command) => print_topology(&command).map_err(|error| (2, error)),
         Command::Load(command) => as_client(load::run(&command)),
         Command::Dlq(command) => as_client(dlq::run(&command)),

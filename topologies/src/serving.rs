@@ -10,16 +10,16 @@ use millstream::serve::{Config as HttpConfig, RateLimit, Routes, Server};
 use millstream::{App, Handle, Health};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::api::auth::Secret;
 use crate::api::write::Home;
-use crate::cdc;
+use crate::cdc::{self, Relay};
 use crate::cli::{Interface, Logging};
 use crate::gate::{self, Gate};
-use crate::outbox::Outbox;
-use crate::{logging, open_files};
+use crate::outbox::{self, Outbox};
+use crate::{logging, open_files, sink};
 
 /// How often it is looked whether the application still runs.
 const LOOK: Duration = Duration::from_millis(500);
@@ -80,61 +80,141 @@ impl Front {
         self.secret.as_ref().map(|secret| secret.admin_token(app))
     }
 
-    /// Serves until a signal comes, the application fails, or one of the tasks ends, which is then the error.
+    /// Serves until a signal comes, the application fails, or one of the parts ends, which is then the error. Parts that are to finish something
+    /// do so while the last requests are answered.
     ///
     /// # Errors
-    /// Why the task ended.
-    pub async fn serve<S: Send + Sync + 'static>(
-        self,
-        app: &Handle,
-        routes: Routes<S>,
-        mut tasks: JoinSet<cdc::Stop>,
-    ) -> Result<(), Error> {
+    /// Why the part ended.
+    pub async fn serve<S: Send + Sync + 'static>(self, app: &Handle, routes: Routes<S>, mut parts: Parts) -> Result<(), Error> {
         let mut server = self.server.metrics(&mut app.registry().write());
         let address = server.address();
         if let Some(secret) = &self.secret {
             server = server.authorize(secret.authorize(app.clone()));
         }
-        if let Err(error) = writeln!(std::io::stdout(), "shop serves on http://{address}") {
-            tracing::warn!(%error, "standard output cannot be written");
-        }
-        let mut stopped = None;
+        say_where(address);
+        let mut ended = None;
         let over = async {
             tokio::select! {
                 () = until_over(self.asked_to_stop, app) => {}
-                stop = ended(&mut tasks) => stopped = Some(stop),
+                error = parts.failed() => ended = Some(error),
             }
+            parts.stop.send_replace(true);
         };
         server.run(routes, over).await;
         tracing::info!("stopping");
-        // Dropped where they stand: what a relay has appended holds, with its position.
-        tasks.shutdown().await;
-        stopped.map_or(Ok(()), Err)
+        parts.end().await;
+        ended.map_or(Ok(()), Err)
     }
 }
 
-/// The gate before coupons, if there is one, and beside it what looks after it.
-///
-/// # Errors
-/// If Redis does not let the shop in.
-pub async fn gate(app: &Handle, settings: Option<gate::Settings>, beside: &mut JoinSet<()>) -> Result<Option<Arc<Gate>>, Error> {
-    let Some(settings) = settings else { return Ok(None) };
-    let gate = Gate::open(app, settings).await.map_err(Error::Misconfigured)?;
-    beside.spawn(Arc::clone(&gate).keep());
-    Ok(Some(gate))
+impl Front {
+    /// Serves what has no application until a signal comes.
+    pub async fn serve_alone<S: Send + Sync + 'static>(self, routes: Routes<S>) {
+        say_where(self.server.address());
+        let asked_to_stop = async { drop(self.asked_to_stop.await) };
+        self.server.run(routes, asked_to_stop).await;
+    }
 }
 
-/// Where requests are written: through an outbox, if there is one, whose relay has that name.
-pub fn home(
-    app: &Handle,
-    outbox: Option<(cdc::Address, String)>,
-    tasks: &mut JoinSet<cdc::Stop>,
-    beside: &mut JoinSet<()>,
-) -> Home {
-    let Some((address, relay)) = outbox else { return Home::Log };
-    let outbox = Outbox::open(app, address, relay, beside);
-    tasks.spawn(outbox.clone().keep(app.clone()));
-    Home::Outbox(outbox)
+/// The line that says that it serves.
+fn say_where(address: SocketAddr) {
+    if let Err(error) = writeln!(std::io::stdout(), "shop serves on http://{address}") {
+        tracing::warn!(%error, "standard output cannot be written");
+    }
+}
+
+/// What runs beside the application and appends to its log. A part ends by itself only when it cannot go on.
+pub struct Parts {
+    running: JoinSet<Result<(), Error>>,
+    stop: watch::Sender<bool>,
+}
+
+impl Parts {
+    /// No parts.
+    pub fn none() -> Parts {
+        Parts { running: JoinSet::new(), stop: watch::Sender::new(false) }
+    }
+
+    /// Relays an outbox. It is dropped where it stands when it is to stop: what it has appended holds, with its position.
+    pub fn relay(&mut self, app: &Handle, outbox: cdc::Settings) {
+        let (relay, mut stop) = (Relay::new(app, outbox), self.stop.subscribe());
+        self.running.spawn(async move {
+            tokio::select! {
+                stopped = relay.run() => Err(stopped.into()),
+                _ = stop.wait_for(|stop| *stop) => Ok(()),
+            }
+        });
+    }
+
+    /// Where requests are written: through an outbox, if there is one, whose relay has that name.
+    pub fn home(&mut self, app: &Handle, outbox: Option<(cdc::Address, String)>) -> Home {
+        let Some((address, relay)) = outbox else { return Home::Log };
+        let (sender, relayed) = watch::channel(None);
+        let outbox = Outbox::open(app, address, relayed);
+        let (followed, kept) = (outbox::follow(app.clone(), relay, sender), outbox.clone().keep(app.clone()));
+        let mut stop = self.stop.subscribe();
+        self.running.spawn(async move {
+            tokio::select! {
+                stopped = kept => Err(stopped.into()),
+                never = followed => match never {},
+                _ = stop.wait_for(|stop| *stop) => Ok(()),
+            }
+        });
+        Home::Outbox(outbox)
+    }
+
+    /// The gate before coupons, if there is one.
+    ///
+    /// # Errors
+    /// If Redis does not let the shop in.
+    pub async fn gate(&mut self, app: &Handle, settings: Option<gate::Settings>) -> Result<Option<Arc<Gate>>, Error> {
+        let Some(settings) = settings else { return Ok(None) };
+        let gate = Gate::open(app, settings).await.map_err(Error::Misconfigured)?;
+        let (kept, mut stop) = (Arc::clone(&gate).keep(), self.stop.subscribe());
+        self.running.spawn(async move {
+            tokio::select! {
+                never = kept => match never {},
+                _ = stop.wait_for(|stop| *stop) => Ok(()),
+            }
+        });
+        Ok(Some(gate))
+    }
+
+    /// Delivers events. What is out is finished when it is to stop.
+    pub fn deliver(&mut self, app: &Handle, deliveries: sink::Settings) {
+        let delivering = sink::run(app.clone(), deliveries, self.stop.subscribe());
+        self.running.spawn(async move { delivering.await.map_err(Error::Failed) });
+    }
+
+    /// Waits until one cannot go on; for ever where there is none.
+    async fn failed(&mut self) -> Error {
+        loop {
+            match self.running.join_next().await {
+                None => std::future::pending().await,
+                Some(Ok(Ok(()))) => {}
+                Some(Ok(Err(error))) => return error,
+                Some(Err(panic)) => return Error::Failed(format!("a part of the shop failed: {panic}")),
+            }
+        }
+    }
+
+    /// Waits for all of them, which were asked to stop.
+    async fn end(mut self) {
+        while let Some(ended) = self.running.join_next().await {
+            if let Ok(Err(error)) = ended {
+                tracing::warn!("{error}");
+            }
+        }
+    }
+}
+
+impl From<cdc::Stop> for Error {
+    fn from(stop: cdc::Stop) -> Error {
+        match stop {
+            cdc::Stop::Misconfigured(sentence) => Error::Misconfigured(sentence),
+            cdc::Stop::Failed(sentence) => Error::Failed(sentence),
+        }
+    }
 }
 
 /// Stops the application after it has served.
@@ -156,16 +236,6 @@ fn http_config(interface: &Interface) -> Result<HttpConfig, Error> {
     }
     let limit = interface.rate_limit.map(|limit| RateLimit { per_second: limit.get(), burst: limit.get() });
     Ok(HttpConfig { allowed_origins: interface.cors_origin.clone(), rate_limit: limit, ..HttpConfig::listen(interface.listen) })
-}
-
-/// Waits until a task cannot go on; for ever where there is none.
-async fn ended(tasks: &mut JoinSet<cdc::Stop>) -> Error {
-    match tasks.join_next().await {
-        None => std::future::pending().await,
-        Some(Ok(cdc::Stop::Misconfigured(sentence))) => Error::Misconfigured(sentence),
-        Some(Ok(cdc::Stop::Failed(sentence))) => Error::Failed(sentence),
-        Some(Err(panic)) => Error::Failed(format!("a task of the process failed: {panic}")),
-    }
 }
 
 /// Waits until the process is asked to stop, or the application has failed.

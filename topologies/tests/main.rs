@@ -19,4 +19,5 @@ mod orders;
 mod outbox;
 mod routes;
 mod shop;
+mod sink;
 mod views;

@@ -13,6 +13,7 @@ mod scripts;
 mod status;
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -271,8 +272,8 @@ impl Gate {
         }
     }
 
-    /// Looks after Redis, and after who waits to be decided, until the task is aborted.
-    pub async fn keep(self: Arc<Gate>) {
+    /// Looks after Redis, and after who waits to be decided, until it is dropped.
+    pub async fn keep(self: Arc<Gate>) -> Infallible {
         let mut next_round = Instant::now();
         loop {
             let connected = self.redis.connect().await;

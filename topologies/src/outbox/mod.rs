@@ -21,10 +21,10 @@ use millstream::{Clock, Handle, Timestamp};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error as SqlError, Pool, TxOpts};
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 
 pub use self::event::NewEvent;
 use self::places::Relayed;
+pub use self::places::follow;
 pub use self::schema::Answer;
 use crate::cdc::{Address, Flavor, Gtids, Routing, Server, Stop, Trouble};
 
@@ -117,18 +117,16 @@ impl Stage {
 }
 
 impl Outbox {
-    /// The outbox at an address, whose relay has a name, which is followed by one of the tasks.
+    /// The outbox at an address. How far its relay is, is told by [`follow`].
     ///
     /// Waiting for the log waits for the relay first from now on.
     #[must_use]
-    pub fn open(app: &Handle, address: Address, relay: String, beside: &mut JoinSet<()>) -> Outbox {
+    pub fn open(app: &Handle, address: Address, relayed: watch::Receiver<Option<Gtids>>) -> Outbox {
         let setup =
             ["SET time_zone='+00:00', NAMES utf8mb4".to_owned(), format!("SET SESSION innodb_lock_wait_timeout={LOCK_WAIT_S}")];
         let pool = address.pool(&setup);
         app.report(PART, Some("the database has not been reached yet".into()));
         let shared = Arc::new(Shared { clock: app.clock(), pool, address, flavor: OnceLock::new() });
-        let (sender, relayed) = watch::channel(None);
-        beside.spawn(places::follow(app.clone(), relay, sender));
         app.feed_from(Some(Arc::new(Relayed::new(Arc::clone(&shared), relayed))));
         Outbox { shared }
     }

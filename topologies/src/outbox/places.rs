@@ -4,6 +4,7 @@
 //! A place is a list of transaction ids. Those are known only after a commit; where the place is to be kept in the transaction itself, it is
 //! the id of the event, and then all that the database has when it is waited for is waited for.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 
 use millstream::codec::Data;
@@ -112,8 +113,8 @@ impl Upstream for Relayed {
     }
 }
 
-/// Follows the relay of this name, until the task is aborted.
-pub async fn follow(app: Handle, name: String, relayed: watch::Sender<Option<Gtids>>) {
+/// Follows the relay of this name, until it is dropped.
+pub async fn follow(app: Handle, name: String, relayed: watch::Sender<Option<Gtids>>) -> Infallible {
     let positions = view(&app, &CDC_POSITIONS);
     let mut key = Vec::new();
     String::CODEC.encode(&name, &mut key).expect("a text has bytes");
