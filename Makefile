@@ -15,7 +15,7 @@ CARGO_FLAGS := --release --workspace --locked
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
-setup: ## installs what is missing: a C++ compiler, libclang, the Rust toolchain, MariaDB, Java and Maven for the tests
+setup: ## installs what is missing: a C++ compiler, libclang, the Rust toolchain, MariaDB, Redis, Java and Maven for the tests
 	@.ci/setup
 
 build: setup ## builds the release binaries

@@ -55,7 +55,7 @@ pub use requests::RequestProcess;
 pub use runtime::{
     Accepted, Answer, App, AppendError, Behind, Change, Config, Events, Failure, Handle, Health, MAX_PAGE, ParkedRecord,
     QueryError, Replayed, RequestError, RequestKey, Row, Seen, Selection, Standbys, StartError, StoreStatus, Token, TypedView,
-    UnreadableToken, View, Watch, Watched,
+    UnreadableToken, Upstream, View, Waiting, Watch, Watched,
 };
 pub use store::Store;
 pub use task::TimeDomain;

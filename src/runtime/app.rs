@@ -171,6 +171,7 @@ impl App {
             failure: Mutex::new(None),
             trouble: Mutex::default(),
             parts: Mutex::default(),
+            upstream: Mutex::default(),
             starting: Mutex::default(),
             group: topology.application.as_str().into(),
             topology,

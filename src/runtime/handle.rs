@@ -9,7 +9,8 @@ use prometheus_client::registry::Registry;
 use super::Shared;
 use super::progress::Behind;
 use super::seen::Seen;
-use super::token::Token;
+use super::token::{Place, Token};
+use super::upstream::Upstream;
 use super::view::{QueryError, View};
 use crate::clock::Clock;
 use crate::codec::{self, Presence};
@@ -329,7 +330,7 @@ impl Handle {
             let topic = self.shared.topics.iter().find(|topic| topic.id == id)?;
             topic.uuid.first_chunk().copied()
         };
-        Token { offsets: ends.filter_map(|(topic, partition, end)| Some((tag(topic)?, partition, end))).collect() }
+        Token(Place::Log(ends.filter_map(|(topic, partition, end)| Some((tag(topic)?, partition, end))).collect()))
     }
 
     /// Done once all is durable that was seen by now: for who was [ahead](super::Seen::ahead) and appends nothing, such as for a refusal.
@@ -391,7 +392,12 @@ impl Handle {
         self.shared.at_least_in(token, self.owner(store), partitions, deadline).await
     }
 
-    /// Waits until the store's view includes everything that the log holds now.
+    /// From now on, what has happened there is waited for before what the log holds, until it is told `None`.
+    pub fn feed_from(&self, upstream: Option<Arc<dyn Upstream>>) {
+        *self.shared.upstream.lock() = upstream;
+    }
+
+    /// Waits until the store's view includes everything that the log holds now, and what feeds it, if something does.
     ///
     /// # Errors
     /// [`Behind::TimedOut`] if that takes longer than `deadline`.

@@ -21,6 +21,7 @@ mod standby;
 mod taking;
 mod token;
 mod topics;
+mod upstream;
 mod view;
 mod watch;
 mod windows;
@@ -45,6 +46,7 @@ pub use self::progress::Behind;
 pub use self::requests::{Accepted, Answer, RequestError, RequestKey};
 pub use self::seen::Seen;
 pub use self::token::{Token, UnreadableToken};
+pub use self::upstream::{Upstream, Waiting};
 pub use self::view::{MAX_PAGE, QueryError, Row, TypedView, View};
 pub use self::watch::{Change, Watch, Watched};
 
@@ -94,6 +96,8 @@ pub(crate) struct Shared {
     trouble: Mutex<BTreeMap<usize, String>>,
     /// What other parts of the program say of themselves, by their name: see [`Handle::report`].
     parts: Mutex<BTreeMap<&'static str, String>>,
+    /// What feeds the log, if something does.
+    upstream: Mutex<Option<Arc<dyn Upstream>>>,
     /// What the log held at the start and the views do not yet hold.
     starting: Mutex<Starting>,
 }

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::Shared;
 use super::ends::TopicEnds;
 use super::roles::Role;
-use super::token::{Token, UnreadableToken};
+use super::token::{Place, Token, TopicTag, UnreadableToken};
 use crate::log::{self, AtomicMoment, Moment};
 use crate::record::{Offset, Partition};
 use crate::topology::TopicIndex;
@@ -137,9 +137,9 @@ impl Shared {
         targets.iter().copied().filter(|(partition, _)| self.roles.get(sub, *partition).is_mine()).collect()
     }
 
-    fn resolve(&self, token: &Token) -> Result<Targets, UnreadableToken> {
+    fn resolve(&self, offsets: &[(TopicTag, Partition, Offset)]) -> Result<Targets, UnreadableToken> {
         let mut targets = Targets::new();
-        for (tag, partition, offset) in &token.offsets {
+        for (tag, partition, offset) in offsets {
             let topic = self.topics.iter().position(|topic| topic.uuid.starts_with(tag)).ok_or(UnreadableToken)?;
             if partition.0 >= self.topics[topic].partitions {
                 return Err(UnreadableToken);
@@ -152,9 +152,9 @@ impl Shared {
     /// Waits until the sub-topology's state includes everything up to the token, hop by hop along the topics: a sub-topology on the way
     /// has committed past its targets, then the ends of what it writes are the next ones' targets. Each counts once, so a cycle is
     /// followed once round. In the end all of it is durable.
+    /// A place in what feeds the log is waited for there, and goes on from the ends that the topics have then.
     pub(crate) async fn at_least(&self, token: &Token, sub: usize, deadline: Duration) -> Result<(), Behind> {
-        let targets = self.resolve(token)?;
-        self.within(deadline, self.reach(targets, sub, &|_| true)).await
+        self.within(deadline, self.reach_token(token, sub, &|_| true)).await
     }
 
     /// The same for these partitions of the sub-topology alone.
@@ -165,21 +165,41 @@ impl Shared {
         partitions: &[Partition],
         deadline: Duration,
     ) -> Result<(), Behind> {
-        let targets = self.resolve(token)?;
-        self.within(deadline, self.reach(targets, sub, &|partition| partitions.contains(&partition))).await
+        self.within(deadline, self.reach_token(token, sub, &|partition| partitions.contains(&partition))).await
     }
 
-    async fn within(&self, deadline: Duration, reach: impl Future<Output = ()>) -> Result<(), Behind> {
-        tokio::time::timeout(deadline, reach).await.map_err(|_| Behind::TimedOut)
+    async fn within(&self, deadline: Duration, reach: impl Future<Output = Result<(), Behind>>) -> Result<(), Behind> {
+        tokio::time::timeout(deadline, reach).await.unwrap_or(Err(Behind::TimedOut))
     }
 
-    /// Waits until the sub-topology's state includes everything that the log holds now.
+    async fn reach_token(&self, token: &Token, sub: usize, wanted: &(dyn Fn(Partition) -> bool + Sync)) -> Result<(), Behind> {
+        match &token.0 {
+            Place::Log(offsets) => self.reach(self.resolve(offsets)?, sub, wanted).await,
+            Place::Upstream(place) => {
+                let upstream = self.upstream.lock().clone().ok_or(UnreadableToken)?;
+                upstream.passed(place).await?;
+                self.reach_ends(sub, wanted).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the sub-topology's state includes everything that the log holds now, and what feeds it.
     pub(crate) async fn caught_up(&self, sub: usize, deadline: Duration) -> Result<(), Behind> {
         let caught_up = async {
-            let inputs = self.upstream_of(sub).into_iter().flat_map(|upstream| self.inputs_of(upstream));
-            self.reach(self.ends(inputs).await, sub, &|_| true).await;
+            let upstream = self.upstream.lock().clone();
+            if let Some(upstream) = upstream {
+                upstream.drained().await;
+            }
+            self.reach_ends(sub, &|_| true).await;
+            Ok(())
         };
         self.within(deadline, caught_up).await
+    }
+
+    async fn reach_ends(&self, sub: usize, wanted: &(dyn Fn(Partition) -> bool + Sync)) {
+        let inputs = self.upstream_of(sub).into_iter().flat_map(|upstream| self.inputs_of(upstream));
+        self.reach(self.ends(inputs).await, sub, wanted).await;
     }
 
     fn inputs_of(&self, sub: usize) -> impl Iterator<Item = TopicIndex> {

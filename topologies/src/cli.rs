@@ -2,6 +2,7 @@
 //! exit code 2 and one sentence that names the flag. Nothing is opened or started here.
 
 mod cluster;
+mod gate;
 mod outbox;
 mod sink;
 
@@ -18,7 +19,8 @@ use jiff::SignedDuration;
 use mysql_async::Opts;
 
 pub use self::cluster::{ApiServer, Cdc, Cluster, GroupProtocol, KafkaMechanism, Worker};
-pub use self::outbox::Outbox;
+pub use self::gate::Gate;
+pub use self::outbox::{Database, Outbox};
 pub use self::sink::{Delivery, Receive, Sink};
 use crate::client::Target;
 use crate::time::Iso;
@@ -68,9 +70,12 @@ pub struct Dev {
     /// How clients are served
     #[command(flatten)]
     pub interface: Interface,
-    /// Follow the outbox of a MySQL or MariaDB database in its binlog
+    /// Write requests through the outbox of a MySQL or MariaDB database, and follow it in its binlog
     #[command(flatten)]
     pub outbox: Outbox,
+    /// A gate before coupons
+    #[command(flatten)]
+    pub gate: Gate,
     /// Deliver the events of data-platform to this URL, each as a POST of JSON with X-Idempotency-Key
     #[arg(long, env = "SHOP_SINK_URL", value_name = "URL", help_heading = "Deliveries")]
     pub sink_url: Option<String>,

@@ -51,6 +51,9 @@ pub fn work(worker: &Worker) -> Result<(), Error> {
 /// See [`Error`].
 pub fn serve_api(api_server: &ApiServer) -> Result<(), Error> {
     serving::run(&api_server.logging, async {
+        let gate = api_server.gate.settings().map_err(Error::Misconfigured)?;
+        let database = api_server.database.address().map_err(Error::Misconfigured)?;
+        let outbox = database.map(|address| (address, api_server.database.cdc_name.clone()));
         let topology = topology::shared(&Settings::default()).map_err(misconfigured)?;
         let front = Front::open(&api_server.interface).await?;
         let config = Config {
@@ -62,9 +65,12 @@ pub fn serve_api(api_server: &ApiServer) -> Result<(), Error> {
         };
         let app = start(topology, config, &api_server.cluster, |kafka| kafka).await?;
         let handle = app.handle();
-        let api = Api::new(&handle, api_server.interface.lang);
+        let mut parts = Parts::none();
+        let home = parts.home(&handle, outbox);
+        let gate = parts.gate(&handle, gate).await?;
+        let api = Api::new(&handle, api_server.interface.lang, home, gate);
         metrics::register(&api, &mut handle.registry().write());
-        let served = front.serve(&handle, routes(&api), Parts::none()).await;
+        let served = front.serve(&handle, routes(&api), parts).await;
         drop((api, handle));
         serving::stop(app, served).await
     })

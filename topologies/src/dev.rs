@@ -21,6 +21,7 @@ pub fn run(dev: &Dev) -> Result<(), Error> {
 
 async fn serve(dev: &Dev) -> Result<(), Error> {
     let outbox = dev.outbox.settings().map_err(Error::Misconfigured)?;
+    let gate = dev.gate.settings().map_err(Error::Misconfigured)?;
     let deliveries = dev.sink_url.as_deref().map(|url| dev.delivery.settings("--sink-url", url));
     let deliveries = deliveries.transpose().map_err(Error::Misconfigured)?;
     let front = Front::open(&dev.interface).await?;
@@ -31,10 +32,17 @@ async fn serve(dev: &Dev) -> Result<(), Error> {
     let settings = Settings { payment_timeout_ms: dev.payment_timeout.as_millis() as i64 };
     let app = App::start(topology::all(&settings).map_err(misconfigured)?, config).map_err(misconfigured)?;
     let handle = app.handle();
-    let api = Api::new(&handle, dev.interface.lang);
+    let mut parts = Parts::none();
+    // Where an outbox is routed otherwise, what the shop would write there would not come back to its topics.
+    let own = outbox.as_ref().filter(|outbox| outbox.routing.is_of_the_shop());
+    if own.is_none() && outbox.is_some() {
+        tracing::warn!("requests go straight to the log: the outbox is routed otherwise than the shop's own");
+    }
+    let home = parts.home(&handle, own.map(|outbox| (outbox.address.clone(), outbox.name.clone())));
+    let gate = parts.gate(&handle, gate).await?;
+    let api = Api::new(&handle, dev.interface.lang, home, gate);
     metrics::register(&api, &mut handle.registry().write());
     let demo = dev.demo.then(|| tokio::spawn(demo::run(front.address(), front.admin_token(&handle))));
-    let mut parts = Parts::none();
     outbox.into_iter().for_each(|outbox| parts.relay(&handle, outbox));
     deliveries.into_iter().for_each(|deliveries| parts.deliver(&handle, deliveries));
     let served = front.serve(&handle, routes(&api), parts).await;
