@@ -126,7 +126,7 @@ fn topology(task: &Task, said: Said) -> Result<(Topology, &'static str), Box<dyn
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn Error>> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing::Level::WARN).init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing_subscriber::filter::LevelFilter::WARN).init();
     let task = Task::of_environment()?;
     let said = Said::new(Clock::System);
     let (topology, store) = topology(&task, said)?;

@@ -69,7 +69,8 @@ fn a_process_that_was_frozen_beyond_its_session_commits_nothing_and_works_on() {
         next();
     }
     Model::of(&read(&log, &INPUT)).check(&broker, &log);
-    let lag = broker.tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", &["--describe", "--group", "cluster"], "");
+    let lag =
+        broker.tool("org.apache.kafka.tools.consumer.group.ConsumerGroupCommand", &["--describe", "--group", "cluster"], "");
     println!("{lag}");
     assert!(lag.contains("LAG") && lag.lines().any(|line| line.split_whitespace().nth(1) == Some("input")), "{lag}");
     frozen.stop();

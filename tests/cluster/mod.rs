@@ -266,7 +266,11 @@ fn pass(time: Duration) {
 }
 
 /// Writes these as one transaction.
-fn write(log: &dyn Log, topic: &Topic<u64, u64>, records: impl IntoIterator<Item = (u64, u64)>) -> Result<(), millstream::log::Error> {
+fn write(
+    log: &dyn Log,
+    topic: &Topic<u64, u64>,
+    records: impl IntoIterator<Item = (u64, u64)>,
+) -> Result<(), millstream::log::Error> {
     let info = log.create_topic(&topic.spec())?;
     let mut batches: Vec<RecordBatch> = (0..info.partitions).map(|_| RecordBatch::new()).collect();
     let now = Timestamp(Clock::System.now().0);

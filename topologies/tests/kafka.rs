@@ -34,8 +34,11 @@ fn directory() -> Arc<TempDir> {
 #[test]
 fn every_promise_is_kept_while_workers_are_killed_and_stopped() {
     const ENOUGH: Duration = Duration::from_secs(10);
-    let (seconds, every, frozen, users, rate) =
-        if std::env::var("KAFKA_TESTS").is_ok_and(|length| length == "long") { (300, 5, 15, "2000", "50") } else { (9, 3, 2, "60", "12") };
+    let (seconds, every, frozen, users, rate) = if std::env::var("KAFKA_TESTS").is_ok_and(|length| length == "long") {
+        (300, 5, 15, "2000", "50")
+    } else {
+        (9, 3, 2, "60", "12")
+    };
     let (every, frozen) = (Duration::from_secs(every), Duration::from_secs(frozen));
     let broker = Broker::start();
     let flags = [["--threads", "2"], ["--threads", "1"], ["--standbys", "1"]];
@@ -54,8 +57,7 @@ fn every_promise_is_kept_while_workers_are_killed_and_stopped() {
     let (url, length) = (api.url(), seconds.to_string());
     let load = ["load", "--coupons", "--orders", "--users", users, "--rate", rate, "--listeners", "10", "--seconds", &length];
     let mut load = command(&[&load[..], &["--url", &url]].concat());
-    let mut load =
-        load.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let mut load = load.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
     let orders = || api.get("/api/stats").json()["windows"].as_array().map_or(0, Vec::len);
     eventually(|| (orders() > 0).then_some(()));
 
