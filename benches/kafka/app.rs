@@ -4,17 +4,19 @@
 
 use std::error::Error;
 use std::sync::Arc;
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
 use millstream::codec::{Codec, Data, Json, Utf8};
 use millstream::log::kafka::{KafkaConfig, KafkaLog};
 use millstream::{
-    App, Clock, Config, Direction, Handle, JoinWindows, Partition, Process, Range, Record, Store, StreamBuilder, Topic, Topology,
+    App, Clock, Config, Direction, Handle, Health, JoinWindows, Partition, Process, Range, Record, Store, StreamBuilder, Topic,
+    Topology,
 };
 use millstream_benches::contract::{self, Said, Task};
 use prometheus_client::encoding::text::encode_registry;
 use serde::{Deserialize, Serialize};
-use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::filter::LevelFilter;
 
 const COUNTS: Store<String, u64> = Store::keyed("counts");
 const SEEN: Store<String, i64> = Store::keyed("seen");
@@ -124,43 +126,38 @@ fn topology(task: &Task, said: Said) -> Result<(Topology, &'static str), Box<dyn
     Ok((builder.build()?, store))
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> Result<(), Box<dyn Error>> {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(tracing_subscriber::filter::LevelFilter::WARN).init();
+fn main() -> Result<(), Box<dyn Error>> {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(LevelFilter::WARN).init();
     let task = Task::of_environment()?;
     let said = Said::new(Clock::System);
     let (topology, store) = topology(&task, said)?;
-    let mut terminated = signal(SignalKind::terminate())?;
+    let termination = contract::termination()?;
     let config = Config { threads: task.threads, commit_interval_ms: task.commit_ms, ..Config::shared(&task.state) };
     said.at("start");
     let log = KafkaLog::open(KafkaConfig::new(&task.brokers).replication_factor(1))?;
     let app = App::start_on(topology, config, Arc::new(log))?;
     let handle = app.handle();
-    let mut pause = tokio::time::interval(Duration::from_millis(2));
+    let mut look_every = Duration::from_millis(2);
     let mut announced = false;
-    loop {
-        tokio::select! {
-            _ = terminated.recv() => break,
-            _ = pause.tick() => {}
-        }
-        if let millstream::Health::Failed(reason) = handle.health() {
+    while termination.recv_timeout(look_every) == Err(RecvTimeoutError::Timeout) {
+        if let Health::Failed(reason) = handle.health() {
             said.error();
             return Err(reason.into());
         }
         if !announced && runs(&handle, store) {
-            announced = true;
+            (announced, look_every) = (true, Duration::from_millis(100));
             let at = said.at("running");
             said.restored(at, restored(&handle)?);
             if task.verify {
                 let (entries, sum) = contents(&handle)?;
                 said.store(entries, sum);
             }
-            pause = tokio::time::interval(Duration::from_millis(100));
         }
     }
     drop(handle);
+    let failed = app.stop();
     said.at("stopped");
-    app.stop().map_or(Ok(()), |reason| Err(reason.into()))
+    failed.map_or(Ok(()), |reason| Err(reason.into()))
 }
 
 /// Whether all tasks are here, restored.

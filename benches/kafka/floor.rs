@@ -18,7 +18,6 @@ use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::types::RDKafkaErrorCode;
 use rdkafka::{Offset, TopicPartitionList};
-use tokio::signal::unix::{SignalKind, signal};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -27,7 +26,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let task = Task::of_environment()?;
     let outputs: usize = std::env::var("FLOOR_OUTPUTS").map_or(Ok(2), |number| number.parse())?;
     let said = Said::new(Clock::System);
-    let mut terminated = signal(SignalKind::terminate())?;
+    let termination = contract::termination()?;
     let mut topics = vec![task.output.clone()];
     let admin: AdminClient<_> = ClientConfig::new().set("bootstrap.servers", &task.brokers).create()?;
     for more in 1..outputs {
@@ -49,8 +48,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         });
     }
     said.at("running");
-    terminated.recv().await;
-    Ok(())
+    Ok(termination.recv()?)
 }
 
 struct Copier {

@@ -4,6 +4,7 @@ use std::env;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
 
 use millstream::Clock;
 
@@ -52,6 +53,25 @@ impl Task {
             verify: text("BENCH_VERIFY_STORE")? == "1",
         })
     }
+}
+
+/// What is received from once the process is told to end by SIGTERM.
+///
+/// # Errors
+/// If the system has no threads or signals to give.
+pub fn termination() -> std::io::Result<mpsc::Receiver<()>> {
+    let (told, termination) = mpsc::channel();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let mut signal = {
+        let _entered = runtime.enter();
+        tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?
+    };
+    std::thread::spawn(move || {
+        runtime.block_on(signal.recv());
+        // Whoever does not listen any more ends already.
+        let _gone = told.send(());
+    });
+    Ok(termination)
 }
 
 /// What is said, as it happens.
