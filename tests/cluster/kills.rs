@@ -29,13 +29,13 @@ fn processes_that_are_killed_and_a_broker_that_stops_change_no_count() {
         scope.spawn(|| load(&log, &ended));
         let begun = Instant::now();
         let mut next = begun + every;
-        while next < begun + time {
+        while next < begun + time || kills < 3 {
             pass(next.saturating_duration_since(Instant::now()));
             let number = random(members.len() as u64) as usize;
             let dir = members.remove(number).kill();
             members.insert(number, Member::start(&broker, &dir, job(number)));
             kills += 1;
-            if !froze && begun.elapsed() > time / 2 {
+            if !froze && begun.elapsed() > time / 3 {
                 broker.freeze();
                 pass(frozen);
                 broker.thaw();

@@ -9,7 +9,6 @@ mod state;
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
-use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -331,16 +330,22 @@ impl Model {
         model
     }
 
-    /// Waits until the outputs are as many as they must be, and compares them and the stores: nothing is lost, nothing is there twice.
-    fn check(&self, broker: &Broker, log: &dyn Log) {
-        let begun = Instant::now();
-        let expected: usize = self.sums.values().map(Vec::len).sum();
-        let (mut sums, mut counts) = (Vec::new(), Vec::new());
-        while sums.len() < expected || counts.len() < expected {
-            assert!(begun.elapsed() < LONG, "{} sums and {} counts of {expected}", sums.len(), counts.len());
-            pass(Duration::from_millis(200));
-            (sums, counts) = (read(log, &SUMS_OUT), read(log, &COUNTS_OUT));
+    /// Waits until the outputs are as many as they must be.
+    fn wait_for_outputs(&self, log: &dyn Log) {
+        let (begun, expected) = (Instant::now(), self.sums.values().map(Vec::len).sum::<usize>());
+        loop {
+            let [sums, counts] = [&SUMS_OUT, &COUNTS_OUT].map(|topic| read(log, topic).len());
+            if sums >= expected && counts >= expected {
+                return;
+            }
+            assert!(begun.elapsed() < LONG, "{sums} sums and {counts} counts of {expected}");
+            pass(Duration::from_millis(100));
         }
+    }
+
+    /// Compares outputs and stores once they are there: nothing is lost, nothing is there twice.
+    fn check(&self, broker: &Broker, log: &dyn Log) {
+        self.wait_for_outputs(log);
         // Whatever comes twice would come about now.
         pass(Duration::from_millis(500));
         let by_key = |records: Vec<(u64, u64)>| {
@@ -372,7 +377,6 @@ impl Model {
         }
         drop(handle);
         assert_eq!(app.stop(), None);
-        assert!(Path::new(dir.path()).exists());
     }
 }
 
