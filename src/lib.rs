@@ -52,7 +52,7 @@ pub use record::{Headers, Offset, Partition, Record, Timestamp};
 pub use requests::RequestProcess;
 pub use runtime::{
     Accepted, Answer, App, AppendError, Behind, Change, Config, Events, Failure, Handle, Health, MAX_PAGE, ParkedRecord,
-    QueryError, Replayed, RequestError, RequestKey, Row, Selection, Standbys, StartError, StoreStatus, Token, TypedView,
+    QueryError, Replayed, RequestError, RequestKey, Row, Seen, Selection, Standbys, StartError, StoreStatus, Token, TypedView,
     UnreadableToken, View, Watch, Watched,
 };
 pub use store::Store;

@@ -159,11 +159,11 @@ impl App {
         let topology = Arc::new(topology);
         let shared = Arc::new(Shared {
             reader: db.reader(),
-            progress: Progress::new(counts.iter().copied()),
+            progress: Progress::new(counts.iter().copied(), &tasks),
             roles: Roles::new(&tasks),
             presence: Presence::default(),
             ends: Ends::default(),
-            watchers: Arc::new(Watchers::default()),
+            watchers: Arc::new(Watchers::new(&log)),
             requests: Requests::default(),
             metrics,
             registry: RwLock::new(registry),

@@ -8,6 +8,7 @@ use prometheus_client::registry::Registry;
 
 use super::Shared;
 use super::progress::Behind;
+use super::seen::Seen;
 use super::token::Token;
 use super::view::{QueryError, View};
 use crate::clock::Clock;
@@ -307,6 +308,14 @@ impl Handle {
         Token { offsets: ends.filter_map(|(topic, partition, end)| Some((tag(topic)?, partition, end))).collect() }
     }
 
+    /// Done once all is durable that was seen by now: for who was [ahead](super::Seen::ahead) and appends nothing, such as for a refusal.
+    ///
+    /// # Errors
+    /// If the log fails before.
+    pub async fn settled(&self) -> Result<(), AppendError> {
+        Ok(self.shared.log.durable(self.shared.log.written()).await?)
+    }
+
     /// The view of a store, if there is one of this name.
     #[must_use]
     pub fn view(&self, store: &str) -> Option<View> {
@@ -315,8 +324,7 @@ impl Handle {
     }
 
     /// All stores that have a view.
-    #[must_use]
-    pub fn stores(&self) -> Vec<StoreStatus> {
+    pub fn stores(&self) -> Seen<Vec<StoreStatus>> {
         let status = self.shared.topology.stores.iter().filter_map(|store| {
             let kind = store.kind.shown()?;
             let view = self.view(&store.name)?;
@@ -329,10 +337,11 @@ impl Handle {
                 partitions: view.partitions(),
                 entries: entries.rows,
                 entries_exact: entries.exact,
-                positions: view.positions(),
+                positions: view.positions().ahead(),
             })
         });
-        status.collect()
+        let status = status.collect();
+        Seen::new(&self.shared, status, self.shared.log.written())
     }
 
     /// Waits until the store's view includes everything up to the token.

@@ -14,6 +14,7 @@ mod progress;
 mod requests;
 mod restore;
 mod roles;
+mod seen;
 mod standby;
 mod taking;
 mod token;
@@ -37,6 +38,7 @@ pub use self::dead_letters::{Failure, ParkedRecord, Replayed, Selection};
 pub use self::handle::{AppendError, Events, Handle, Health, StoreStatus};
 pub use self::progress::Behind;
 pub use self::requests::{Accepted, Answer, RequestError, RequestKey};
+pub use self::seen::Seen;
 pub use self::token::{Token, UnreadableToken};
 pub use self::view::{MAX_PAGE, QueryError, Row, TypedView, View};
 pub use self::watch::{Change, Watch, Watched};
@@ -113,6 +115,7 @@ impl Shared {
             return Health::Failed(reason);
         }
         match (self.log.health(), self.trouble.lock().values().next()) {
+            (log::Health::Failed { cause }, _) => Health::Failed(cause.to_string()),
             (log::Health::Repairing { cause }, _) => Health::Degraded(cause.to_string()),
             (log::Health::Up, Some(trouble)) => Health::Degraded(trouble.clone()),
             (log::Health::Up, None) => match self.parts.lock().iter().next() {

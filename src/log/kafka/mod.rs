@@ -221,11 +221,6 @@ impl Log for KafkaLog {
         }
     }
 
-    fn sync(&self) -> Result<(), Error> {
-        // What is acknowledged is with all brokers that must have it.
-        Ok(())
-    }
-
     fn offsets(&self, group: &str) -> Result<Vec<(TopicId, Partition, Offset)>, Error> {
         let what = format!("offsets of group {group}");
         let ask = |of: Option<&[(Arc<str>, i32, i64)]>| {

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use millstream_state::{Access, Db, Error, Home, OpenError, Options, StoreSpec};
+use millstream_state::{Access, Db, Error, Home, Lock, OpenError, Options, StoreSpec};
 
 use crate::support::{A, B, TASK, TestHome, all, commit, get, position, task};
 
@@ -44,6 +44,18 @@ fn a_directory_has_one_database() {
     assert!(matches!(open(), Err(OpenError::Locked(_))));
     drop(first);
     open().unwrap();
+}
+
+#[test]
+fn a_lock_is_given_back_though_a_child_that_is_being_made_has_its_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = || Lock::take(fs::File::create(directory.path().join("lock")).unwrap());
+    let lock = open().unwrap();
+    let in_the_child = lock.try_clone().unwrap(); // as a fork has it
+    assert!(matches!(open(), Err(fs::TryLockError::WouldBlock)));
+    drop(lock);
+    open().unwrap();
+    drop(in_the_child);
 }
 
 #[test]
