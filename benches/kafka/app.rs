@@ -179,7 +179,7 @@ fn contents(handle: &Handle) -> Result<(u64, u64), Box<dyn Error>> {
     let counts = handle.view(COUNTS.name()).expect("a store of the topology").typed(&COUNTS);
     let (mut entries, mut sum, mut range) = (0, 0, Range::all());
     loop {
-        let page = counts.page(&range, Direction::Forward, millstream::MAX_PAGE)?;
+        let page = counts.page(&range, Direction::Forward, millstream::MAX_PAGE)?.wait()?;
         let Some((last, _)) = page.last() else { return Ok((entries, sum)) };
         range = Range::new(std::ops::Bound::Excluded(last.as_bytes()), std::ops::Bound::Unbounded);
         entries += page.len() as u64;

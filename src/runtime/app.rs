@@ -179,6 +179,7 @@ impl App {
             log,
             db,
             topics,
+            others: Mutex::default(),
             limits: Limits::default(),
             tasks,
             start,

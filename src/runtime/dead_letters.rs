@@ -1,4 +1,5 @@
-//! Looking at dead letters and replaying them: a replayed record goes to the sub-topology that could not process it, and to no other.
+//! Looking at dead letters and replaying them: a replayed record goes to the sub-topology, or to the part of the program beside it, that could
+//! not process it, and to no other.
 
 use bytes::Bytes;
 
@@ -72,7 +73,8 @@ fn is_parked(name: &str) -> bool {
 }
 
 impl Failure {
-    /// The headers of a dead letter that the program itself appends, next to the record's own. `kind` names the kind of failure.
+    /// The headers of a dead letter that a part of the program beside the topology appends, next to the record's own. `kind` names the kind
+    /// of failure, and `node` the part, to whose [`Handle::replay_topic`] a replay goes.
     #[must_use]
     pub fn headers(&self, kind: &str, timestamp: Timestamp, original: Headers) -> Headers {
         let letter = DeadLetter {
@@ -85,24 +87,36 @@ impl Failure {
             offset: self.offset,
             timestamp,
             original,
-            event: Event::Record,
+            event: Event::Part,
         };
         letter.to_headers()
     }
-}
 
-impl ParkedRecord {
-    fn read(partition: Partition, record: &RecordRef<'_>, timestamp: Timestamp) -> ParkedRecord {
-        let letter = DeadLetter::from_record(record);
-        let headers = letter.as_ref().map_or_else(|| record.headers.to_headers(), |letter| letter.original.clone());
-        let failure = letter.map(|letter| Failure {
+    /// Why this record of a dead-letter or replay topic was parked, and the headers that it had before. `None` if it is no dead letter.
+    #[must_use]
+    pub fn read(record: &RecordRef<'_>) -> Option<(Failure, Headers)> {
+        DeadLetter::from_record(record).map(Failure::of)
+    }
+
+    fn of(letter: DeadLetter) -> (Failure, Headers) {
+        let failure = Failure {
             cause: format!("{}: {}", letter.exception, letter.message),
             application: letter.application,
             node: letter.node,
             topic: letter.topic,
             partition: letter.partition,
             offset: letter.offset,
-        });
+        };
+        (failure, letter.original)
+    }
+}
+
+impl ParkedRecord {
+    fn read(partition: Partition, record: &RecordRef<'_>, timestamp: Timestamp) -> ParkedRecord {
+        let (failure, headers) = match Failure::read(record) {
+            Some((failure, original)) => (Some(failure), original),
+            None => (None, record.headers.to_headers()),
+        };
         let copy = Bytes::copy_from_slice;
         let (key, value) = (record.key.map(copy), record.value.map(copy));
         ParkedRecord { partition, offset: record.offset, timestamp, key, value, headers, failure }
@@ -179,7 +193,7 @@ impl Handle {
                 let mut appends = Vec::new();
                 for (record, _) in page.records().filter(|(record, at)| record.offset < end && selection.holds(record, *at)) {
                     done.matched += 1;
-                    appends.extend(self.replay_of(&record));
+                    appends.extend(self.replay_of(&record)?);
                 }
                 if !dry_run && !appends.is_empty() {
                     done.replayed += appends.len() as u64;
@@ -190,25 +204,39 @@ impl Handle {
         Ok(Some(done))
     }
 
-    /// The append that brings a parked record back to the sub-topology that reads its topic: the dead letter as it is.
-    fn replay_of(&self, record: &RecordRef<'_>) -> Option<Append> {
+    /// The topic that replays of what this part of the program has parked go to, if there is one: the part makes it, and reads it.
+    #[must_use]
+    pub fn replay_topic(&self, part: &str) -> String {
+        format!("{}-{part}-replay", self.shared.topology.application)
+    }
+
+    /// The append that brings a parked record back to who could not process it: the dead letter as it is.
+    fn replay_of(&self, record: &RecordRef<'_>) -> Result<Option<Append>, log::Error> {
+        let letter = DeadLetter::from_record(record).filter(|letter| letter.application == self.shared.topology.application);
+        let Some(letter) = letter else { return Ok(None) };
+        let topic = match letter.event {
+            Event::Punctuation => None,
+            Event::Part => self.shared.log.topic(&self.replay_topic(&letter.node))?,
+            Event::Record | Event::Timer { .. } => {
+                self.replay_of_topology(&letter).map(|topic| self.shared.topics[topic.0].clone())
+            }
+        };
+        let Some(topic) = topic.filter(|topic| letter.partition.0 < topic.partitions) else { return Ok(None) };
+        let mut batch = RecordBatch::new();
+        batch.push(record.timestamp, record.key, record.value, &record.headers.to_headers());
+        Ok(Some(Append { topic: topic.id, partition: letter.partition, batch }))
+    }
+
+    /// The replay topic of the sub-topology that reads the letter's topic.
+    fn replay_of_topology(&self, letter: &DeadLetter) -> Option<TopicIndex> {
         let topology = &self.shared.topology;
-        let letter = DeadLetter::from_record(record)?;
-        if letter.application != topology.application || letter.event == Event::Punctuation {
-            return None;
-        }
         let source = TopicIndex(topology.topics.iter().position(|topic| topic.name == letter.topic)?);
         let inputs = |sub: &SubTopology| sub.sources.iter().map(|source| topology.sources[source.0].topic).collect::<Vec<_>>();
         let inputs = topology.subs.iter().map(inputs).find(|inputs| inputs.contains(&source))?;
         let replay = inputs.into_iter().find(|topic| topology.topics[topic.0].role == TopicRole::Replay)?;
         // A timer's task may have a partition that the topic of the last record before it does not have.
         let read = if letter.event == Event::Record { source } else { replay };
-        if letter.partition.0 >= self.shared.topics[read.0].partitions {
-            return None;
-        }
-        let mut batch = RecordBatch::new();
-        batch.push(record.timestamp, record.key, record.value, &record.headers.to_headers());
-        Some(Append { topic: self.shared.topics[replay.0].id, partition: letter.partition, batch })
+        (letter.partition.0 < self.shared.topics[read.0].partitions).then_some(replay)
     }
 
     /// The next parked records of a partition; `None` at its end.

@@ -27,6 +27,7 @@ mod worker;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use millstream_state::{Db, Reader};
 use parking_lot::{Mutex, RwLock};
@@ -65,6 +66,8 @@ pub(crate) struct Shared {
     pub reader: Reader,
     /// The topology's topics as they are in the log, by index.
     pub topics: Arc<[TopicInfo]>,
+    /// Topics beside the topology, and when they were looked up.
+    pub others: Mutex<BTreeMap<String, (TopicInfo, Instant)>>,
     /// What may be appended to them; the log itself takes a little more, for dead letters.
     pub limits: Limits,
     /// How many tasks each sub-topology has.

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use millstream::log::{Append, KafkaConfig, KafkaLog, Log, RecordBatch, Transaction, partition};
 use millstream::{
-    App, Clock, Config, Direction, Handle, Headers, Offset, Partition, Process, Range, Record, Scope, Standbys, Store,
-    StreamBuilder, Timestamp, Topic, Topology,
+    App, Clock, Config, Direction, Handle, Headers, Offset, Partition, Process, Range, Record, Scope, Seen, Standbys, StartError,
+    Store, StreamBuilder, Timestamp, Topic, Topology,
 };
 use tempfile::TempDir;
 
@@ -100,8 +100,15 @@ fn process() {
     let begun = Instant::now();
     let config = Config { threads: number(threads) as usize, state_memory_bytes: 64 << 20, ..Config::shared(dir) };
     let kafka = KafkaConfig::new(brokers).session_timeout(session).transaction_timeout(transaction);
-    let log = KafkaLog::open(kafka).expect("the broker answers");
-    let app = App::start_on(topology(), config, Arc::new(log)).expect("the application starts after any crash");
+    // Whoever supervises it starts it again while the brokers are away.
+    let start = || App::start_on(topology(), config.clone(), Arc::new(KafkaLog::open(kafka.clone())?));
+    let app = loop {
+        match start() {
+            Ok(app) => break app,
+            Err(StartError::Log(error)) if error.is_retriable() && begun.elapsed() < LONG => println!("not yet: {error}"),
+            Err(error) => panic!("it does not start: {error}"),
+        }
+    };
     let handle = app.handle();
     let mut all_here = None;
     let (lines, asked) = std::sync::mpsc::channel();
@@ -368,7 +375,7 @@ impl Model {
         let expected = [last(&self.sums), last(&counts)];
         let contents = |store: &Store<u64, u64>| {
             let view = handle.view(store.name()).expect("a store of the topology").typed(store);
-            view.page(&Range::all(), Direction::Forward, millstream::MAX_PAGE).unwrap_or_default()
+            view.page(&Range::all(), Direction::Forward, millstream::MAX_PAGE).and_then(Seen::wait).unwrap_or_default()
         };
         let begun = Instant::now();
         while [contents(&SUMS), contents(&COUNTS)] != expected {
