@@ -45,8 +45,6 @@ pub struct Process {
 struct Known {
     told: Process,
     seen: Instant,
-    /// What it told last has been acted upon by ending what it left open.
-    fenced: bool,
 }
 
 /// All processes of the application, by their instance.
@@ -83,23 +81,15 @@ impl Presence {
         candidates.iter().rev().take(count).any(|(_, other)| *other == instance)
     }
 
-    /// Ends what processes left open that had this task and have been silent since: a transaction of theirs holds back who reads behind it.
-    pub(crate) fn fence_silent(&self, shared: &Shared, sub: usize, partition: Partition) -> Result<(), log::Error> {
-        let silent = |known: &Known| !known.fenced && !known.is_there() && known.told.tasks.contains(&(sub, partition.0));
-        let dead: Vec<(String, usize)> = {
-            let known = self.0.lock();
-            let mine = shared.log.instance();
-            let dead = known.iter().filter(|(instance, known)| instance.as_str() != mine && silent(known));
-            dead.map(|(instance, known)| (instance.clone(), known.told.workers)).collect()
-        };
-        for (instance, workers) in dead {
-            tracing::info!(instance, "a silent process's open transactions are ended");
-            shared.log.fence(&shared.group, &instance, workers)?;
-            if let Some(known) = self.0.lock().get_mut(&instance) {
-                known.fenced = true;
-            }
+    /// The processes that have been silent for too long, and how many workers they had, if it is up to this one to end what they left open:
+    /// the first of those that are there does it for all.
+    fn dead(&self, mine: &str) -> Vec<(String, usize)> {
+        let known = self.0.lock();
+        if known.iter().find(|(_, known)| known.is_there()).is_none_or(|(first, _)| first != mine) {
+            return Vec::new();
         }
-        Ok(())
+        let dead = known.iter().filter(|(_, known)| !known.is_there());
+        dead.map(|(instance, known)| (instance.clone(), known.told.workers)).collect()
     }
 }
 
@@ -153,11 +143,18 @@ pub(super) fn topic(shared_log: &dyn log::Log, application: &str) -> Result<Topi
 /// Tells and reads until the application stops, and then takes leave.
 pub(super) fn run(shared: &Arc<Shared>, topic: &TopicInfo) {
     let (mut next, mut told) = (Offset(0), None::<(Process, Instant)>);
+    // Who was cut off itself does not know who else is silent.
+    let (mut hears_since, mut heard) = (Instant::now(), Instant::now());
     while !shared.stopping.load(Ordering::Acquire) {
         let now = Process { at: 0, ..shared.told_now() };
         let due = told.as_ref().is_none_or(|(process, at)| *process != now || at.elapsed() >= TELL_EVERY);
         let outcome = read(shared, topic, &mut next)
-            .and_then(|()| if due { tell(shared, topic, Some(&shared.told_now())) } else { Ok(()) });
+            .and_then(|()| if due { tell(shared, topic, shared.log.instance(), Some(&shared.told_now())) } else { Ok(()) })
+            .and_then(|()| if hears_since.elapsed() >= SILENT { bury(shared, topic) } else { Ok(()) });
+        if outcome.is_err() || heard.elapsed() >= TELL_EVERY {
+            hears_since = Instant::now();
+        }
+        heard = Instant::now();
         match outcome {
             Ok(()) if due => told = Some((now, Instant::now())),
             Ok(()) => {}
@@ -165,16 +162,27 @@ pub(super) fn run(shared: &Arc<Shared>, topic: &TopicInfo) {
         }
         std::thread::park_timeout(LOOK_EVERY);
     }
-    if let Err(error) = tell(shared, topic, None) {
+    if let Err(error) = tell(shared, topic, shared.log.instance(), None) {
         tracing::warn!(%error, "other processes were not told that this one has stopped");
     }
 }
 
-fn tell(shared: &Shared, topic: &TopicInfo, process: Option<&Process>) -> Result<(), log::Error> {
+/// Ends what silent processes left open, for a transaction of theirs holds back who reads behind it, and takes leave for them. One that
+/// is alive after all has its transaction aborted, and tells of itself again.
+fn bury(shared: &Shared, topic: &TopicInfo) -> Result<(), log::Error> {
+    for (instance, workers) in shared.presence.dead(shared.log.instance()) {
+        tracing::info!(instance, "a silent process's open transactions are ended");
+        shared.log.fence(&shared.group, &instance, workers)?;
+        tell(shared, topic, &instance, None)?;
+        shared.presence.0.lock().remove(&instance);
+    }
+    Ok(())
+}
+
+fn tell(shared: &Shared, topic: &TopicInfo, instance: &str, process: Option<&Process>) -> Result<(), log::Error> {
     let value = process.map(|process| serde_json::to_vec(process).expect("a process has JSON"));
     let mut batch = RecordBatch::new();
-    let key = shared.log.instance().as_bytes();
-    batch.push(shared.config.clock.now(), Some(key), value.as_deref(), &Headers::EMPTY);
+    batch.push(shared.config.clock.now(), Some(instance.as_bytes()), value.as_deref(), &Headers::EMPTY);
     let append = Append { topic: topic.id, partition: Partition(0), batch };
     shared.log.commit(Transaction { appends: vec![append], offsets: None, request: None }).wait().map(drop)
 }
@@ -189,7 +197,7 @@ fn read(shared: &Shared, topic: &TopicInfo, next: &mut Offset) -> Result<(), log
         for record in fetched.batches.iter().flat_map(|batch| batch.records_from(*next)) {
             let Some(Ok(instance)) = record.key.map(std::str::from_utf8) else { continue };
             match record.value.map(serde_json::from_slice) {
-                Some(Ok(told)) => drop(known.insert(instance.to_owned(), Known { told, seen: Instant::now(), fenced: false })),
+                Some(Ok(told)) => drop(known.insert(instance.to_owned(), Known { told, seen: Instant::now() })),
                 Some(Err(error)) => tracing::warn!(instance, %error, "a process tells what is not understood here"),
                 None => drop(known.remove(instance)),
             }
@@ -204,7 +212,7 @@ mod tests {
 
     fn process(tasks: &[(usize, u32)]) -> Known {
         let told = Process { endpoint: None, workers: 1, tasks: tasks.to_vec(), standbys: Vec::new(), at: 0 };
-        Known { told, seen: Instant::now(), fenced: false }
+        Known { told, seen: Instant::now() }
     }
 
     #[test]

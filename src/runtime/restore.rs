@@ -30,7 +30,7 @@ pub(super) fn restore(
     let stores = &shared.topology.subs[sub].stores;
     let ends = shared.log.open_ends(&changelogs(shared, stores, partition))?;
     for (&store, end) in stores.iter().zip(ends) {
-        let Some(applied) = restore_store(shared, sub, (store, end), partition, state, wanted)? else { return Ok(None) };
+        let Some(applied) = restore_store(shared, (store, end), partition, state, wanted)? else { return Ok(None) };
         records += applied;
     }
     Ok(Some(records))
@@ -77,7 +77,6 @@ fn begin(
 
 fn restore_store(
     shared: &Shared,
-    sub: usize,
     (store, end): (StoreIndex, Offset),
     partition: Partition,
     state: &mut TaskState,
@@ -93,7 +92,6 @@ fn restore_store(
             return Ok(None);
         }
         if applied.next == next {
-            shared.presence.fence_silent(shared, sub, partition)?;
             shared.log.wait(seen, WAIT);
         }
         (next, records) = (applied.next, records + applied.records);

@@ -4,10 +4,13 @@
 #[path = "../../tests/kafka/broker.rs"]
 pub mod broker;
 
+use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use millstream::Partition;
+use millstream::log::{KafkaConfig, KafkaLog, Log};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -29,12 +32,19 @@ pub fn directory() -> Arc<TempDir> {
     Arc::new(TempDir::new().expect("a directory"))
 }
 
+/// `KAFKA_TESTS=long` is five minutes of it.
 #[test]
 fn every_promise_is_kept_while_workers_are_killed_and_stopped() {
     const ENOUGH: Duration = Duration::from_secs(10);
+    let (seconds, every, frozen, users, rate) = if std::env::var("KAFKA_TESTS").is_ok_and(|length| length == "long") {
+        (300, 5, 15, "2000", "50")
+    } else {
+        (9, 3, 2, "60", "12")
+    };
+    let (every, frozen) = (Duration::from_secs(every), Duration::from_secs(frozen));
     let broker = Broker::start();
-    let first = start(&broker, "worker", directory(), &["--threads", "2"]);
-    let second = start(&broker, "worker", directory(), &["--threads", "1", "--standbys", "1"]);
+    let flags = [["--threads", "2"], ["--threads", "1"], ["--standbys", "1"]];
+    let mut workers: Vec<Shop> = flags.iter().map(|flags| start(&broker, "worker", directory(), flags)).collect();
     let api = start(&broker, "api", directory(), &[]);
 
     // The same request is carried out once, whoever decides it.
@@ -46,27 +56,106 @@ fn every_promise_is_kept_while_workers_are_killed_and_stopped() {
     api.get(&format!("/api/users/{user}/coupons?at_least={}&wait_ms=10000", once.position())).ok(200);
     assert_eq!(api.coupons_of(user), [coupon]);
 
-    let url = api.url();
-    let load =
-        ["load", "--coupons", "--orders", "--users", "60", "--rate", "12", "--seconds", "8", "--listeners", "10", "--url", &url];
-    let load =
-        command(&load).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let (url, length) = (api.url(), seconds.to_string());
+    let load = ["load", "--coupons", "--orders", "--users", users, "--rate", rate, "--listeners", "10", "--seconds", &length];
+    let mut load = command(&[&load[..], &["--url", &url]].concat());
+    let mut load = load.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
     let orders = || api.get("/api/stats").json()["windows"].as_array().map_or(0, Vec::len);
     eventually(|| (orders() > 0).then_some(()));
 
-    let state = Arc::clone(&first.data);
-    first.signal("KILL");
-    drop(first);
-    let first = start(&broker, "worker", state, &["--threads", "2"]);
-    second.signal("TERM");
-    assert!(second.wait(ENOUGH).success(), "a worker stops in order");
+    let mut random = random();
+    let (begun, mut kills, mut was_frozen) = (Instant::now(), 0, false);
+    while begun.elapsed() + every < Duration::from_secs(seconds) && load.try_wait().expect("a child").is_none() {
+        let number = random(workers.len() as u64) as usize;
+        let state = Arc::clone(&workers[number].data);
+        // A worker that was killed is started again while the others go on; it is ready when it has what the group gives it.
+        drop(workers.remove(number));
+        workers.insert(number, start(&broker, "worker", state, &flags[number]));
+        kills += 1;
+        if !was_frozen && begun.elapsed() > Duration::from_secs(seconds) / 3 {
+            broker.freeze();
+            pass(frozen);
+            broker.thaw();
+            was_frozen = true;
+        }
+        pass(every);
+    }
+    println!("{kills} kills, and a broker that stood still for {frozen:?}: {was_frozen}");
+    assert!(kills > 0 && was_frozen, "the machine is too slow for this");
+    let last = workers.pop().expect("three workers");
+    last.signal("TERM");
+    assert!(last.wait(ENOUGH).success(), "a worker stops in order");
 
     let output = load.wait_with_output().expect("a child");
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && said.matches("every invariant holds").count() == 2, "{said}");
-    for process in [api, first] {
+    println!("{said}");
+    outputs_are_counted(&broker);
+    for process in workers.into_iter().chain([api]) {
         process.signal("TERM");
         assert!(process.wait(ENOUGH).success(), "{said}");
+    }
+}
+
+/// Looks at the topics themselves: each claim was told of once, and no event came about twice.
+fn outputs_are_counted(broker: &Broker) {
+    let log = KafkaLog::open(KafkaConfig::new(broker.address())).expect("the broker answers");
+    let claims = records(&log, "coupon-issue").len();
+    let news = records(&log, "shop.notifications");
+    let of_claims = |value: &[u8]| [&b"coupon-issued"[..], b"coupon-rejected"].iter().any(|news| find(value, news));
+    let told = news.iter().filter(|record| of_claims(&record.value)).count();
+    assert_eq!((claims, true), (told, claims > 0), "each claim is answered once");
+    for topic in ["order-events", "payment-events", "coupon-issue"] {
+        let events = records(&log, topic);
+        let ids: BTreeSet<&Vec<u8>> = events.iter().filter_map(|record| record.id.as_ref()).collect();
+        assert!(!events.is_empty() && ids.len() == events.len(), "{topic}: {} events of {} ids", events.len(), ids.len());
+    }
+}
+
+struct Event {
+    id: Option<Vec<u8>>,
+    value: Vec<u8>,
+}
+
+fn find(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len()).any(|part| part == word)
+}
+
+/// Every committed record of a topic.
+fn records(log: &dyn Log, topic: &str) -> Vec<Event> {
+    let topic = log.topic(topic).expect("the broker answers").expect("the topic exists");
+    let mut events = Vec::new();
+    for partition in (0..topic.partitions).map(Partition) {
+        let bounds = log.bounds(topic.id, partition).expect("the broker answers");
+        let mut next = bounds.start;
+        while next < bounds.end {
+            let fetched = log.fetch(topic.id, partition, next, 1 << 20).expect("the broker answers");
+            for record in fetched.batches.iter().flat_map(|batch| batch.records_from(next)) {
+                let id = record.headers.iter().find(|(name, _)| *name == "id").map(|(_, id)| id.to_vec());
+                events.push(Event { id, value: record.value.unwrap_or_default().to_vec() });
+            }
+            next = fetched.next;
+        }
+    }
+    events
+}
+
+/// Numbers below what is asked for, from a seed that is printed.
+fn random() -> impl FnMut(u64) -> u64 {
+    let seed = std::env::var("CRASH_SEED").map_or(u64::from(std::process::id()), |text| text.parse().expect("a number"));
+    println!("CRASH_SEED={seed}");
+    let mut random = seed;
+    move |n| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % n
+    }
+}
+
+/// Lets time pass: that is what is tested.
+fn pass(time: Duration) {
+    let until = Instant::now() + time;
+    while Instant::now() < until {
+        std::thread::park_timeout(until.saturating_duration_since(Instant::now()));
     }
 }
 

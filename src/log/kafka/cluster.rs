@@ -126,7 +126,19 @@ impl Cluster {
     /// Asks the cluster for something, again while it is busy with itself.
     pub(super) fn ask<T>(&self, what: &str, request: impl Fn(&Client, Duration) -> Result<T, Failure>) -> Result<T, Error> {
         self.available()?;
-        self.insist(what, |client| request(client, ATTEMPT))
+        self.insist(&self.asker, what, |client| request(client, ATTEMPT))
+    }
+
+    /// As `ask`, of the coordinator of a group. By a client of its own: librdkafka 2.12 does not ask a coordinator again whose connection was
+    /// lost at the wrong moment, and keeps such questions until they time out.
+    pub(super) fn ask_coordinator<T>(
+        &self,
+        what: &str,
+        request: impl Fn(&Client, Duration) -> Result<T, Failure>,
+    ) -> Result<T, Error> {
+        self.available()?;
+        let asker = client(Kind::Producer, &self.config.asker(), self.status.events())?;
+        self.insist(&asker, what, |client| request(client, ATTEMPT))
     }
 
     /// As `ask`, with an answer that is not there yet as another reason to ask again.
@@ -141,10 +153,10 @@ impl Cluster {
         })
     }
 
-    fn insist<T>(&self, what: &str, request: impl Fn(&Client) -> Result<T, Failure>) -> Result<T, Error> {
+    fn insist<T>(&self, asker: &Client, what: &str, request: impl Fn(&Client) -> Result<T, Failure>) -> Result<T, Error> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let failure = match request(&self.asker) {
+            let failure = match request(asker) {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };

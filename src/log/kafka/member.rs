@@ -212,16 +212,25 @@ impl Member for KafkaMember {
                 let [next, end] = [input.reading.next, input.reading.end()].map(|at| Offset(at as u64));
                 Ok(Fetched { batches: batch.into_iter().collect(), next, end })
             }
-            Err(failure) if matches!(failure.code, Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
+            Err(failure) => {
+                // It may be of what was read here before (librdkafka does not take back that a place is gone), and it was counted as a
+                // record: it is read anew from here.
                 let topic = self.topics.find(id, partition)?;
+                let place = [(Arc::clone(&topic.name), partition.0 as i32, from.0 as i64)];
+                input.reading.go_to(from);
+                let anew = self.consumer.incremental_unassign(&place).and_then(|()| self.consumer.incremental_assign(&place));
+                anew.map_err(|failure| error::of(&failure, &topic.name))?;
+                let is_gone = matches!(failure.code, Code::AutoOffsetReset | Code::OffsetOutOfRange);
+                if !is_gone && !error::is_passing(&failure) {
+                    return Err(error::of(&failure, &topic.name));
+                }
                 let bounds = reader::bounds(&self.cluster, &self.topics, id, partition)?;
-                Err(reader::out_of_range(&topic, partition, from, bounds))
+                if is_gone && (from < bounds.start || from > bounds.end) {
+                    return Err(reader::out_of_range(&topic, partition, from, bounds));
+                }
+                tracing::debug!(target: "kafka", %partition, topic = &*topic.name, %from, "read anew: {}", failure.text);
+                Ok(Fetched { batches: Vec::new(), next: from, end: bounds.end.max(from) })
             }
-            Err(failure) if error::is_passing(&failure) => {
-                let end = Offset(input.reading.end() as u64);
-                Ok(Fetched { batches: Vec::new(), next: from, end })
-            }
-            Err(failure) => Err(error::of(&failure, &self.topics.get(id)?.name)),
         }
     }
 

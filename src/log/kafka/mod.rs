@@ -28,7 +28,7 @@ use super::{
 use crate::{Offset, Partition};
 use cluster::Cluster;
 use member::KafkaMember;
-use native::{Isolation, Offsets};
+use native::{Failure, Isolation, Offsets};
 use parking_lot::Mutex;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use reader::Readers;
@@ -229,10 +229,10 @@ impl Log for KafkaLog {
     fn offsets(&self, group: &str) -> Result<Vec<(TopicId, Partition, Offset)>, Error> {
         let what = format!("offsets of group {group}");
         let ask = |of: Option<&[(Arc<str>, i32, i64)]>| {
-            self.cluster.ask_until(&what, |client, timeout| match client.group_offsets(group, of, Offsets::Stable, timeout) {
-                Err(failure) if failure.code == Code::UnstableOffsetCommit => Ok(None),
-                Err(failure) if failure.code == Code::GroupIdNotFound => Ok(Some(Vec::new())),
-                other => other.map(Some),
+            self.cluster.ask_coordinator(&what, |client, timeout| match client.group_offsets(group, of, Offsets::Stable, timeout) {
+                Err(failure) if failure.code == Code::UnstableOffsetCommit => Err(Failure { retriable: true, ..failure }),
+                Err(failure) if failure.code == Code::GroupIdNotFound => Ok(Vec::new()),
+                other => other,
             })
         };
         // Only who is asked for by name is never passed over.

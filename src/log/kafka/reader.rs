@@ -57,6 +57,8 @@ pub(super) struct Reading {
     end: i64,
     /// What came in the place of a record, after those that were taken before it.
     failed: Option<Code>,
+    /// The place of the last such.
+    failed_at: Option<i64>,
     /// When a record came last.
     quiet_since: Instant,
 }
@@ -73,13 +75,15 @@ impl Reading {
             eof: None,
             end,
             failed: None,
+            failed_at: None,
             quiet_since: Instant::now(),
         }
     }
 
     /// Begins anew, elsewhere.
     pub(super) fn go_to(&mut self, from: Offset) {
-        (self.next, self.eof, self.failed, self.quiet_since) = (from.0 as i64, None, None, Instant::now());
+        (self.next, self.eof) = (from.0 as i64, None);
+        (self.failed, self.failed_at, self.quiet_since) = (None, None, Instant::now());
     }
 
     /// Takes what is in the queue, up to about `max_bytes`, and says whether there may be more.
@@ -100,13 +104,14 @@ impl Reading {
             let taken = queue.consume(room.clamp(1, 512), Duration::ZERO, |message| match message.error() {
                 None => batch.push(&message),
                 Some(Code::PartitionEOF) => self.eof = Some(message.offset()),
-                Some(code) => self.failed = Some(code),
+                Some(code) => (self.failed, self.failed_at) = (Some(code), Some(message.offset())),
             });
             more = taken > 0;
         }
         // Markers and aborted records have offsets too. Only what was consumed since the reader is here counts.
-        // librdkafka counts its message that the end is reached as a record at that offset.
-        let passed = client.position(&self.topic, self.partition).filter(|at| Some(at - 1) != self.eof);
+        // librdkafka counts what comes in the place of a record as a record at that offset, as its message that the end is reached.
+        let is_record = |at: i64| ![self.eof, self.failed_at].contains(&Some(at));
+        let passed = client.position(&self.topic, self.partition).filter(|at| is_record(at - 1));
         self.next = self.next.max(batch.next).max(passed.unwrap_or(0)).max(self.eof.unwrap_or(0));
         if batch.records.is_some() {
             self.quiet_since = Instant::now();

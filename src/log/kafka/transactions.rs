@@ -10,6 +10,7 @@ use super::error;
 use super::native::{Client, Failure, GroupMetadata, Kind, Topic};
 use super::topics::Topics;
 use crate::Offset;
+use millstream_state::fault;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
@@ -129,6 +130,7 @@ impl Transactions {
     /// Asks for the commit. From here on only the cluster knows.
     fn decide(&mut self, appends: &[&Append]) -> Result<Vec<Offset>, Error> {
         let Some(producer) = &self.producer else { return Err(Error::Closed) };
+        fault::crash_point("kafka:commit:before-end");
         let deadline = Instant::now() + UNKNOWN_AFTER;
         while let Err(failure) = producer.client.commit_transaction(CALL) {
             tracing::debug!(target: "kafka", id = &*self.id, ?failure, "commit failed");

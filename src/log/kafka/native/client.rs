@@ -169,6 +169,12 @@ impl Client {
         checked(unsafe { sys::rd_kafka_incremental_assign(self.raw(), partitions(from).ptr()) })
     }
 
+    /// Stops to read these partitions.
+    pub(in super::super) fn incremental_unassign(&self, of: &[(Arc<str>, i32, i64)]) -> Result<(), Failure> {
+        // SAFETY: as above.
+        checked(unsafe { sys::rd_kafka_incremental_unassign(self.raw(), partitions(of).ptr()) })
+    }
+
     /// Reads these partitions from these offsets from now on; what was fetched before is dropped.
     pub(in super::super) fn seek(&self, to: &[(Arc<str>, i32, i64)], timeout: Duration) -> Result<(), Failure> {
         let list = partitions(to);
