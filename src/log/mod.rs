@@ -95,6 +95,9 @@ pub trait Log: Send + Sync + 'static {
     /// What tells this process from others that share the log, and is the same after a restart.
     fn instance(&self) -> &str;
 
+    /// After how long a member of a group that has fallen silent is taken for dead; never, where one process has the log.
+    fn session_timeout(&self) -> Duration;
+
     /// Ends what the members of a dead process left open: the transactions of the first `workers` of that instance are aborted now, and
     /// they can commit nothing any more until they join again. There is nobody to be fenced where one process has the log.
     ///

@@ -21,16 +21,18 @@ use super::metrics::{Metrics, Readings};
 use super::presence::Presence;
 use super::progress::Progress;
 use super::requests::Requests;
-use super::roles::{Role, Roles};
-use super::taking::Restorers;
+use super::restoring::Restoring;
+use super::roles::Roles;
+use super::state::{Lifecycle, Phase};
+use super::taking::{Jobs, Restorers};
+use super::threads::Threads;
 use super::watch::Watchers;
-use super::worker::Worker;
 use super::{Shared, global, housekeeping, presence, standby, taking, topics};
 use crate::error::ProcessError;
-use crate::log::{self, EmbeddedLog, Inputs, Limits, Log, Membership, embedded};
+use crate::log::{self, EmbeddedLog, Limits, Log, embedded};
 use crate::record::Partition;
 use crate::task::{ROOM, Task};
-use crate::topology::{StoreIndex, SubTopology, TopicIndex, TopicRole, Topology, TopologyError};
+use crate::topology::{StoreIndex, TopicIndex, TopicRole, Topology, TopologyError};
 
 /// How many tasks are restored at the same time.
 const RESTORE_THREADS: usize = 2;
@@ -157,16 +159,20 @@ impl App {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&topology, &mut registry);
         let topology = Arc::new(topology);
+        let (restorers, jobs) = Restorers::new();
         let shared = Arc::new(Shared {
             reader: db.reader(),
             progress: Progress::new(counts.iter().copied()),
             roles: Roles::new(&tasks),
-            presence: Presence::default(),
+            presence: Presence::new(log.session_timeout()),
             ends: Ends::default(),
             watchers: Arc::new(Watchers::default()),
             requests: Requests::default(),
             metrics,
             registry: RwLock::new(registry),
+            lifecycle: Lifecycle::default(),
+            restoring: Restoring::default(),
+            threads: Threads::new(restorers),
             stopping: AtomicBool::new(false),
             failure: Mutex::new(None),
             trouble: Mutex::default(),
@@ -188,36 +194,22 @@ impl App {
         let tasks = if shared.embedded.is_some() { take_tasks(&shared)? } else { Vec::new() };
         note_start(&shared, &tasks)?;
         let mut app = App { shared, threads: Vec::new(), housekeeping: durable };
-        app.spawn(tasks, flushed)?;
+        app.spawn(tasks, jobs, flushed)?;
         if !globals.is_empty() {
             app.spawn_thread("global-tables".into(), move |shared| global::run(shared, globals))?;
         }
+        app.shared.enter(Phase::Started);
         Ok(app)
     }
 
-    fn spawn(&mut self, tasks: Vec<Task>, flushed: mpsc::Receiver<Flushed>) -> Result<(), StartError> {
+    fn spawn(&mut self, tasks: Vec<Task>, jobs: Jobs, flushed: mpsc::Receiver<Flushed>) -> Result<(), StartError> {
         // A group gives the tasks later, to be restored then; the only process of an embedded log has them all from the beginning.
-        let (threads, restoring) = match self.shared.embedded {
-            Some(_) => (self.shared.config.threads.clamp(1, tasks.len().max(1)), 0),
-            None => (self.shared.config.threads, RESTORE_THREADS),
-        };
-        let mut shares: Vec<Vec<Task>> = (0..threads).map(|_| Vec::new()).collect();
-        for (i, task) in tasks.into_iter().enumerate() {
-            shares[i % threads].push(task);
-        }
-        let (restorers, jobs) = Restorers::new();
+        let restoring = if self.shared.embedded.is_some() { 0 } else { RESTORE_THREADS };
         for i in 0..restoring {
             let jobs = Arc::clone(&jobs);
             self.spawn_thread(format!("restore-{i}"), move |shared| taking::run(shared, &jobs))?;
         }
-        for (i, share) in shares.into_iter().enumerate() {
-            for task in &share {
-                self.shared.roles.set(task.sub_index(), task.partition(), Role::Owner);
-            }
-            let member = self.shared.log.join(self.shared.membership(i))?;
-            let worker = Worker::new(Arc::clone(&self.shared), i, member, share, restorers.clone());
-            self.spawn_thread(format!("worker-{i}"), move |_| worker.run())?;
-        }
+        self.shared.start_threads(tasks)?;
         if self.shared.embedded.is_none() {
             let workers = presence::topic(&*self.shared.log, &self.shared.topology.application)?;
             let (ask, questions) = mpsc::channel();
@@ -262,9 +254,11 @@ impl App {
 
     fn shut_down(&mut self) {
         self.shared.stopping.store(true, Ordering::Release);
+        self.shared.enter(Phase::Stopping);
         self.shared.log.wake();
         // Its error says that the housekeeping has ended already.
         drop(self.housekeeping.send(Vec::new()));
+        self.shared.threads.join_all();
         for thread in self.threads.drain(..) {
             thread.join().expect("a thread of the application catches its panics");
         }
@@ -272,6 +266,7 @@ impl App {
         if let Err(error) = self.shared.db.clone().close() {
             tracing::warn!(%error, "the state was not flushed; the next start replays more of the log");
         }
+        self.shared.enter(Phase::Stopped);
     }
 }
 
@@ -301,23 +296,6 @@ fn open_state(topology: &Topology, config: &Config, log: Arc<dyn Log>, durable: 
         ..millstream_state::Options::new(Home::Directory(config.data.join("state")), topology.stores.iter().map(spec).collect())
     };
     Ok(Db::open(options)?)
-}
-
-impl Shared {
-    /// What a worker of this application is a member of.
-    fn membership(&self, worker: usize) -> Membership {
-        let only = self.config.sub_topologies.as_deref();
-        let inputs = |(sub, tasks): (&SubTopology, &u32)| {
-            let taken = only.is_none_or(|only| only.contains(&sub.name));
-            let topics = sub.sources.iter().map(|source| self.topics[self.topology.sources[source.0].topic.0].id);
-            Inputs { topics: topics.filter(|_| taken).collect(), tasks: if taken { *tasks } else { 0 } }
-        };
-        Membership {
-            group: Arc::clone(&self.group),
-            worker,
-            subs: self.topology.subs.iter().zip(&self.tasks).map(inputs).collect(),
-        }
-    }
 }
 
 /// One task for each partition of each sub-topology, restored.

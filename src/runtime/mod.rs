@@ -13,9 +13,12 @@ mod presence;
 mod progress;
 mod requests;
 mod restore;
+mod restoring;
 mod roles;
 mod standby;
+mod state;
 mod taking;
+mod threads;
 mod token;
 mod topics;
 mod view;
@@ -36,7 +39,10 @@ pub use self::config::{Config, Standbys};
 pub use self::dead_letters::{Failure, ParkedRecord, Replayed, Selection};
 pub use self::handle::{AppendError, Events, Handle, Health, StoreStatus};
 pub use self::progress::Behind;
+pub use self::restoring::{RestoreListener, RestoreStep, Restoration};
 pub use self::requests::{Accepted, Answer, RequestError, RequestKey};
+pub use self::state::AppState;
+pub use self::threads::ThreadError;
 pub use self::token::{Token, UnreadableToken};
 pub use self::view::{MAX_PAGE, QueryError, Row, TypedView, View};
 pub use self::watch::{Change, Watch, Watched};
@@ -46,7 +52,10 @@ use self::metrics::Metrics;
 use self::presence::Presence;
 use self::progress::{Progress, Starting};
 use self::requests::Requests;
+use self::restoring::Restoring;
 use self::roles::Roles;
+use self::state::Lifecycle;
+use self::threads::Threads;
 use self::watch::Watchers;
 use crate::log::{self, EmbeddedLog, Limits, Log, TopicInfo};
 use crate::task::Task;
@@ -79,6 +88,9 @@ pub(crate) struct Shared {
     pub requests: Requests,
     pub metrics: Metrics,
     pub registry: RwLock<Registry>,
+    pub lifecycle: Lifecycle,
+    pub restoring: Restoring,
+    pub threads: Threads,
     pub stopping: AtomicBool,
     failure: Mutex<Option<String>>,
     /// Why a worker cannot go on for now, by its number.
@@ -98,6 +110,7 @@ impl Shared {
     fn fail(&self, reason: String) {
         self.failure.lock().get_or_insert(reason);
         self.stopping.store(true, Ordering::Release);
+        self.note_state();
     }
 
     fn ready(&self) -> bool {

@@ -16,10 +16,8 @@ use crate::log::{self, Append, Cleanup, RecordBatch, TopicInfo, TopicSpec, Trans
 use crate::record::{Headers, Offset, Partition};
 use crate::topology::DELETE_RETENTION_MS;
 
-/// How often a process tells that it is there, at least.
-const TELL_EVERY: Duration = Duration::from_secs(2);
-/// Who has told nothing for so long is not counted on. Not less than what a group needs to notice.
-const SILENT: Duration = Duration::from_secs(6);
+/// How often a process tells that it is there, at least: so many times in the time after which it is not counted on.
+const TELLS: u32 = 3;
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 const FETCH_BYTES: usize = 1 << 20;
 
@@ -29,12 +27,18 @@ const FETCH_BYTES: usize = 1 << 20;
 pub struct Process {
     /// Where its HTTP interface is reached, if it has one.
     pub endpoint: Option<String>,
-    /// How many worker threads it has.
+    /// The numbers of its worker threads are below this.
     pub workers: usize,
-    /// The tasks that it owns: sub-topology and partition.
-    pub tasks: Vec<(usize, u32)>,
+    /// The tasks that it owns: partitions by the sub-topology's name, for processes of two versions may number sub-topologies differently.
+    pub tasks: BTreeMap<String, Vec<u32>>,
     /// Wall-clock time, in milliseconds since 1970; so that each telling differs.
     pub at: i64,
+}
+
+impl Process {
+    fn has(&self, sub: &str, partition: Partition) -> bool {
+        self.tasks.get(sub).is_some_and(|partitions| partitions.contains(&partition.0))
+    }
 }
 
 /// What is known of a process.
@@ -46,24 +50,35 @@ struct Known {
 }
 
 /// All processes of the application, by their instance.
-#[derive(Default)]
-pub(crate) struct Presence(Mutex<BTreeMap<String, Known>>);
+pub(crate) struct Presence {
+    known: Mutex<BTreeMap<String, Known>>,
+    /// Who has told nothing for so long is not counted on: as long as the group waits before it gives tasks to others.
+    silent: Duration,
+}
 
 impl Presence {
+    pub(super) fn new(silent: Duration) -> Presence {
+        Presence { known: Mutex::default(), silent }
+    }
+
+    fn is_there(&self, known: &Known) -> bool {
+        known.seen.elapsed() < self.silent
+    }
+
     /// The endpoint of the process that has a task, as far as is known.
-    pub(crate) fn endpoint_of(&self, sub: usize, partition: Partition) -> Option<String> {
-        let known = self.0.lock();
-        let owners = known.values().filter(|known| known.is_there() && known.told.tasks.contains(&(sub, partition.0)));
+    pub(crate) fn endpoint_of(&self, sub: &str, partition: Partition) -> Option<String> {
+        let known = self.known.lock();
+        let owners = known.values().filter(|known| self.is_there(known) && known.told.has(sub, partition));
         owners.max_by_key(|known| known.seen).and_then(|known| known.told.endpoint.clone())
     }
 
     /// Whether `instance` is one of the `count` processes that should follow a task as standbys: by rendezvous hashing over those that have
     /// workers and do not own the task.
-    fn places(&self, instance: &str, count: usize, sub: usize, partition: Partition) -> bool {
-        let known = self.0.lock();
-        let there = known.iter().filter(|(_, known)| known.is_there() && known.told.workers > 0);
+    fn places(&self, instance: &str, count: usize, sub: &str, partition: Partition) -> bool {
+        let known = self.known.lock();
+        let there = known.iter().filter(|(_, known)| self.is_there(known) && known.told.workers > 0);
         let mut candidates: Vec<(u64, &str)> = there
-            .filter(|(_, known)| !known.told.tasks.contains(&(sub, partition.0)))
+            .filter(|(_, known)| !known.told.has(sub, partition))
             .map(|(other, _)| (weight(other, sub, partition), other.as_str()))
             .collect();
         candidates.sort_unstable();
@@ -72,9 +87,10 @@ impl Presence {
 
     /// Ends what processes left open that had this task and have been silent since: a transaction of theirs holds back who reads behind it.
     pub(crate) fn fence_silent(&self, shared: &Shared, sub: usize, partition: Partition) -> Result<(), log::Error> {
-        let silent = |known: &Known| !known.fenced && !known.is_there() && known.told.tasks.contains(&(sub, partition.0));
+        let sub = shared.sub_name(sub);
+        let silent = |known: &Known| !known.fenced && !self.is_there(known) && known.told.has(sub, partition);
         let dead: Vec<(String, usize)> = {
-            let known = self.0.lock();
+            let known = self.known.lock();
             let mine = shared.log.instance();
             let dead = known.iter().filter(|(instance, known)| instance.as_str() != mine && silent(known));
             dead.map(|(instance, known)| (instance.clone(), known.told.workers)).collect()
@@ -82,7 +98,7 @@ impl Presence {
         for (instance, workers) in dead {
             tracing::info!(instance, "a silent process's open transactions are ended");
             shared.log.fence(&shared.group, &instance, workers)?;
-            if let Some(known) = self.0.lock().get_mut(&instance) {
+            if let Some(known) = self.known.lock().get_mut(&instance) {
                 known.fenced = true;
             }
         }
@@ -90,16 +106,9 @@ impl Presence {
     }
 }
 
-impl Known {
-    fn is_there(&self) -> bool {
-        self.seen.elapsed() < SILENT
-    }
-}
-
 /// FNV-1a, 64 bits: the same in every process.
-fn weight(instance: &str, sub: usize, partition: Partition) -> u64 {
-    let task = [(sub as u32).to_be_bytes(), partition.0.to_be_bytes()].concat();
-    let bytes = instance.bytes().chain(task);
+fn weight(instance: &str, sub: &str, partition: Partition) -> u64 {
+    let bytes = instance.bytes().chain(sub.bytes()).chain(partition.0.to_be_bytes());
     bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
@@ -110,17 +119,24 @@ impl Shared {
         !self.roles.get(sub, partition).is_mine()
             && match self.config.standbys {
                 Standbys::Each(0) => false,
-                Standbys::Each(count) => self.presence.places(self.log.instance(), count, sub, partition),
+                Standbys::Each(count) => self.presence.places(self.log.instance(), count, self.sub_name(sub), partition),
                 Standbys::All => true,
             }
     }
 
+    pub(super) fn sub_name(&self, sub: usize) -> &str {
+        &self.topology.subs[sub].name
+    }
+
     fn told_now(&self) -> Process {
-        let mut tasks = Vec::new();
+        let mut tasks = BTreeMap::new();
         for (sub, count) in self.tasks.iter().enumerate() {
-            tasks.extend((0..*count).filter(|p| self.roles.get(sub, Partition(*p)).is_mine()).map(|p| (sub, p)));
+            let mine: Vec<u32> = (0..*count).filter(|p| self.roles.get(sub, Partition(*p)).is_mine()).collect();
+            if !mine.is_empty() {
+                tasks.insert(self.sub_name(sub).to_owned(), mine);
+            }
         }
-        Process { endpoint: self.config.advertise.clone(), workers: self.config.threads, tasks, at: self.config.clock.now().0 }
+        Process { endpoint: self.config.advertise.clone(), workers: self.threads.numbers(), tasks, at: self.config.clock.now().0 }
     }
 }
 
@@ -135,7 +151,7 @@ pub(super) fn run(shared: &Arc<Shared>, topic: &TopicInfo) {
     let (mut next, mut told) = (Offset(0), None::<(Process, Instant)>);
     while !shared.stopping.load(Ordering::Acquire) {
         let now = Process { at: 0, ..shared.told_now() };
-        let due = told.as_ref().is_none_or(|(process, at)| *process != now || at.elapsed() >= TELL_EVERY);
+        let due = told.as_ref().is_none_or(|(process, at)| *process != now || at.elapsed() >= shared.presence.silent / TELLS);
         let outcome = read(shared, topic, &mut next)
             .and_then(|()| if due { tell(shared, topic, Some(&shared.told_now())) } else { Ok(()) });
         match outcome {
@@ -165,7 +181,7 @@ fn read(shared: &Shared, topic: &TopicInfo, next: &mut Offset) -> Result<(), log
         if fetched.next == *next {
             return Ok(());
         }
-        let mut known = shared.presence.0.lock();
+        let mut known = shared.presence.known.lock();
         for record in fetched.batches.iter().flat_map(|batch| batch.records_from(*next)) {
             let Some(Ok(instance)) = record.key.map(std::str::from_utf8) else { continue };
             match record.value.map(serde_json::from_slice) {
@@ -182,24 +198,24 @@ fn read(shared: &Shared, topic: &TopicInfo, next: &mut Offset) -> Result<(), log
 mod tests {
     use super::*;
 
-    fn process(tasks: &[(usize, u32)]) -> Known {
-        let told = Process { endpoint: None, workers: 1, tasks: tasks.to_vec(), at: 0 };
+    fn process(tasks: Vec<u32>) -> Known {
+        let told = Process { endpoint: None, workers: 1, tasks: BTreeMap::from([("sub".to_owned(), tasks)]), at: 0 };
         Known { told, seen: Instant::now(), fenced: false }
     }
 
     #[test]
     fn standbys_are_placed_alike_by_all_and_never_with_the_owner() {
-        let presence = Presence::default();
+        let presence = Presence::new(Duration::from_secs(6));
         for (i, instance) in ["a", "b", "c"].into_iter().enumerate() {
-            let tasks: Vec<(usize, u32)> = (0..12).filter(|p| p % 3 == i).map(|p| (0, p as u32)).collect();
-            presence.0.lock().insert(instance.to_owned(), process(&tasks));
+            let tasks = (0..12).filter(|p| p % 3 == i as u32).collect();
+            presence.known.lock().insert(instance.to_owned(), process(tasks));
         }
         for count in 0..=3 {
             for p in 0..12 {
                 let owner = ["a", "b", "c"][p % 3];
-                let chosen = ["a", "b", "c"].map(|instance| presence.places(instance, count, 0, Partition(p as u32)));
+                let chosen = ["a", "b", "c"].map(|instance| presence.places(instance, count, "sub", Partition(p as u32)));
                 assert_eq!(chosen.iter().filter(|chosen| **chosen).count(), count.min(2), "of task {p}");
-                assert!(!presence.places(owner, count, 0, Partition(p as u32)));
+                assert!(!presence.places(owner, count, "sub", Partition(p as u32)));
             }
         }
     }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use millstream_state::{Position, TaskState};
 
+use super::restoring::StoreRestoration;
 use super::{Shared, StartError};
 use crate::log::{StoredBatch, TopicId, TopicInfo};
 use crate::record::{Offset, Partition};
@@ -84,7 +85,7 @@ fn restore_store(
     wanted: &dyn Fn() -> bool,
 ) -> Result<Option<u64>, StartError> {
     let mut next = prepare(shared, store, partition, state, end)?;
-    let mut records = 0;
+    let mut restoration = StoreRestoration::start(shared, store, partition, next, end);
     while next < end {
         let seen = shared.log.version();
         let applied = apply(shared, store, partition, state, next, |_, _, _| {})?;
@@ -94,10 +95,12 @@ fn restore_store(
         if applied.next == next {
             shared.presence.fence_silent(shared, sub, partition)?;
             shared.log.wait(seen, WAIT);
+        } else {
+            restoration.took(applied.records, applied.next);
         }
-        (next, records) = (applied.next, records + applied.records);
+        next = applied.next;
     }
-    Ok(Some(records))
+    Ok(Some(restoration.ended()))
 }
 
 /// Where the changelog of a store is to be read from, its state cleared if that does not lead there. `end` is the changelog's.

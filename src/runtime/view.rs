@@ -98,7 +98,7 @@ impl View {
         if self.kind() == StoreKind::Global || self.shared.roles.get(sub, partition).is_readable() {
             return Ok(self.shared.reader.read(task, f)?);
         }
-        let endpoint = self.shared.presence.endpoint_of(sub, partition);
+        let endpoint = self.shared.presence.endpoint_of(self.shared.sub_name(sub), partition);
         Err(QueryError::Elsewhere { store: self.name().to_owned(), partition, endpoint })
     }
 

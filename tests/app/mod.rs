@@ -5,6 +5,7 @@ mod dead_letters;
 mod faults;
 mod global_tables;
 mod idle;
+mod operating;
 mod reading;
 mod requests;
 mod starting;

@@ -170,6 +170,10 @@ impl Log for EmbeddedLog {
         "embedded"
     }
 
+    fn session_timeout(&self) -> Duration {
+        Duration::MAX
+    }
+
     fn fence(&self, _: &str, _: &str, _: usize) -> Result<(), Error> {
         Ok(())
     }

@@ -193,6 +193,10 @@ impl Log for KafkaLog {
         &self.cluster.config.instance
     }
 
+    fn session_timeout(&self) -> Duration {
+        self.cluster.config.session_timeout
+    }
+
     fn fence(&self, group: &str, instance: &str, workers: usize) -> Result<(), Error> {
         let ids = (0..workers).map(|worker| transactional_id(group, instance, worker));
         ids.into_iter().try_for_each(|id| Transactions::new(&self.cluster, &self.topics, id).ready())

@@ -1,4 +1,5 @@
-//! The routes that are the same for every application. They read; only a replay of dead letters appends, and that is the engine's.
+//! The routes that are the same for every application. They read; only a replay of dead letters appends, and that is the engine's, and
+//! pausing changes nothing that lasts.
 
 mod dead_letters;
 mod operations;
@@ -24,7 +25,8 @@ use crate::runtime::{AppendError, Handle, QueryError};
 /// | `GET /topology` | `?format=` `text` (default), `mermaid` or `dot` |
 /// | `GET /metrics` | OpenMetrics |
 /// | `GET /healthz` | 200 while the process works, also without its log; 503 once it has failed |
-/// | `GET /readyz` | 200 once the views hold what the log held at the start, else 503 |
+/// | `GET /readyz` | 200 once the views hold what the log held at the start, `{status, state}`; else 503 |
+/// | `POST /pause`, `POST /resume` | stops processing in this process, and goes on: [`Handle::pause`]; `{state}` |
 ///
 /// Reads take `?at_least=` and `?wait_ms=`: see [`Request::at_least`](super::Request::at_least).
 #[must_use]
@@ -40,6 +42,8 @@ pub fn application_routes(application: &Handle) -> Routes<Handle> {
         .get("/metrics", operations::metrics)
         .get("/healthz", operations::health)
         .get("/readyz", operations::ready)
+        .post("/pause", operations::pause)
+        .post("/resume", operations::resume)
 }
 
 impl From<QueryError> for ApiError {
