@@ -51,8 +51,8 @@ pub use operators::sink::SinkValue;
 pub use record::{Headers, Offset, Partition, Record, Timestamp};
 pub use requests::RequestProcess;
 pub use runtime::{
-    Accepted, Answer, App, AppState, AppendError, Behind, Change, Config, Events, Failure, Handle, Health, MAX_PAGE, ParkedRecord,
-    QueryError, Replayed, RequestError, RequestKey, RestoreListener, RestoreStep, Restoration, Row, Selection, Standbys, StartError,
+    Accepted, Answer, App, AppState, AppendError, Behind, Change, Config, DeadLetters, Events, Failure, Handle, Health, MAX_PAGE, ParkedRecord,
+    QueryError, Replayed, RequestError, RequestKey, Reset, ResetBegin, ResetError, ResetReport, ResetTo, RestoreListener, RestoreStep, Restoration, Row, Selection, Standbys, StartError,
     StoreStatus, ThreadError, Token, TypedView,
     UnreadableToken, View, Watch, Watched,
 };

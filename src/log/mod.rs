@@ -26,7 +26,7 @@ pub use partitioner::partition;
 pub use topic::{Cleanup, TopicId, TopicInfo, TopicSpec};
 pub use transaction::{Append, Committed, GroupOffsets, Pending, Request, StoredRequest, Transaction};
 
-use crate::{Offset, Partition};
+use crate::{Offset, Partition, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -125,6 +125,27 @@ pub trait Log: Send + Sync + 'static {
     /// # Errors
     /// If that can't be had.
     fn sync(&self) -> Result<(), Error>;
+
+    /// The members that a group has now, in words for people; none where one process has the log.
+    ///
+    /// # Errors
+    /// If the log can't be asked.
+    fn members(&self, group: &str) -> Result<Vec<String>, Error>;
+
+    /// Deletes topics with all their records, for good, and returns when they are gone; those that do not exist are passed over.
+    ///
+    /// # Errors
+    /// If it can't be done now or is not allowed, [`Error::Unsupported`] where one process has the log.
+    fn delete_topics(&self, names: &[&str]) -> Result<(), Error>;
+
+    /// Whether every offset of a topic that is not compacted is a record's; else marks of transactions have some.
+    fn counts_by_offsets(&self) -> bool;
+
+    /// The offset of the first record of a partition whose timestamp is `at` or later; the end if there is none.
+    ///
+    /// # Errors
+    /// As [`Log::bounds`].
+    fn offset_at(&self, topic: TopicId, partition: Partition, at: Timestamp) -> Result<Offset, Error>;
 
     /// How far a group has read.
     ///

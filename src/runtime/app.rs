@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 
 use super::commit::is_fatal;
 use super::config::{Config, Standbys};
+use super::control::Notes;
 use super::ends::{self, Ends};
 use super::handle::{Handle, Health};
 use super::housekeeping::Flushed;
@@ -88,6 +89,27 @@ pub enum StartError {
         /// What is wrong with it.
         why: String,
     },
+    /// Processes of another version run, or have run, and do not fit together with this one.
+    #[error(
+        "this version of {application:?} does not fit the one that runs: {entry} was {noted}, and is now {given}; give what has \
+         changed another name, or reset the application, which forgets its state"
+    )]
+    Incompatible {
+        /// The application.
+        application: String,
+        /// What differs.
+        entry: String,
+        /// What it is to the others.
+        noted: String,
+        /// What it is here.
+        given: String,
+    },
+    /// A reset was begun and has not come to its end.
+    #[error("a reset of {application:?} was begun and not finished: repeat it")]
+    Resetting {
+        /// The application.
+        application: String,
+    },
     /// A task's own state cannot be read.
     #[error("{0}")]
     Task(#[from] ProcessError),
@@ -110,6 +132,8 @@ impl StartError {
             | StartError::Topology(_)
             | StartError::StateAndLogDiffer { .. }
             | StartError::InternalTopic { .. }
+            | StartError::Incompatible { .. }
+            | StartError::Resetting { .. }
             | StartError::Thread(_) => true,
         }
     }
@@ -121,13 +145,7 @@ impl App {
     /// # Errors
     /// See [`StartError`]; nothing runs then.
     pub fn start(topology: Topology, config: Config) -> Result<App, StartError> {
-        let clock = config.clock.clone();
-        let options = embedded::Options {
-            durability: config.durability,
-            limits: Limits { max_record_bytes: Limits::default().max_record_bytes + ROOM },
-            ..embedded::Options::new(move || clock.now())
-        };
-        let log = Arc::new(EmbeddedLog::open(config.data.join("log"), options)?);
+        let log = Arc::new(open_log(&config)?);
         App::launch(topology, config, log.clone(), Some(log))
     }
 
@@ -148,9 +166,17 @@ impl App {
     ) -> Result<App, StartError> {
         let (durable, flushed) = mpsc::channel();
         // Before anything is made: a topology that does not belong here leaves no topics behind.
-        let db = open_state(&topology, &config, Arc::clone(&log), durable.clone())?;
+        let incarnation = match embedded {
+            Some(_) => String::new(),
+            None => {
+                let noted = Notes::of(&*log, &topology.application)?;
+                noted.check(&topology.application, &topology.fingerprint())?;
+                noted.incarnation
+            }
+        };
+        let db = open_state(&topology, &config, Arc::clone(&log), durable.clone(), incarnation)?;
         let (topics, start) = match embedded {
-            Some(_) => (topics::create(&topology, &*log)?, 0),
+            Some(_) => (topics::create(&topology, &*log, &topics::counts(&topology, &*log)?)?, 0),
             None => topics::create_noted(&topology, &*log, config.clock.now())?,
         };
         let counts: Vec<u32> = topics.iter().map(|topic| topic.partitions).collect();
@@ -278,7 +304,25 @@ impl Drop for App {
     }
 }
 
-fn open_state(topology: &Topology, config: &Config, log: Arc<dyn Log>, durable: mpsc::Sender<Flushed>) -> Result<Db, StartError> {
+/// Opens the log in the data directory.
+pub(super) fn open_log(config: &Config) -> Result<EmbeddedLog, log::Error> {
+    let clock = config.clock.clone();
+    let options = embedded::Options {
+        durability: config.durability,
+        limits: Limits { max_record_bytes: Limits::default().max_record_bytes + ROOM },
+        ..embedded::Options::new(move || clock.now())
+    };
+    EmbeddedLog::open(config.data.join("log"), options)
+}
+
+/// Opens the state of an application. What becomes durable is told to `durable`.
+pub(super) fn open_state(
+    topology: &Topology,
+    config: &Config,
+    log: Arc<dyn Log>,
+    durable: mpsc::Sender<Flushed>,
+    incarnation: String,
+) -> Result<Db, StartError> {
     let spec =
         |store: &crate::topology::StoreDef| StoreSpec { name: store.name.clone(), access: store.access, ttl_ms: store.ttl_ms };
     let after_flush = move |outcome: Result<&FlushReport, &millstream_state::Error>| match outcome {
@@ -289,6 +333,7 @@ fn open_state(topology: &Topology, config: &Config, log: Arc<dyn Log>, durable: 
     let before_sync = move || log.sync().map_err(std::io::Error::other);
     let options = millstream_state::Options {
         fingerprint: topology.fingerprint(),
+        incarnation,
         memory_budget_bytes: config.state_memory_bytes,
         flush_every: Duration::from_millis(config.state_flush_interval_ms),
         before_sync: Some(Arc::new(before_sync)),
@@ -322,7 +367,7 @@ fn note_start(shared: &Shared, tasks: &[Task]) -> Result<(), StartError> {
 impl Topology {
     /// What the state's directory must agree with: stores and their formats, and the topics that each sub-topology reads. More of
     /// either is compatible.
-    fn fingerprint(&self) -> BTreeMap<String, String> {
+    pub(super) fn fingerprint(&self) -> BTreeMap<String, String> {
         let mut fingerprint = BTreeMap::from([("application".to_owned(), self.application.clone())]);
         for (i, store) in self.stores.iter().enumerate() {
             let owner = self.subs.iter().find(|sub| sub.stores.contains(&StoreIndex(i))).map_or("", |sub| sub.name.as_str());

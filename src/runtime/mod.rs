@@ -3,6 +3,7 @@
 mod app;
 mod commit;
 mod config;
+mod control;
 mod dead_letters;
 mod ends;
 mod global;
@@ -12,6 +13,7 @@ mod metrics;
 mod presence;
 mod progress;
 mod requests;
+mod reset;
 mod restore;
 mod restoring;
 mod roles;
@@ -36,9 +38,10 @@ use prometheus_client::registry::Registry;
 
 pub use self::app::{App, StartError};
 pub use self::config::{Config, Standbys};
-pub use self::dead_letters::{Failure, ParkedRecord, Replayed, Selection};
+pub use self::dead_letters::{DeadLetters, Failure, ParkedRecord, Replayed, Selection};
 pub use self::handle::{AppendError, Events, Handle, Health, StoreStatus};
 pub use self::progress::Behind;
+pub use self::reset::{Reset, ResetBegin, ResetError, ResetReport, ResetTo};
 pub use self::restoring::{RestoreListener, RestoreStep, Restoration};
 pub use self::requests::{Accepted, Answer, RequestError, RequestKey};
 pub use self::state::AppState;

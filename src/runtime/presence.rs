@@ -3,7 +3,7 @@
 //!
 //! Nothing here gives a task to anybody: that is the group's. What is read here may be a few seconds old.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -143,7 +143,41 @@ impl Shared {
 /// Where processes tell of themselves.
 pub(super) fn topic(shared_log: &dyn log::Log, application: &str) -> Result<TopicInfo, StartError> {
     let cleanup = Cleanup::Compact { delete_retention_ms: DELETE_RETENTION_MS };
-    Ok(shared_log.create_topic(&TopicSpec { name: format!("{application}-workers"), partitions: 1, cleanup })?)
+    Ok(shared_log.create_topic(&TopicSpec { name: topic_name(application), partitions: 1, cleanup })?)
+}
+
+/// What that topic is called.
+pub(super) fn topic_name(application: &str) -> String {
+    format!("{application}-workers")
+}
+
+/// The processes of an application that live. Who has not taken leave is given the time to tell again.
+pub(super) fn living(shared_log: &dyn log::Log, application: &str) -> Result<Vec<String>, StartError> {
+    let Some(topic) = shared_log.topic(&topic_name(application))? else { return Ok(Vec::new()) };
+    let mut next = shared_log.bounds(topic.id, Partition(0))?.start;
+    let mut there = BTreeSet::new();
+    let mut hear = |there: &mut BTreeSet<String>| -> Result<(), log::Error> {
+        loop {
+            let fetched = shared_log.fetch(topic.id, Partition(0), next, FETCH_BYTES)?;
+            for record in fetched.batches.iter().flat_map(|batch| batch.records_from(next)) {
+                let instance = String::from_utf8_lossy(record.key.unwrap_or_default()).into_owned();
+                if record.value.is_some() { there.insert(instance) } else { there.remove(&instance) };
+            }
+            if std::mem::replace(&mut next, fetched.next) == fetched.next {
+                return Ok(());
+            }
+        }
+    };
+    hear(&mut there)?;
+    let before = std::mem::take(&mut there);
+    let until = Instant::now() + shared_log.session_timeout() / 2;
+    // All of them have told again, or none does any more.
+    while there != before && Instant::now() < until {
+        let seen = shared_log.version();
+        hear(&mut there)?;
+        shared_log.wait(seen, LOOK_EVERY);
+    }
+    Ok(there.into_iter().collect())
 }
 
 /// Tells and reads until the application stops, and then takes leave.

@@ -16,6 +16,7 @@ use crate::error::{Error, OpenError};
 use crate::flush::{self, FlushReport};
 use crate::flusher::{self, Pace};
 use crate::hot::{HotStore, HotTask};
+use crate::incarnation;
 use crate::meta;
 use crate::options::{Access, AfterFlush, Home, Options, Position, StoreId, StoreSpec, TaskId};
 use crate::reader::Reader;
@@ -80,6 +81,10 @@ impl Db {
         let (disk, directory, lock): (Box<dyn Disk>, _, _) = match &options.home {
             Home::Directory(directory) => {
                 let lock = lock(directory)?;
+                let failed = |cause| OpenError::Io { directory: directory.clone(), cause };
+                if incarnation::keep_to(directory, &options.incarnation, LOCK).map_err(failed)? {
+                    tracing::warn!("state directory {} is from before the application was reset: it was emptied", directory.display());
+                }
                 (Box::new(Rocks::open(directory, names, budget.cache)?), directory.clone(), Some(lock))
             }
             Home::Memory(disk) => {
@@ -287,6 +292,9 @@ impl Shared {
     }
 }
 
+/// The file that is locked.
+const LOCK: &str = "lock";
+
 /// Makes the directory if it is missing and locks it against every other process. RocksDB has a lock too, but its refusal cannot be told from
 /// other failures of the file system.
 fn lock(directory: &Path) -> Result<File, OpenError> {
@@ -295,7 +303,7 @@ fn lock(directory: &Path) -> Result<File, OpenError> {
         return Err(OpenError::NotADirectory(directory.to_owned()));
     }
     std::fs::create_dir_all(directory).map_err(failed)?;
-    let file = File::options().create(true).truncate(false).write(true).open(directory.join("lock")).map_err(failed)?;
+    let file = File::options().create(true).truncate(false).write(true).open(directory.join(LOCK)).map_err(failed)?;
     // A child of this process that is being made holds the files of a database that was just closed, until it runs its own program.
     let patience = std::time::Instant::now() + std::time::Duration::from_millis(300);
     let mut locked = file.try_lock();

@@ -133,7 +133,11 @@ fn instance(state: &Path) -> Result<String, Error> {
     Ok(new)
 }
 
-fn kafka_config(cluster: &Cluster) -> Result<KafkaConfig, Error> {
+/// How the cluster of the command line is reached.
+///
+/// # Errors
+/// If what it says is wrong, or a file cannot be read.
+pub fn kafka_config(cluster: &Cluster) -> Result<KafkaConfig, Error> {
     let mut kafka = KafkaConfig::new(&cluster.brokers).group_protocol(match cluster.group_protocol {
         GroupProtocol::Auto => kafka::GroupProtocol::Auto,
         GroupProtocol::Classic => kafka::GroupProtocol::Classic,

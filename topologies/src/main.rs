@@ -22,6 +22,7 @@ mod open_files;
 mod orders;
 mod payments;
 mod points;
+mod reset;
 mod serving;
 mod statistics;
 #[cfg(test)]
@@ -41,6 +42,7 @@ fn main() -> ExitCode {
         Command::Cdc(cdc) => served(cluster::relay(&cdc)),
         Command::Topology(command) => print_topology(&command).map_err(|error| (2, error)),
         Command::Load(command) => as_client(load::run(&command)),
+        Command::Reset(command) => served(reset::run(&command)),
         Command::Dlq(command) => as_client(dlq::run(&command)),
     };
     match outcome {

@@ -24,7 +24,7 @@ pub use config::{GroupProtocol, KafkaConfig, Mechanism};
 use super::{
     Bounds, Error, Fetched, Health, Limits, Log, Member, Membership, Pending, TopicId, TopicInfo, TopicSpec, Transaction,
 };
-use crate::{Offset, Partition};
+use crate::{Offset, Partition, Timestamp};
 use cluster::Cluster;
 use member::KafkaMember;
 use native::Isolation;
@@ -83,17 +83,6 @@ impl KafkaLog {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
         self.threads.lock().push(thread.map_err(|e| Error::Misconfigured { reason: format!("no thread can be started: {e}") })?);
         Ok(())
-    }
-
-    /// Deletes topics with all their records; those that do not exist are passed over.
-    ///
-    /// # Errors
-    /// If the cluster can't do it now, or does not allow it.
-    pub fn delete_topics(&self, names: &[&str]) -> Result<(), Error> {
-        if names.is_empty() {
-            return Ok(());
-        }
-        self.cluster.ask("deleting topics", |client, timeout| client.delete_topics(names, timeout))
     }
 
     /// What is wrong with a transaction before anybody is asked, or its size in bytes.
@@ -228,6 +217,32 @@ impl Log for KafkaLog {
     fn sync(&self) -> Result<(), Error> {
         // What is acknowledged is with all brokers that must have it.
         Ok(())
+    }
+
+    fn members(&self, group: &str) -> Result<Vec<String>, Error> {
+        let what = format!("members of group {group}");
+        self.cluster.ask(&what, |client, timeout| match client.group_members(group, timeout) {
+            Err(failure) if failure.code == Code::GroupIdNotFound => Ok(Vec::new()),
+            other => other,
+        })
+    }
+
+    fn delete_topics(&self, names: &[&str]) -> Result<(), Error> {
+        topics::delete(&self.cluster, names)
+    }
+
+    fn counts_by_offsets(&self) -> bool {
+        false
+    }
+
+    fn offset_at(&self, topic: TopicId, partition: Partition, at: Timestamp) -> Result<Offset, Error> {
+        let topic = self.topics.find(topic, partition)?;
+        let place = [(Arc::clone(&topic.name), partition.0 as i32)];
+        let found = self.cluster.ask(&topic.name, |client, timeout| client.offsets_at(&place, at.0.max(0), timeout))?;
+        match found.first() {
+            Some(offset) if *offset >= 0 => Ok(Offset(*offset as u64)),
+            _ => reader::end_of(&self.cluster, &topic, partition, Some(Isolation::Committed)),
+        }
     }
 
     fn offsets(&self, group: &str) -> Result<Vec<(TopicId, Partition, Offset)>, Error> {

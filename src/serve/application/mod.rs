@@ -6,6 +6,7 @@ mod operations;
 mod views;
 mod watches;
 
+pub use self::dead_letters::show as show_dead_letter;
 use super::error::ApiError;
 use super::routes::Routes;
 use crate::log;
