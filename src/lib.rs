@@ -51,9 +51,9 @@ pub use operators::sink::SinkValue;
 pub use record::{Headers, Offset, Partition, Record, Timestamp};
 pub use requests::RequestProcess;
 pub use runtime::{
-    Accepted, Answer, App, AppState, AppendError, Behind, Change, Config, DeadLetters, Events, Failure, Handle, Health, MAX_PAGE, ParkedRecord,
-    QueryError, Replayed, RequestError, RequestKey, Reset, ResetBegin, ResetError, ResetReport, ResetTo, RestoreListener, RestoreStep, Restoration, Row, Selection, Standbys, StartError,
-    StoreStatus, ThreadError, Token, TypedView,
+    Accepted, Answer, App, AppState, AppendError, Behind, Change, Config, DeadLetters, Events, Failure, Handle, Health, MAX_PAGE,
+    ParkedRecord, QueryError, Replayed, RequestError, RequestKey, Reset, ResetBegin, ResetError, ResetReport, ResetTo,
+    Restoration, RestoreListener, RestoreStep, Row, Selection, Standbys, StartError, StoreStatus, ThreadError, Token, TypedView,
     UnreadableToken, View, Watch, Watched,
 };
 pub use store::Store;

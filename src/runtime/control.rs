@@ -168,7 +168,8 @@ impl Notes {
             }
         }
         // Processes of the version before are welcome as long as they are there.
-        let missing: Vec<&str> = self.formats.keys().filter(|entry| !fingerprint.contains_key(*entry)).map(String::as_str).collect();
+        let missing: Vec<&str> =
+            self.formats.keys().filter(|entry| !fingerprint.contains_key(*entry)).map(String::as_str).collect();
         if !missing.is_empty() {
             tracing::warn!("another version of the application has run that has more: {}", missing.join(", "));
         }

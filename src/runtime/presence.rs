@@ -161,7 +161,11 @@ pub(super) fn living(shared_log: &dyn log::Log, application: &str) -> Result<Vec
             let fetched = shared_log.fetch(topic.id, Partition(0), next, FETCH_BYTES)?;
             for record in fetched.batches.iter().flat_map(|batch| batch.records_from(next)) {
                 let instance = String::from_utf8_lossy(record.key.unwrap_or_default()).into_owned();
-                if record.value.is_some() { there.insert(instance) } else { there.remove(&instance) };
+                if record.value.is_some() {
+                    there.insert(instance)
+                } else {
+                    there.remove(&instance)
+                };
             }
             if std::mem::replace(&mut next, fetched.next) == fetched.next {
                 return Ok(());

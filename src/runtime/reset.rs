@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
 
-use millstream_state::{Position, TaskId};
+use millstream_state::{OpenError, Position, TaskId, fault};
 
 use super::app::open_state;
 use super::config::Config;
@@ -113,7 +113,8 @@ impl Reset {
         let now = Clock::System.now();
         let application = &topology.application;
         if !self.force {
-            let mut processes: Vec<String> = log.members(application)?.into_iter().map(|member| format!("member {member}")).collect();
+            let mut processes: Vec<String> =
+                log.members(application)?.into_iter().map(|member| format!("member {member}")).collect();
             processes.extend(presence::living(log, application)?.into_iter().map(|instance| format!("process {instance}")));
             if !processes.is_empty() {
                 return Err(ResetError::Running { application: application.clone(), processes });
@@ -133,11 +134,13 @@ impl Reset {
         begun.reset_begins();
         let noting = |notes: Writer| Append { topic: control.id, partition: Partition(0), batch: notes.batch };
         log.commit(Transaction { appends: vec![noting(begun)], offsets: None, request: None }).wait()?;
+        step("reset:marked")?;
         let old = Notes::read(log, &control)?;
         log.delete_topics(&forgotten.iter().map(String::as_str).collect::<Vec<_>>())?;
-
+        step("reset:deleted")?;
         let counts = topics::counts(topology, log)?;
         let made = topics::create(topology, log, &counts)?;
+        step("reset:made")?;
         let mut notes = Writer::new(now);
         notes.reset_ends(&old, &uuid::Uuid::new_v4().simple().to_string());
         topics::note_new(topology, &made, &topology.shared_fingerprint(&counts), &Notes::default(), &mut notes);
@@ -162,15 +165,19 @@ impl Reset {
     pub fn run_embedded(&self, topology: &Topology, config: &Config) -> Result<ResetReport, ResetError> {
         let log = Arc::new(super::app::open_log(config)?);
         let begins = self.begins(topology, &*log)?;
-        let forgotten = topology.topics.iter().filter(|topic| topics::is_internal(topic)).map(|topic| topic.name.clone()).collect();
+        let forgotten =
+            topology.topics.iter().filter(|topic| topics::is_internal(topic)).map(|topic| topic.name.clone()).collect();
         if self.dry_run {
             return Ok(ResetReport { forgotten, begins });
         }
         let counts = topics::counts(topology, &*log)?;
         let made = topics::create(topology, &*log, &counts)?;
         // Nobody else has it open, for the log beside it is ours.
-        match std::fs::remove_dir_all(config.data.join("state")) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(StartError::from(error).into()),
+        let directory = config.data.join("state");
+        match std::fs::remove_dir_all(&directory) {
+            Err(cause) if cause.kind() != std::io::ErrorKind::NotFound => {
+                return Err(StartError::from(OpenError::Io { directory, cause }).into());
+            }
             _ => {}
         }
         begin_at_ends(topology, config, &log, &made, &first_rows(topology, &counts, &begins))?;
@@ -207,6 +214,11 @@ impl Reset {
         }
         Ok(begins)
     }
+}
+
+/// A step that a test may let fail.
+fn step(name: &str) -> Result<(), log::Error> {
+    fault::point(name).map_err(|error| log::Error::Unavailable { cause: error.to_string().into() })
 }
 
 type Rows = Vec<(Vec<u8>, Vec<u8>)>;

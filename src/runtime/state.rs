@@ -146,7 +146,9 @@ impl Shared {
         let phase = *self.lifecycle.phase.lock();
         match phase {
             Phase::Starting => AppState::Created,
-            Phase::Started if self.lifecycle.joining.load(Ordering::Acquire) > 0 || self.roles.is_taking() => AppState::Rebalancing,
+            Phase::Started if self.lifecycle.joining.load(Ordering::Acquire) > 0 || self.roles.is_taking() => {
+                AppState::Rebalancing
+            }
             Phase::Started if self.lifecycle.is_paused() => AppState::Paused,
             Phase::Started => AppState::Running,
             Phase::Stopping => AppState::PendingShutdown,

@@ -157,7 +157,12 @@ impl Shared {
         shares.into_iter().enumerate().try_for_each(|(number, share)| self.start_thread(running, number, share))
     }
 
-    fn start_thread(self: &Arc<Shared>, running: &mut Vec<WorkerThread>, number: usize, tasks: Vec<Task>) -> Result<(), StartError> {
+    fn start_thread(
+        self: &Arc<Shared>,
+        running: &mut Vec<WorkerThread>,
+        number: usize,
+        tasks: Vec<Task>,
+    ) -> Result<(), StartError> {
         // Other processes are told with the next word of this one: whoever ends the transactions of a dead process must know its numbers.
         self.threads.numbers.fetch_max(number + 1, Ordering::AcqRel);
         for task in &tasks {

@@ -83,7 +83,10 @@ impl Db {
                 let lock = lock(directory)?;
                 let failed = |cause| OpenError::Io { directory: directory.clone(), cause };
                 if incarnation::keep_to(directory, &options.incarnation, LOCK).map_err(failed)? {
-                    tracing::warn!("state directory {} is from before the application was reset: it was emptied", directory.display());
+                    tracing::warn!(
+                        "state directory {} is from before the application was reset: it was emptied",
+                        directory.display()
+                    );
                 }
                 (Box::new(Rocks::open(directory, names, budget.cache)?), directory.clone(), Some(lock))
             }

@@ -177,7 +177,9 @@ fn a_parked_timer_fires_again_when_it_is_replayed() {
     let parked_in = |topic| handle.dead_letters().read(topic, None, 100).expect("the log answers").expect("the topic is known");
     let all_parked = || [parked_in("small.dlq"), parked_in("in.dlq")].concat();
     let replay = |selection: &Selection, dry_run| {
-        let in_topic = |topic| wait(handle.dead_letters().replay(topic, selection, dry_run)).expect("the log takes it").expect("it is known");
+        let in_topic = |topic| {
+            wait(handle.dead_letters().replay(topic, selection, dry_run)).expect("the log takes it").expect("it is known")
+        };
         let [a, b] = ["small.dlq", "in.dlq"].map(in_topic);
         Replayed { matched: a.matched + b.matched, replayed: a.replayed + b.replayed }
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use millstream::{App, AppState, Config, Partition, RestoreListener, RestoreStep, ThreadError};
 
-use super::support::{IN, OUT, append, catch_up, config, eventually, events, pass, read, start, sum, sums, wait};
+use super::support::{IN, OUT, append, catch_up, config, events, eventually, pass, read, start, sum, sums, wait};
 
 #[test]
 fn what_is_paused_processes_nothing_until_it_is_resumed() {
@@ -77,7 +77,12 @@ fn restoring_is_told_store_by_store() {
 
     let (told, steps) = mpsc::channel();
     let listener = RestoreListener::new(move |restoration| {
-        drop(told.send((restoration.store.to_owned(), restoration.changelog.to_owned(), restoration.partition, restoration.step)));
+        drop(told.send((
+            restoration.store.to_owned(),
+            restoration.changelog.to_owned(),
+            restoration.partition,
+            restoration.step,
+        )));
     });
     let config = Config { restore_listener: Some(listener), ..config(dir.path()) };
     let app = App::start(sums().build().expect("the topology is valid"), config).expect("the application starts");
@@ -98,7 +103,10 @@ fn restoring_is_told_store_by_store() {
         restored += records;
     }
     assert_eq!(restored, KEYS as u64);
-    assert!(steps.iter().all(|(store, changelog, ..)| *changelog == format!("app-{store}-changelog") || store.contains("app")), "{steps:?}");
+    assert!(
+        steps.iter().all(|(store, changelog, ..)| *changelog == format!("app-{store}-changelog") || store.contains("app")),
+        "{steps:?}"
+    );
     assert_eq!(sum(&app.handle(), "7"), Some(1));
 }
 

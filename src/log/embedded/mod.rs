@@ -22,7 +22,7 @@ use super::{
     Bounds, Committed, Error, Fetched, Health, Limits, Log, Member, Membership, Pending, StoredRequest, TopicId, TopicInfo,
     TopicSpec, Transaction,
 };
-use crate::{Offset, Partition};
+use crate::{Offset, Partition, Timestamp};
 use shared::{Counters, Shared};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};

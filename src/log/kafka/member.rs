@@ -64,6 +64,7 @@ struct Shared {
 impl KafkaMember {
     pub(super) fn join(log: &KafkaLog, membership: &Membership) -> Result<KafkaMember, Error> {
         let (cluster, topics) = (Arc::clone(&log.cluster), Arc::clone(&log.topics));
+        cluster.suffices()?;
         let anchors = anchors(&topics, membership)?;
         let group = &membership.group;
         let protocol = chosen(&cluster, group)?;

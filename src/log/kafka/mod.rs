@@ -55,7 +55,8 @@ impl KafkaLog {
     /// Reaches the cluster.
     ///
     /// # Errors
-    /// [`Error::Misconfigured`], [`Error::Unauthenticated`], or [`Error::Unavailable`] if no broker answers within 10 s.
+    /// [`Error::Misconfigured`], [`Error::Unauthenticated`], [`Error::Unsupported`] if the brokers are too old, or [`Error::Unavailable`] if
+    /// none answers within 10 s.
     pub fn open(config: KafkaConfig) -> Result<KafkaLog, Error> {
         let cluster = Arc::new(Cluster::connect(config)?);
         let log = KafkaLog {

@@ -45,9 +45,10 @@ pub(super) async fn ready(application: Handle, _request: Request) -> Result<Resp
         Health::Up if application.ready() => {
             Response::json(StatusCode::OK, &json!({"status": "ready", "state": application.state().name()}))
         }
-        Health::Up if application.state() == AppState::Paused => {
-            Err(ApiError::unavailable("NOT_READY", "processing is paused, and the views have not processed yet what the log held at the start"))
-        }
+        Health::Up if application.state() == AppState::Paused => Err(ApiError::unavailable(
+            "NOT_READY",
+            "processing is paused, and the views have not processed yet what the log held at the start",
+        )),
         Health::Up => Err(ApiError::unavailable("NOT_READY", "the views have not processed yet what the log held at the start")),
     }
 }

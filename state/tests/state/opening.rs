@@ -55,9 +55,9 @@ fn a_directory_of_another_life_is_emptied() {
         let fingerprint = [("application", if incarnation.is_empty() { "old" } else { "new" })];
         Db::open(Options { incarnation, ..options(directory.path(), stores(), &fingerprint) }).unwrap()
     };
-    let filled = |db: &Db| get(&task(db, TASK), A, "k").is_some();
+    let filled = |db: &Db| get(&task(db), A, "k").is_some();
     let fill = |db: Db| {
-        let mut state = task(&db, TASK);
+        let mut state = task(&db);
         state.put(A, b"k", b"v");
         commit(&mut state, 1);
         drop(state);

@@ -272,7 +272,12 @@ impl Client {
     }
 
     /// The offset of the first record of each of these partitions whose timestamp, in milliseconds, is `at` or later; negative if there is none.
-    pub(in super::super) fn offsets_at(&self, places: &[(Arc<str>, i32)], at: i64, timeout: Duration) -> Result<Vec<i64>, Failure> {
+    pub(in super::super) fn offsets_at(
+        &self,
+        places: &[(Arc<str>, i32)],
+        at: i64,
+        timeout: Duration,
+    ) -> Result<Vec<i64>, Failure> {
         self.list_offsets(places, at, Isolation::Committed, timeout)
     }
 
@@ -357,7 +362,8 @@ impl Client {
                 for at in 0..sys::rd_kafka_ConsumerGroupDescription_member_count(group) {
                     let member = sys::rd_kafka_ConsumerGroupDescription_member(group, at);
                     let id = text(sys::rd_kafka_MemberDescription_consumer_id(member));
-                    members.push(format!("{id} at {}", text(sys::rd_kafka_MemberDescription_host(member)).trim_start_matches('/')));
+                    members
+                        .push(format!("{id} at {}", text(sys::rd_kafka_MemberDescription_host(member)).trim_start_matches('/')));
                 }
             }
         }
