@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
+use millstream::log::kafka::Mechanism;
 use millstream::log::{KafkaConfig, KafkaLog, Log};
 use millstream::{
     App, AppState, Config, Events, Handle, Headers, Offset, Partition, Process, Record, Reset, ResetError, ResetTo, Scope, Store,
@@ -14,6 +15,7 @@ use millstream::{
 use millstream_state::fault::{self, Action};
 
 use super::support::{LONG, eventually, pass, wait};
+use crate::log::kafka::broker::{Broker, Settings};
 use crate::log::kafka::{config as kafka_config, prefix, shared_broker};
 
 const SUMS: Store<String, i64> = Store::keyed("sums");
@@ -387,4 +389,60 @@ fn topics_that_are_not_what_they_were_are_named() {
     catch_up(&app.handle());
     assert_eq!(sum(&app.handle(), "a"), Some(1));
     app.stop();
+}
+
+/// A broker that asks who comes, and lets the administrator alone do anything.
+fn guarded() -> Broker {
+    let users = "username=\"admin\" password=\"a\" user_admin=\"a\" user_bob=\"b\"";
+    let properties = format!(
+        "listener.security.protocol.map=CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT\n\
+         security.inter.broker.protocol=SASL_PLAINTEXT\n\
+         sasl.enabled.mechanisms=PLAIN\n\
+         sasl.mechanism.inter.broker.protocol=PLAIN\n\
+         listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required {users};\n\
+         authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\n\
+         super.users=User:admin;User:ANONYMOUS\n"
+    );
+    Broker::with(Settings { protocol: "SASL_PLAINTEXT", properties, scram: String::new() })
+}
+
+#[test]
+fn each_right_that_is_missing_is_named_until_there_are_all() {
+    let (broker, names, dir) = (guarded(), Names::new(), tempfile::tempdir().unwrap());
+    let (prefix, _) = names.app.split_once("app").expect("it ends so");
+    let as_admin = dir.path().join("admin.properties");
+    let login = "org.apache.kafka.common.security.plain.PlainLoginModule required username=\"admin\" password=\"a\";";
+    let properties = format!("security.protocol=SASL_PLAINTEXT\nsasl.mechanism=PLAIN\nsasl.jaas.config={login}\n");
+    std::fs::write(&as_admin, properties).unwrap();
+    let allow = |what: &[&str]| {
+        let who = ["--command-config", as_admin.to_str().expect("UTF-8"), "--add", "--allow-principal", "User:bob"];
+        let how = ["--operation", "All", "--resource-pattern-type", "prefixed"];
+        broker.tool("org.apache.kafka.tools.AclCommand", &[&who[..], &how, what].concat(), "");
+    };
+    let start = || {
+        let config = KafkaConfig::new(broker.address()).sasl(Mechanism::Plain, "bob", "b").instance("process");
+        let log = Arc::new(KafkaLog::open(config).expect("he is known"));
+        App::start_on(names.sums().build().unwrap(), Config { threads: 1, ..Config::shared(dir.path().join("state")) }, log)
+    };
+    let refused = || start().map(|_| ()).expect_err("a right is missing").to_string();
+
+    let said = refused();
+    assert!(said.contains("not allowed") && said.contains(&format!("{}-control (a right on the topic", names.app)), "{said}");
+    allow(&["--topic", prefix]);
+    let said = refused();
+    assert!(said.contains("not allowed") && said.contains("millstream-process-writer (WRITE on the transactional id"), "{said}");
+    allow(&["--transactional-id", "millstream-process-"]);
+    let said = refused();
+    assert!(said.contains(&format!("{}-process-0 (WRITE on the transactional id", names.app)), "{said}");
+    allow(&["--transactional-id", prefix]);
+    // Who may not be in the group is told so when it has joined.
+    let app = start().expect("it starts");
+    eventually("it has failed", || app.handle().state() == AppState::Error);
+    let said = app.stop().expect("it has failed");
+    assert!(said.contains("not allowed") && said.contains("READ on the group"), "{said}");
+    allow(&["--group", prefix]);
+    let app = start().expect("it starts");
+    names.append(&app.handle(), "a", 1);
+    catch_up(&app.handle());
+    assert_eq!((sum(&app.handle(), "a"), app.stop()), (Some(1), None));
 }

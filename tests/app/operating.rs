@@ -5,7 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use millstream::{App, AppState, Config, Partition, RestoreListener, RestoreStep, ThreadError};
+use millstream::{
+    App, AppState, Config, Partition, Reset, ResetError, ResetTo, RestoreListener, RestoreStep, StartError, ThreadError,
+    Timestamp,
+};
 
 use super::support::{IN, OUT, append, catch_up, config, events, eventually, pass, read, start, sum, sums, wait};
 
@@ -167,4 +170,45 @@ fn there_is_a_thread_at_least_and_none_without_a_task() {
     eventually("it is as it was", || handle.threads() == 6 && handle.state() == AppState::Running);
     assert_eq!(app.stop(), None);
     assert!(matches!(handle.add_thread(), Err(ThreadError::NotRunning)));
+}
+
+#[test]
+fn a_reset_forgets_and_begins_anew() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let topology = || sums().build().expect("the topology is valid");
+    let app = start(sums(), dir.path());
+    for value in 1..=3 {
+        append(&app.handle(), "a", value);
+    }
+    catch_up(&app.handle(), "counts");
+    let reset = |to| Reset { to, ..Reset::default() }.run_embedded(&topology(), &config(dir.path()));
+    let running = reset(ResetTo::Earliest).expect_err("it runs");
+    assert!(matches!(&running, ResetError::Start(StartError::Log(_))) && running.to_string().contains("in use"), "{running}");
+    app.stop();
+
+    let planned = Reset { dry_run: true, ..Reset::default() }.run_embedded(&topology(), &config(dir.path()));
+    let planned = planned.expect("nothing runs");
+    assert!(planned.begins.iter().all(|begin| begin.topic == IN.name() && begin.offset.0 == 0), "{planned:?}");
+    let check = |expected| {
+        let app = start(sums(), dir.path());
+        catch_up(&app.handle(), "counts");
+        assert_eq!(sum(&app.handle(), "a"), expected);
+        app.stop();
+    };
+    check(Some(6));
+    assert_eq!(reset(ResetTo::Earliest).expect("nothing runs"), planned);
+    check(Some(6));
+    assert_eq!(values(dir.path(), &OUT, "a"), [1, 3, 6, 1, 3, 6]);
+    reset(ResetTo::Latest).expect("nothing runs");
+    check(None);
+    let app = start(sums(), dir.path());
+    append(&app.handle(), "a", 5);
+    catch_up(&app.handle(), "counts");
+    assert_eq!(sum(&app.handle(), "a"), Some(5));
+    app.stop();
+    // All records have this time, and none a later one.
+    reset(ResetTo::Time(Timestamp(1_000))).expect("nothing runs");
+    check(Some(11));
+    reset(ResetTo::Time(Timestamp(1_001))).expect("nothing runs");
+    check(None);
 }

@@ -12,9 +12,9 @@ use uuid::Uuid;
 
 use crate::api::{Api, routes};
 use crate::cli::{ApiServer, Cdc, Cluster, GroupProtocol, KafkaMechanism, Worker};
-use crate::metrics;
 use crate::serving::{self, Error, Front, misconfigured};
 use crate::topology::{self, Settings};
+use crate::{metrics, restoring};
 
 /// Runs topologies until a signal comes.
 ///
@@ -32,6 +32,7 @@ pub fn work(worker: &Worker) -> Result<(), Error> {
             sub_topologies,
             standbys: Standbys::Each(worker.standbys),
             advertise: Some(advertise),
+            restore_listener: restoring::bar(),
             ..Config::shared(&worker.state)
         };
         if let Some(threads) = worker.threads {

@@ -23,6 +23,7 @@ mod orders;
 mod payments;
 mod points;
 mod reset;
+mod restoring;
 mod serving;
 mod statistics;
 #[cfg(test)]
