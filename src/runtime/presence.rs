@@ -36,7 +36,7 @@ pub struct Process {
 }
 
 impl Process {
-    fn has(&self, sub: &str, partition: Partition) -> bool {
+    pub(super) fn has(&self, sub: &str, partition: Partition) -> bool {
         self.tasks.get(sub).is_some_and(|partitions| partitions.contains(&partition.0))
     }
 }
@@ -149,6 +149,26 @@ pub(super) fn topic(shared_log: &dyn log::Log, application: &str) -> Result<Topi
 /// What that topic is called.
 pub(super) fn topic_name(application: &str) -> String {
     format!("{application}-workers")
+}
+
+/// What each process of an application told last that has not taken leave.
+pub(super) fn told(shared_log: &dyn log::Log, application: &str) -> Result<BTreeMap<String, Process>, log::Error> {
+    let mut processes = BTreeMap::new();
+    let Some(topic) = shared_log.topic(&topic_name(application))? else { return Ok(processes) };
+    let bounds = shared_log.bounds(topic.id, Partition(0))?;
+    let mut next = bounds.start;
+    while next < bounds.end {
+        let fetched = shared_log.fetch(topic.id, Partition(0), next, FETCH_BYTES)?;
+        for record in fetched.batches.iter().flat_map(|batch| batch.records_from(next)) {
+            let instance = String::from_utf8_lossy(record.key.unwrap_or_default()).into_owned();
+            match record.value.map(serde_json::from_slice) {
+                Some(Ok(process)) => drop(processes.insert(instance, process)),
+                Some(Err(_)) | None => drop(processes.remove(&instance)),
+            }
+        }
+        next = fetched.next;
+    }
+    Ok(processes)
 }
 
 /// The processes of an application that live. Who has not taken leave is given the time to tell again.

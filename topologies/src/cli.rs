@@ -148,6 +148,9 @@ pub struct Topology {
     /// How to print it
     #[arg(long, env = "SHOP_TOPOLOGY_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub format: TopologyFormat,
+    /// The cluster, to print with its tasks, who has them and their lag
+    #[command(flatten)]
+    pub cluster: Option<Cluster>,
 }
 
 /// How a topology is printed.

@@ -128,6 +128,11 @@ fn operators_pause_look_after_dead_letters_and_reset() {
     assert_eq!(worker.post("/resume", &json!({})).ok(200)["state"], "RUNNING");
     eventually(|| (issued(&api) == Some(1)).then_some(()));
 
+    let address_of_worker = worker.address.to_string();
+    let tasks = || printed(&["topology", "coupons", "--brokers", &address]);
+    let caught_up = |said: &str| said.matches(&format!("(owner: {address_of_worker}, lag: 0)")).count() == 3;
+    eventually(|| (caught_up(&tasks())).then_some(()));
+
     // What another program writes and nobody understands is parked, and dealt with without a running shop's help.
     broker.tool("org.apache.kafka.tools.ConsoleProducer", &["--topic", "coupon-issue"], "nonsense\n");
     let list = || printed(&["dlq", "list", "--brokers", &address]);
