@@ -10,7 +10,7 @@ use millstream::{
     Timestamp,
 };
 
-use super::support::{IN, OUT, append, catch_up, config, events, eventually, pass, read, start, sum, sums, wait};
+use super::support::{IN, OUT, append, catch_up, config, events, eventually, pass, read, start, sum, sums, values, wait};
 
 #[test]
 fn what_is_paused_processes_nothing_until_it_is_resumed() {
