@@ -298,7 +298,7 @@ impl App {
 
 impl Drop for App {
     fn drop(&mut self) {
-        if !self.threads.is_empty() {
+        if !self.shared.lifecycle.is_over() {
             self.shut_down();
         }
     }

@@ -97,6 +97,11 @@ impl Lifecycle {
         self.paused.load(Ordering::Acquire)
     }
 
+    /// Whether stopping has come to its end.
+    pub(super) fn is_over(&self) -> bool {
+        *self.phase.lock() == Phase::Stopped
+    }
+
     pub(super) fn watch(&self) -> watch::Receiver<AppState> {
         self.told.subscribe()
     }

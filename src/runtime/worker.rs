@@ -77,14 +77,17 @@ impl Worker {
         restorers: Restorers,
         leave: Arc<AtomicBool>,
     ) -> Worker {
-        shared.note_joining(true);
+        let joined = member.is_member();
+        if !joined {
+            shared.note_joining(true);
+        }
         // What a task noted when it was taken is pending from the beginning.
         let (pending_since, last_commit) = (Some(Instant::now()), Instant::now());
         Worker {
             shared,
             number,
             member,
-            joined: false,
+            joined,
             leave,
             tasks,
             wanted: Vec::new(),
