@@ -277,4 +277,14 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn who_is_silent_for_as_long_as_the_group_waits_is_not_counted_on() {
+        for (silent, expected) in [(Duration::from_secs(1), false), (Duration::from_secs(60), true)] {
+            let presence = Presence::new(silent);
+            let heard = Instant::now().checked_sub(Duration::from_secs(5)).expect("the machine is up for longer");
+            presence.known.lock().insert("a".to_owned(), Known { seen: heard, ..process(vec![0]) });
+            assert_eq!(presence.places("a", 1, "sub", Partition(1)), expected, "{silent:?}");
+        }
+    }
 }
