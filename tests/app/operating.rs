@@ -46,7 +46,7 @@ fn every_change_of_state_is_told() {
             loop {
                 let state = *states.borrow_and_update();
                 // The test may have heard enough.
-                drop(told.send(state));
+                let _ = told.send(state);
                 if state == AppState::NotRunning || states.changed().await.is_err() {
                     return;
                 }
