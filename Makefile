@@ -10,7 +10,7 @@ TOOLCHAIN := $(shell sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millstream/$(TOOLCHAIN)-$(shell uname -m)
 CARGO_FLAGS := --release --workspace --locked
 
-.PHONY: help setup build run kafka test lint bench bench-cdc crash crashcdc mysql8 crashrun deny clean
+.PHONY: help setup build run up down kafka test lint bench bench-cdc crash crashcdc mysql8 crashrun deny clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -23,6 +23,12 @@ build: setup ## builds the release binaries
 
 run: build ## serves the shop with a demo catalogue and made-up traffic; ARGS="--listen 127.0.0.1:9000" adds flags
 	@exec "$(CARGO_TARGET_DIR)/release/shop" dev --demo $(ARGS)
+
+up: build ## the whole stack on loopback, to try it out: Kafka, MariaDB, Redis, two workers, API, relay, sink and an endpoint; see topologies/operations/stack.sh
+	@topologies/operations/stack.sh up "$(CARGO_TARGET_DIR)/release/shop"
+
+down: ## ends what `make up` started; its data stays
+	@topologies/operations/stack.sh down
 
 kafka: setup ## Apache Kafka on 127.0.0.1:9092 until a signal ends it; KAFKA_PORT and others: see tests/kafka/kafka.sh
 	@exec tests/kafka/kafka.sh run
@@ -37,9 +43,8 @@ test: lint ## formatting, clippy, every test and documentation example
 bench: setup ## the side-by-side measurements of the README
 	cargo bench --workspace --locked --benches
 
-bench-cdc: setup ## change data capture beside Debezium: latency at 500 rows/s, a backlog of 50,000 rows; needs Java 17, maven, python3-venv
-	cargo test $(CARGO_FLAGS) --test outside -- --ignored --nocapture latency_and_throughput
-	benches/peers/debezium/bench.sh
+bench-cdc: build ## change data capture beside Debezium, on one broker and one MariaDB: latency at 500 rows/s, backlogs of 50,000 rows; needs python3-venv
+	benches/peers/debezium/bench.sh "$(CARGO_TARGET_DIR)/release/shop"
 
 crash: setup ## the crash tests at full length, which `make test` has in short form
 	CRASH_ROUNDS=200 cargo test $(CARGO_FLAGS) --no-fail-fast --test main -- --nocapture crash

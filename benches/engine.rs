@@ -1,66 +1,32 @@
 //! The engine alone (W1): 2,000,000 claims of 1,000,000 coupons counted through the embedded log, synced at every commit, every update
 //! emitted. Beside it, in the same run and in turn: the same gets and puts straight on RocksDB, and the log alone.
 //!
-//! `cargo bench -p millstream-benches --bench engine`; `N=200000 RUNS=1` for a short run.
+//! `cargo bench --workspace --bench engine`; `N=200000 RUNS=1` for a short run.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use millstream::log::{Append, EmbeddedLog, Log, RecordBatch, Transaction, embedded, partition};
 use millstream::{App, Clock, Config, Headers, Offset, Partition, StreamBuilder, Timestamp, Topic, Topology};
-use millstream_benches::{claims, cpu_seconds, peak_memory_mib, run_variant, spread};
+use millstream_benches::{LARGE_BYTES, SMALL_BYTES, Usage, claims, compare, number, variant};
 
 const CLAIMS: Topic<String, Vec<u8>> = Topic::new("bench-count-in").partitions(4).keep_forever();
 const COUNTS: Topic<String, String> = Topic::new("bench-count-out").partitions(4).keep_forever();
 
-/// What the state of a million keys takes in memory, roughly; the small budget is a tenth of it.
-const LARGE_BYTES: usize = 256 << 20;
-const SMALL_BYTES: usize = 12 << 20;
 const COMMIT_RECORDS: usize = 20_000;
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(default)
-}
 
 fn main() {
     let records = number("N", 2_000_000);
-    match std::env::var("BENCH_VARIANT").as_deref() {
-        Ok("engine-large") => engine(records, LARGE_BYTES),
-        Ok("engine-small") => engine(records, SMALL_BYTES),
-        Ok("rocksdb") => bare_rocksdb(records),
-        Ok("log") => log_alone(records),
-        Ok(other) => panic!("no variant {other:?}"),
-        Err(_) => compare(records),
-    }
-}
-
-fn compare(records: u64) {
-    let variants = ["engine-large", "engine-small", "rocksdb", "log"];
-    let mut runs: Vec<Vec<Vec<(String, f64)>>> = vec![Vec::new(); variants.len()];
-    for _ in 0..number("RUNS", 3) {
-        for (i, variant) in variants.iter().enumerate() {
-            runs[i].push(run_variant(variant));
+    match variant().as_deref() {
+        Some("engine-large") => engine(records, LARGE_BYTES),
+        Some("engine-small") => engine(records, SMALL_BYTES),
+        Some("rocksdb") => bare_rocksdb(records),
+        Some("log") => log_alone(records),
+        Some(other) => panic!("no variant {other:?}"),
+        None => {
+            compare(&format!("W1, {records} records, {} keys", records / 2), &["engine-large", "engine-small", "rocksdb", "log"])
         }
     }
-    println!("W1, {records} records, {} keys; median (minimum-maximum) of {} runs in turn", records / 2, runs[0].len());
-    println!("{:14} {:>34} {:>22} {:>22}", "variant", "records/s", "CPU s per million", "peak memory MiB");
-    for (variant, runs) in variants.iter().zip(&runs) {
-        let column = |name: &str| -> Vec<f64> {
-            runs.iter().filter_map(|run| run.iter().find(|(n, _)| n == name).map(|(_, value)| *value)).collect()
-        };
-        println!(
-            "{variant:14} {:>34} {:>22} {:>22}",
-            spread(&column("records_per_s"), 0),
-            spread(&column("cpu_s_per_million"), 2),
-            spread(&column("peak_mib"), 0)
-        );
-    }
-}
-
-fn print(records: u64, wall: Duration, cpu: f64) {
-    println!("records_per_s {}", records as f64 / wall.as_secs_f64());
-    println!("cpu_s_per_million {}", cpu * 1e6 / records as f64);
-    println!("peak_mib {}", peak_memory_mib());
 }
 
 fn topology() -> Topology {
@@ -101,7 +67,7 @@ fn engine(records: u64, state_memory_bytes: usize) {
     let dir = tempfile::tempdir().expect("a temporary directory");
     fill(&dir.path().join("log"), records);
     let config = Config { threads: 1, state_memory_bytes, ..Config::embedded(dir.path()) };
-    let (begun, cpu) = (Instant::now(), cpu_seconds());
+    let usage = Usage::begin();
     let app = App::start(topology(), config).expect("the application starts");
     let handle = app.handle();
     let (sender, done) = std::sync::mpsc::channel::<()>();
@@ -109,12 +75,10 @@ fn engine(records: u64, state_memory_bytes: usize) {
         // Nothing is ever sent: this is a pause that costs no processor time.
         let _ = done.recv_timeout(Duration::from_millis(5));
     }
-    let (wall, used) = (begun.elapsed(), cpu_seconds() - cpu);
     drop(sender);
-    print(records, wall, used);
+    usage.print(records);
     drop(handle);
     assert_eq!(app.stop(), None);
-    println!("cpu_s_per_million_with_stop {}", (cpu_seconds() - cpu) * 1e6 / records as f64);
     check_counts(dir.path(), records);
 }
 
@@ -156,7 +120,7 @@ fn bare_rocksdb(records: u64) {
     let keys: Vec<String> = claims(records).map(|(key, ..)| key).collect();
     let mut unsynced = rocksdb::WriteOptions::default();
     unsynced.disable_wal(true);
-    let (begun, cpu) = (Instant::now(), cpu_seconds());
+    let usage = Usage::begin();
     for commit in keys.chunks(COMMIT_RECORDS) {
         // What the running batch has written is read from a map, as any program with transactions has to.
         let mut written = std::collections::HashMap::<&str, u64>::new();
@@ -174,7 +138,7 @@ fn bare_rocksdb(records: u64) {
         }
         db.write_opt(batch, &unsynced).expect("RocksDB writes");
     }
-    print(records, begun.elapsed(), cpu_seconds() - cpu);
+    usage.print(records);
     drop(db);
 }
 
@@ -187,7 +151,7 @@ fn log_alone(records: u64) {
     let output = log.create_topic(&COUNTS.spec()).expect("the output is created");
     let changelog: Topic<String, Vec<u8>> = Topic::new("bench-changelog").partitions(4).compacted();
     let changelog = log.create_topic(&changelog.spec()).expect("the changelog is created");
-    let (begun, cpu) = (Instant::now(), cpu_seconds());
+    let usage = Usage::begin();
     for partition in (0..input.partitions).map(Partition) {
         let mut next = Offset(0);
         let (mut outputs, mut changes) = (RecordBatch::new(), RecordBatch::new());
@@ -210,5 +174,5 @@ fn log_alone(records: u64) {
             }
         }
     }
-    print(records, begun.elapsed(), cpu_seconds() - cpu);
+    usage.print(records);
 }

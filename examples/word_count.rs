@@ -21,7 +21,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let written = handle.append(Events::new().with(&LINES, &Record::new("arguments".to_owned(), line, handle.now()))).await?;
     handle.at_least(&written, "counts", std::time::Duration::from_secs(5)).await?;
     let counts = handle.view("counts").ok_or("there is no such store")?.typed(&COUNTS);
-    for (word, count) in counts.page(&Range::all(), Direction::Forward, 100)? {
+    for (word, count) in counts.page(&Range::all(), Direction::Forward, 100)?.durable().await? {
         println!("{count:6} {word}");
     }
     drop((counts, handle));

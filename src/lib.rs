@@ -53,8 +53,8 @@ pub use requests::RequestProcess;
 pub use runtime::{
     Accepted, Answer, App, AppState, AppendError, Behind, Change, Config, DeadLetters, Events, Failure, Handle, Health, MAX_PAGE,
     ParkedRecord, QueryError, Replayed, RequestError, RequestKey, Reset, ResetBegin, ResetError, ResetReport, ResetTo,
-    Restoration, RestoreListener, RestoreStep, Row, Selection, Standbys, StartError, StoreStatus, TaskStatus, ThreadError, Token,
-    TypedView, UnreadableToken, View, Watch, Watched,
+    Restoration, RestoreListener, RestoreStep, Row, Seen, Selection, Standbys, StartError, StoreStatus, TaskStatus, ThreadError,
+    Token, TypedView, UnreadableToken, View, Watch, Watched,
 };
 pub use store::Store;
 pub use task::TimeDomain;

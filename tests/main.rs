@@ -5,6 +5,7 @@ mod conformance;
 mod crash;
 mod engine;
 mod log;
+mod power;
 #[cfg(feature = "http")]
 mod serve;
 mod tidy;

@@ -16,17 +16,12 @@ pub struct Grouped<K: 'static, V: 'static> {
 impl<K: Data, V: Data> Grouped<K, V> {
     /// How many records each key had.
     pub fn count(&self, store: &str) -> Table<K, u64> {
-        self.fold(store, |_, _, count: Option<u64>| Some(count.unwrap_or(0) + 1))
+        self.fold(store, counting())
     }
 
     /// The values of each key reduced to one; the first is taken as it is.
     pub fn reduce(&self, store: &str, reducer: impl Fn(V, V) -> V + Send + Sync + 'static) -> Table<K, V> {
-        self.fold(store, move |_, value, so_far| {
-            Some(match so_far {
-                Some(so_far) => reducer(so_far, value),
-                None => value,
-            })
-        })
+        self.fold(store, reducing(reducer))
     }
 
     /// The values of each key folded into an aggregate, beginning with `initial`.
@@ -36,7 +31,7 @@ impl<K: Data, V: Data> Grouped<K, V> {
         initial: impl Fn() -> A + Send + Sync + 'static,
         aggregator: impl Fn(&K, V, A) -> A + Send + Sync + 'static,
     ) -> Table<K, A> {
-        self.fold(store, move |key, value, so_far| Some(aggregator(key, value, so_far.unwrap_or_else(&initial))))
+        self.fold(store, aggregating(initial, aggregator))
     }
 
     fn fold<A: Data>(
@@ -53,4 +48,24 @@ impl<K: Data, V: Data> Grouped<K, V> {
         let partitioning = stream.partitioning.clone().expect("a partitioned stream knows how");
         Table { draft: stream.draft.clone(), node: id, out, store, partitioning }
     }
+}
+
+pub(super) fn counting<K, V>() -> impl Fn(&K, V, Option<u64>) -> Option<u64> {
+    |_, _, count| Some(count.unwrap_or(0) + 1)
+}
+
+pub(super) fn reducing<K, V>(reducer: impl Fn(V, V) -> V) -> impl Fn(&K, V, Option<V>) -> Option<V> {
+    move |_, value, so_far| {
+        Some(match so_far {
+            Some(so_far) => reducer(so_far, value),
+            None => value,
+        })
+    }
+}
+
+pub(super) fn aggregating<K, V, A>(
+    initial: impl Fn() -> A,
+    aggregator: impl Fn(&K, V, A) -> A,
+) -> impl Fn(&K, V, Option<A>) -> Option<A> {
+    move |key, value, so_far| Some(aggregator(key, value, so_far.unwrap_or_else(&initial)))
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use millstream_state::Access;
 
+use super::grouped::{aggregating, counting, reducing};
 use super::table::to_stream;
 use super::{Grouped, SharedDraft, Stream, declare_store};
 use crate::codec::Data;
@@ -91,17 +92,12 @@ impl<K: Data, V: Data, W> WindowedStream<K, V, W> {
 impl<K: Data, V: Data> WindowedStream<K, V, TimeWindows> {
     /// How many records each key had in each window.
     pub fn count(&self, store: &str) -> WindowedTable<K, u64> {
-        self.fold(store, |_, _, count: Option<u64>| Some(count.unwrap_or(0) + 1))
+        self.fold(store, counting())
     }
 
     /// The values of each key and window reduced to one; the first is taken as it is.
     pub fn reduce(&self, store: &str, reducer: impl Fn(V, V) -> V + Send + Sync + 'static) -> WindowedTable<K, V> {
-        self.fold(store, move |_, value, so_far| {
-            Some(match so_far {
-                Some(so_far) => reducer(so_far, value),
-                None => value,
-            })
-        })
+        self.fold(store, reducing(reducer))
     }
 
     /// The values of each key and window folded into an aggregate, beginning with `initial`.
@@ -111,7 +107,7 @@ impl<K: Data, V: Data> WindowedStream<K, V, TimeWindows> {
         initial: impl Fn() -> A + Send + Sync + 'static,
         aggregator: impl Fn(&K, V, A) -> A + Send + Sync + 'static,
     ) -> WindowedTable<K, A> {
-        self.fold(store, move |key, value, so_far| Some(aggregator(key, value, so_far.unwrap_or_else(&initial))))
+        self.fold(store, aggregating(initial, aggregator))
     }
 
     fn fold<A: Data>(

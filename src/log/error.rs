@@ -184,6 +184,13 @@ pub enum Error {
         /// What was found.
         cause: String,
     },
+    /// The disk failed and lost what had been written and not synced. Nobody outside of the process was told of it, but its tasks have
+    /// gone on from it.
+    #[error("log directory {}: the disk failed and lost what the tasks had read and nobody was told of yet: start again", dir.display())]
+    Lost {
+        /// The directory.
+        dir: PathBuf,
+    },
     /// The directory can't be opened or read.
     #[error("log directory {} can't be used: {cause}", dir.display())]
     Io {
@@ -206,7 +213,12 @@ impl Error {
     pub fn is_fatal(&self) -> bool {
         matches!(
             self,
-            Error::Closed | Error::Locked { .. } | Error::NotALog { .. } | Error::Damaged { .. } | Error::Fenced { .. }
+            Error::Closed
+                | Error::Locked { .. }
+                | Error::NotALog { .. }
+                | Error::Damaged { .. }
+                | Error::Lost { .. }
+                | Error::Fenced { .. }
         )
     }
 

@@ -65,7 +65,8 @@ pub trait Member: Send {
     /// If the log can't be asked; the task then must be begun again.
     fn begin(&mut self, sub: usize, partition: Partition, offsets: &[(TopicId, Offset)]) -> Result<(), Error>;
 
-    /// Committed records of an input of a task that has begun, from `from` on, as far as they are here; never waits.
+    /// Committed records of an input of a task that has begun, from `from` on, as far as they are here; never waits. They may not be
+    /// durable yet: see [`Moment`](super::Moment).
     ///
     /// # Errors
     /// As [`Log::fetch`](super::Log::fetch).
@@ -74,7 +75,8 @@ pub trait Member: Send {
     /// Waits until there may be something new to fetch or a change, at most `timeout`.
     fn wait(&mut self, timeout: Duration);
 
-    /// Commits outputs, changelogs and offsets as one transaction, and waits for the outcome.
+    /// Commits outputs, changelogs and offsets as one transaction, and waits for the outcome, but not until it is durable: see
+    /// [`Committed::at`]. What the members of this process have read before lies before it in the log.
     ///
     /// # Errors
     /// What the log answers; nothing was appended, unless it is [`Error::OutcomeUnknown`].

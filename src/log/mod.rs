@@ -24,7 +24,8 @@ pub use limits::Limits;
 pub use member::{Change, Inputs, Member, Membership};
 pub use partitioner::partition;
 pub use topic::{Cleanup, TopicId, TopicInfo, TopicSpec};
-pub use transaction::{Append, Committed, GroupOffsets, Pending, Request, StoredRequest, Transaction};
+pub(crate) use transaction::AtomicMoment;
+pub use transaction::{Append, Committed, GroupOffsets, Moment, Pending, Request, StoredRequest, Transaction};
 
 use crate::{Offset, Partition, Timestamp};
 use std::sync::Arc;
@@ -40,13 +41,19 @@ pub enum Health {
         /// What failed.
         cause: Arc<str>,
     },
+    /// It failed for good; the process must be started again.
+    Failed {
+        /// What failed.
+        cause: Arc<str>,
+    },
 }
 
 /// A log. All of it may be called from any thread.
 ///
 /// What must always hold: a transaction is in the log whole or not at all; what a reader has seen is durable (as far as the log's
 /// configuration promises) and is never seen changed; offsets of a partition grow by one a record and are never given twice;
-/// transactions of one thread are in the order in which it committed them.
+/// transactions of one thread are in the order in which it committed them. The [members](Member) of a process may be ahead of what
+/// is durable: see [`Moment`].
 pub trait Log: Send + Sync + 'static {
     /// Makes a topic, or finds it as it is. New retention times and sizes replace those of an existing topic.
     ///
@@ -66,21 +73,21 @@ pub trait Log: Send + Sync + 'static {
     /// If the log can't be asked.
     fn topics(&self) -> Result<Vec<TopicInfo>, Error>;
 
-    /// Committed batches from `from` on, in order, up to about `max_bytes` but at least one if there is one. The first may begin
+    /// Durable batches from `from` on, in order, up to about `max_bytes` but at least one if there is one. The first may begin
     /// before `from`: see [`StoredBatch::records_from`]. Nothing new gives no batches, at once: see [`Log::wait`].
     ///
     /// # Errors
     /// [`Error::OutOfRange`] below the start or beyond the end.
     fn fetch(&self, topic: TopicId, partition: Partition, from: Offset, max_bytes: usize) -> Result<Fetched, Error>;
 
-    /// From where to where a partition can be read.
+    /// From where to where a partition can be read, by those who see what is durable.
     ///
     /// # Errors
     /// [`Error::UnknownTopic`] or [`Error::UnknownPartition`].
     fn bounds(&self, topic: TopicId, partition: Partition) -> Result<Bounds, Error>;
 
     /// The end that a reader of each of these partitions comes to once the transactions that are open now have ended, in this order. What a
-    /// member committed before it died lies below, even while [`Log::bounds`] does not show it yet.
+    /// member committed lies below, also if it died since, and even while [`Log::bounds`] does not show it yet.
     ///
     /// # Errors
     /// As [`Log::bounds`].
@@ -108,7 +115,7 @@ pub trait Log: Send + Sync + 'static {
     /// Whether the log works.
     fn health(&self) -> Health;
 
-    /// A number that grows with everything that is committed.
+    /// A number that grows with everything that becomes durable.
     fn version(&self) -> u64;
 
     /// Waits until the version is no longer `seen`, at most `timeout`, and returns it. Any number of threads may wait.
@@ -117,14 +124,28 @@ pub trait Log: Send + Sync + 'static {
     /// Lets every [`Log::wait`] return, as for a thread that is to stop.
     fn wake(&self);
 
-    /// Queues a transaction. Never blocks for longer than a queue's lock; what is wrong with the transaction itself is found at once.
+    /// Queues a transaction, whose outcome comes once it is durable. Never blocks for longer than a queue's lock; what is wrong with the
+    /// transaction itself is found at once.
     fn commit(&self, transaction: Transaction) -> Pending;
 
-    /// Returns once everything that was committed survives the machine, which is at once unless the log is configured to buffer.
+    /// The moment that has come: all that anybody in this process can have seen of the log lies before it.
+    fn written(&self) -> Moment {
+        Moment::DURABLE
+    }
+
+    /// Done once all before this moment is durable, as far as the log's configuration promises. The outcome is an error if the log fails
+    /// before; a retriable one says that it may still come.
+    fn durable(&self, _at: Moment) -> Pending<()> {
+        Pending::decided(Ok(()))
+    }
+
+    /// Returns once everything that was written survives the machine, whatever the configuration says.
     ///
     /// # Errors
     /// If that can't be had.
-    fn sync(&self) -> Result<(), Error>;
+    fn sync(&self) -> Result<(), Error> {
+        self.durable(self.written()).wait()
+    }
 
     /// The members that a group has now, in words for people; none where one process has the log.
     ///

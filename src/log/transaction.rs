@@ -5,6 +5,7 @@ use crate::{Offset, Partition, Timestamp};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 
@@ -65,32 +66,65 @@ pub struct StoredRequest {
     pub positions: Vec<(TopicId, Partition, Offset)>,
 }
 
-/// A transaction that is in the log, durable and readable.
+/// A moment of a log: all that was written to it before. The members of a process read and follow what may not survive the machine yet;
+/// whatever they commit lies behind it in the log, so no crash keeps the one without the other. What leaves the process
+/// must be durable, for which [`Log::durable`](super::Log::durable) waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(pub(super) u64);
+
+impl Moment {
+    /// Before everything that is not durable: of a log whose commits are durable when they return, every moment.
+    pub const DURABLE: Moment = Moment(0);
+}
+
+/// A moment that several threads share.
+#[derive(Debug, Default)]
+pub(crate) struct AtomicMoment(AtomicU64);
+
+impl AtomicMoment {
+    pub(crate) fn load(&self) -> Moment {
+        Moment(self.0.load(Ordering::Acquire))
+    }
+
+    pub(crate) fn store(&self, at: Moment) {
+        self.0.store(at.0, Ordering::Release);
+    }
+}
+
+/// A transaction that is in the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Committed {
     /// The offset of the first record of each append, in order.
     pub base_offsets: Vec<Offset>,
+    /// When it is durable: what [`Log::commit`](super::Log::commit) answers is, what a [`Member`](super::Member) commits may be so later.
+    pub at: Moment,
 }
 
-/// The outcome of a transaction, to be waited for on a thread or awaited in a task. Dropping it does not take the transaction back.
+/// An outcome to come, of a transaction where nothing else is said: to be waited for on a thread or awaited in a task. Dropping it does not
+/// take the transaction back.
 #[must_use = "a transaction is durable only once its outcome says so"]
 #[derive(Debug)]
-pub struct Pending(State);
+pub struct Pending<T = Committed>(State<T>);
 
 #[derive(Debug)]
-enum State {
-    Decided(Option<Error>),
-    Waiting(oneshot::Receiver<Result<Committed, Error>>),
+enum State<T> {
+    Decided(Option<Result<T, Error>>),
+    Waiting(oneshot::Receiver<Result<T, Error>>),
 }
 
-impl Pending {
-    /// A transaction that was refused before it was queued.
-    pub(super) fn refused(error: Error) -> Pending {
-        Pending(State::Decided(Some(error)))
+impl<T> Pending<T> {
+    /// What is known already.
+    pub(super) fn decided(outcome: Result<T, Error>) -> Pending<T> {
+        Pending(State::Decided(Some(outcome)))
     }
 
-    /// A transaction whose outcome will be sent.
-    pub(super) fn channel() -> (oneshot::Sender<Result<Committed, Error>>, Pending) {
+    /// A transaction that was refused before it was queued.
+    pub(super) fn refused(error: Error) -> Pending<T> {
+        Pending::decided(Err(error))
+    }
+
+    /// An outcome that will be sent.
+    pub(super) fn channel() -> (oneshot::Sender<Result<T, Error>>, Pending<T>) {
         let (sender, receiver) = oneshot::channel();
         (sender, Pending(State::Waiting(receiver)))
     }
@@ -102,20 +136,20 @@ impl Pending {
     ///
     /// # Panics
     /// In an asynchronous task, which awaits it instead.
-    pub fn wait(self) -> Result<Committed, Error> {
+    pub fn wait(self) -> Result<T, Error> {
         match self.0 {
-            State::Decided(error) => Err(error.unwrap_or(Error::Closed)),
+            State::Decided(outcome) => outcome.unwrap_or(Err(Error::Closed)),
             State::Waiting(receiver) => receiver.blocking_recv().unwrap_or_else(|_| Err(abandoned())),
         }
     }
 }
 
-impl Future for Pending {
-    type Output = Result<Committed, Error>;
+impl<T: Unpin> Future for Pending<T> {
+    type Output = Result<T, Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match &mut self.0 {
-            State::Decided(error) => Poll::Ready(Err(error.take().unwrap_or(Error::Closed))),
+            State::Decided(outcome) => Poll::Ready(outcome.take().unwrap_or(Err(Error::Closed))),
             State::Waiting(receiver) => Pin::new(receiver).poll(cx).map(|outcome| outcome.unwrap_or_else(|_| Err(abandoned()))),
         }
     }

@@ -188,11 +188,11 @@ impl App {
         let (restorers, jobs) = Restorers::new();
         let shared = Arc::new(Shared {
             reader: db.reader(),
-            progress: Progress::new(counts.iter().copied()),
+            progress: Progress::new(counts.iter().copied(), &tasks),
             roles: Roles::new(&tasks),
             presence: Presence::new(log.session_timeout()),
             ends: Ends::default(),
-            watchers: Arc::new(Watchers::default()),
+            watchers: Arc::new(Watchers::new(&log)),
             requests: Requests::default(),
             metrics,
             registry: RwLock::new(registry),
@@ -211,6 +211,7 @@ impl App {
             log,
             db,
             topics,
+            others: Mutex::default(),
             limits: Limits::default(),
             tasks,
             start,

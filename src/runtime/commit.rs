@@ -1,7 +1,8 @@
 //! The commit protocol, in this order and nowhere else: gather the effects of the thread's tasks; append them to the log as one
 //! transaction; then, and only if that succeeded, let the tasks' writes become their committed state; then tell readers and watchers.
 //!
-//! Invariant: what a reader, a watcher or another task sees is in the log. Invariant: if the log did not take the transaction, or nobody
+//! Invariant: what a reader, a watcher or another task sees is in the log; it may not be durable yet, and what leaves the process waits for
+//! that where it is read ([`Seen`](super::seen::Seen), [`Watch`](super::Watch)). Invariant: if the log did not take the transaction, or nobody
 //! knows, nothing of it remains in memory: the tasks are taken anew, from their committed state and what the changelogs hold beyond it.
 
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use millstream_state::{Position, StoreId, fault};
 use super::watch::{Change, HeldWatchers};
 use super::{Shared, StartError};
 use crate::error::ProcessError;
-use crate::log::{self, Append, GroupOffsets, Member, Transaction};
+use crate::log::{self, Append, GroupOffsets, Member, Moment, Transaction};
 use crate::record::{Offset, Partition};
 use crate::task::Task;
 use crate::topology::{StoreIndex, TopicIndex};
@@ -98,7 +99,8 @@ pub(super) fn commit(shared: &Shared, member: &mut dyn Member, tasks: &mut [Task
         // Who begins to watch from here on waits until the changes are visible and published: else it could read the row before, and miss
         // the change.
         let watchers = shared.watchers.hold();
-        let changes = watched_changes(&watchers, task, partition, &positions);
+        let changes = watched_changes(&watchers, task, partition, &positions, committed.at);
+        shared.progress.note_commit(task.sub_index(), partition, committed.at);
         task.committed(&positions);
         fault::crash_point("commit:after-state");
         for (topic, next) in part.offsets {
@@ -118,6 +120,7 @@ fn watched_changes(
     task: &Task,
     partition: Partition,
     positions: &[(StoreId, Position)],
+    at: Moment,
 ) -> Vec<(StoreIndex, Arc<Change>)> {
     let mut changes = Vec::new();
     if watchers.is_empty() {
@@ -128,7 +131,7 @@ fn watched_changes(
         if watchers.wants(store, row.key()) {
             let end = positions.iter().find(|(of, _)| *of == row.store).map_or(0, |(_, position)| position.offset);
             let (key, value) = (Bytes::copy_from_slice(row.key()), row.value().map(Bytes::copy_from_slice));
-            changes.push((store, Arc::new(Change { key, value, partition, position: Offset(end) })));
+            changes.push((store, Arc::new(Change { key, value, partition, position: Offset(end), at })));
         }
     }
     changes

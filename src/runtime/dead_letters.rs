@@ -1,4 +1,5 @@
-//! Looking at dead letters and replaying them: a replayed record goes to the sub-topology that could not process it, and to no other.
+//! Looking at dead letters and replaying them: a replayed record goes to the sub-topology, or to the part of the program beside it, that could
+//! not process it, and to no other.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -75,7 +76,8 @@ fn is_parked(name: &str) -> bool {
 }
 
 impl Failure {
-    /// The headers of a dead letter that the program itself appends, next to the record's own. `kind` names the kind of failure.
+    /// The headers of a dead letter that a part of the program beside the topology appends, next to the record's own. `kind` names the kind
+    /// of failure, and `node` the part, to whose [`Handle::replay_topic`] a replay goes.
     #[must_use]
     pub fn headers(&self, kind: &str, timestamp: Timestamp, original: Headers) -> Headers {
         let letter = DeadLetter {
@@ -88,24 +90,36 @@ impl Failure {
             offset: self.offset,
             timestamp,
             original,
-            event: Event::Record,
+            event: Event::Part,
         };
         letter.to_headers()
     }
-}
 
-impl ParkedRecord {
-    fn read(partition: Partition, record: &RecordRef<'_>, timestamp: Timestamp) -> ParkedRecord {
-        let letter = DeadLetter::from_record(record);
-        let headers = letter.as_ref().map_or_else(|| record.headers.to_headers(), |letter| letter.original.clone());
-        let failure = letter.map(|letter| Failure {
+    /// Why this record of a dead-letter or replay topic was parked, and the headers that it had before. `None` if it is no dead letter.
+    #[must_use]
+    pub fn read(record: &RecordRef<'_>) -> Option<(Failure, Headers)> {
+        DeadLetter::from_record(record).map(Failure::of)
+    }
+
+    fn of(letter: DeadLetter) -> (Failure, Headers) {
+        let failure = Failure {
             cause: format!("{}: {}", letter.exception, letter.message),
             application: letter.application,
             node: letter.node,
             topic: letter.topic,
             partition: letter.partition,
             offset: letter.offset,
-        });
+        };
+        (failure, letter.original)
+    }
+}
+
+impl ParkedRecord {
+    fn read(partition: Partition, record: &RecordRef<'_>, timestamp: Timestamp) -> ParkedRecord {
+        let (failure, headers) = match Failure::read(record) {
+            Some((failure, original)) => (Some(failure), original),
+            None => (None, record.headers.to_headers()),
+        };
         let copy = Bytes::copy_from_slice;
         let (key, value) = (record.key.map(copy), record.value.map(copy));
         ParkedRecord { partition, offset: record.offset, timestamp, key, value, headers, failure }
@@ -126,6 +140,16 @@ impl Handle {
     pub fn dead_letters(&self) -> DeadLetters {
         DeadLetters { topology: Arc::clone(&self.shared.topology), log: Arc::clone(&self.shared.log) }
     }
+
+    /// The topic that replays of what this part of the program has parked go to, if there is one: the part makes it, and reads it.
+    #[must_use]
+    pub fn replay_topic(&self, part: &str) -> String {
+        part_replay(&self.shared.topology, part)
+    }
+}
+
+fn part_replay(topology: &Topology, part: &str) -> String {
+    format!("{}-{part}-replay", topology.application)
 }
 
 impl DeadLetters {
@@ -227,13 +251,25 @@ impl DeadLetters {
         Ok(Some(done))
     }
 
-    /// The append that brings a parked record back to the sub-topology that reads its topic: the dead letter as it is.
+    /// The append that brings a parked record back to who could not process it: the dead letter as it is.
     fn replay_of(&self, record: &RecordRef<'_>, existing: &BTreeMap<Arc<str>, TopicInfo>) -> Option<Append> {
-        let topology = &self.topology;
-        let letter = DeadLetter::from_record(record)?;
-        if letter.application != topology.application || letter.event == Event::Punctuation {
+        let letter = DeadLetter::from_record(record).filter(|letter| letter.application == self.topology.application)?;
+        let topic = match letter.event {
+            Event::Punctuation => return None,
+            Event::Part => existing.get(part_replay(&self.topology, &letter.node).as_str())?,
+            Event::Record | Event::Timer { .. } => self.replay_of_topology(&letter, existing)?,
+        };
+        if letter.partition.0 >= topic.partitions {
             return None;
         }
+        let mut batch = RecordBatch::new();
+        batch.push(record.timestamp, record.key, record.value, &record.headers.to_headers());
+        Some(Append { topic: topic.id, partition: letter.partition, batch })
+    }
+
+    /// The replay topic of the sub-topology that reads the letter's topic.
+    fn replay_of_topology<'a>(&self, letter: &DeadLetter, existing: &'a BTreeMap<Arc<str>, TopicInfo>) -> Option<&'a TopicInfo> {
+        let topology = &self.topology;
         let source = TopicIndex(topology.topics.iter().position(|topic| topic.name == letter.topic)?);
         let inputs = |sub: &SubTopology| sub.sources.iter().map(|source| topology.sources[source.0].topic).collect::<Vec<_>>();
         let inputs = topology.subs.iter().map(inputs).find(|inputs| inputs.contains(&source))?;
@@ -241,12 +277,7 @@ impl DeadLetters {
         let info = |topic: TopicIndex| existing.get(topology.topics[topic.0].name.as_str());
         // A timer's task may have a partition that the topic of the last record before it does not have.
         let read = if letter.event == Event::Record { source } else { replay };
-        if letter.partition.0 >= info(read)?.partitions {
-            return None;
-        }
-        let mut batch = RecordBatch::new();
-        batch.push(record.timestamp, record.key, record.value, &record.headers.to_headers());
-        Some(Append { topic: info(replay)?.id, partition: letter.partition, batch })
+        if letter.partition.0 < info(read)?.partitions { info(replay) } else { None }
     }
 
     /// The next parked records of a partition; `None` at its end.

@@ -124,7 +124,7 @@ fn publish(
     position: Offset,
 ) {
     if watchers.wants(store, &key) {
-        let change = Change { key: Bytes::from(key), value: row.map(Bytes::from), partition, position };
+        let change = Change { key: Bytes::from(key), value: row.map(Bytes::from), partition, position, at: log::Moment::DURABLE };
         watchers.publish(store, &Arc::new(change));
     }
 }

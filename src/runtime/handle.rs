@@ -1,7 +1,7 @@
 //! A running application from outside: appending events, reading views, waiting for positions. Cheap to clone, usable from any thread.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
@@ -9,13 +9,16 @@ use tokio::sync::watch;
 
 use super::Shared;
 use super::progress::Behind;
+use super::seen::Seen;
 use super::state::AppState;
 use super::threads::ThreadError;
 use super::token::Token;
 use super::view::{QueryError, View};
 use crate::clock::Clock;
 use crate::codec::{self, Presence};
-use crate::log::{self, Append, Committed, Limits, Pending, RecordBatch, Request, TopicId, Transaction, partition};
+use crate::log::{
+    self, Append, Committed, Limits, Log, Pending, RecordBatch, Request, TopicId, TopicInfo, Transaction, partition,
+};
 use crate::record::{Headers, Offset, Partition, Record, Timestamp};
 use crate::requests::CommandEvent;
 use crate::topic::Topic;
@@ -142,6 +145,10 @@ pub enum Health {
     Failed(String),
 }
 
+/// How long a topic beside the topology is taken for what it was; a producer of Kafka's own takes five minutes.
+const KNOWN_FOR: Duration = Duration::from_secs(10);
+const MAX_KNOWN: usize = 1_000;
+
 /// How much of a topic is read at once, in bytes.
 const FETCH_BYTES: usize = 1 << 20;
 
@@ -210,13 +217,7 @@ impl Handle {
             if let Some(error) = event.mistake {
                 return Err(AppendError::Codec { topic: event.topic, error });
             }
-            let known = self.shared.topics.iter().find(|topic| *topic.name == *event.topic).cloned();
-            let topic = match known {
-                Some(topic) => topic,
-                None => {
-                    self.shared.log.topic(&event.topic)?.ok_or_else(|| log::Error::UnknownTopic { topic: event.topic.clone() })?
-                }
-            };
+            let topic = self.topic(&event.topic)?;
             let partition = partition(event.key.as_deref(), topic.partitions, event.timestamp.0 as u32);
             let (key, value) = (event.key.as_deref(), event.value.as_deref());
             self.shared.limits.check(&topic, partition, event.timestamp, key, value, &event.headers)?;
@@ -226,6 +227,24 @@ impl Handle {
         }
         let places = appends.iter().map(|append| (append.topic, append.partition)).collect();
         Ok((self.shared.log.commit(Transaction { appends, offsets: None, request }), places))
+    }
+
+    /// The topic of this name. One that the topology does not have is looked up again from time to time only: on a cluster that is two requests.
+    fn topic(&self, name: &str) -> Result<TopicInfo, log::Error> {
+        if let Some(topic) = self.shared.topics.iter().find(|topic| *topic.name == *name) {
+            return Ok(topic.clone());
+        }
+        let mut others = self.shared.others.lock();
+        if let Some((topic, _)) = others.get(name).filter(|(_, at)| at.elapsed() < KNOWN_FOR) {
+            return Ok(topic.clone());
+        }
+        let found = self.shared.log.topic(name)?.ok_or_else(|| log::Error::UnknownTopic { topic: name.to_owned() })?;
+        // Names may come from anywhere: what is not known again is looked up again.
+        if others.len() >= MAX_KNOWN {
+            others.clear();
+        }
+        others.insert(name.to_owned(), (found.clone(), Instant::now()));
+        Ok(found)
     }
 
     /// Makes a topic that the topology does not have, or finds it as it is: for what the program itself appends to, and reads.
@@ -242,6 +261,12 @@ impl Handle {
     /// If the log cannot be asked.
     pub fn has_topic(&self, name: &str) -> Result<bool, log::Error> {
         Ok(self.shared.log.topic(name)?.is_some())
+    }
+
+    /// The log itself, for a part of the program that reads topics as a group of its own.
+    #[must_use]
+    pub fn log(&self) -> &Arc<dyn Log> {
+        &self.shared.log
     }
 
     /// What the log refuses to append.
@@ -310,6 +335,14 @@ impl Handle {
         Token { offsets: ends.filter_map(|(topic, partition, end)| Some((tag(topic)?, partition, end))).collect() }
     }
 
+    /// Done once all is durable that was seen by now: for who was [ahead](super::Seen::ahead) and appends nothing, such as for a refusal.
+    ///
+    /// # Errors
+    /// If the log fails before.
+    pub async fn settled(&self) -> Result<(), AppendError> {
+        Ok(self.shared.log.durable(self.shared.log.written()).await?)
+    }
+
     /// The view of a store, if there is one of this name.
     #[must_use]
     pub fn view(&self, store: &str) -> Option<View> {
@@ -318,8 +351,7 @@ impl Handle {
     }
 
     /// All stores that have a view.
-    #[must_use]
-    pub fn stores(&self) -> Vec<StoreStatus> {
+    pub fn stores(&self) -> Seen<Vec<StoreStatus>> {
         let status = self.shared.topology.stores.iter().filter_map(|store| {
             let kind = store.kind.shown()?;
             let view = self.view(&store.name)?;
@@ -332,10 +364,11 @@ impl Handle {
                 partitions: view.partitions(),
                 entries: entries.rows,
                 entries_exact: entries.exact,
-                positions: view.positions(),
+                positions: view.positions().ahead(),
             })
         });
-        status.collect()
+        let status = status.collect();
+        Seen::new(&self.shared, status, self.shared.log.written())
     }
 
     /// Waits until the store's view includes everything up to the token.

@@ -18,6 +18,7 @@ mod reset;
 mod restore;
 mod restoring;
 mod roles;
+mod seen;
 mod standby;
 mod state;
 mod taking;
@@ -32,6 +33,7 @@ mod worker;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use millstream_state::{Db, Reader};
 use parking_lot::{Mutex, RwLock};
@@ -46,6 +48,7 @@ pub use self::progress::Behind;
 pub use self::requests::{Accepted, Answer, RequestError, RequestKey};
 pub use self::reset::{Reset, ResetBegin, ResetError, ResetReport, ResetTo};
 pub use self::restoring::{Restoration, RestoreListener, RestoreStep};
+pub use self::seen::Seen;
 pub use self::state::AppState;
 pub use self::threads::ThreadError;
 pub use self::token::{Token, UnreadableToken};
@@ -77,6 +80,8 @@ pub(crate) struct Shared {
     pub reader: Reader,
     /// The topology's topics as they are in the log, by index.
     pub topics: Arc<[TopicInfo]>,
+    /// Topics beside the topology, and when they were looked up.
+    pub others: Mutex<BTreeMap<String, (TopicInfo, Instant)>>,
     /// What may be appended to them; the log itself takes a little more, for dead letters.
     pub limits: Limits,
     /// How many tasks each sub-topology has.
@@ -131,6 +136,7 @@ impl Shared {
             return Health::Failed(reason);
         }
         match (self.log.health(), self.trouble.lock().values().next()) {
+            (log::Health::Failed { cause }, _) => Health::Failed(cause.to_string()),
             (log::Health::Repairing { cause }, _) => Health::Degraded(cause.to_string()),
             (log::Health::Up, Some(trouble)) => Health::Degraded(trouble.clone()),
             (log::Health::Up, None) => match self.parts.lock().iter().next() {

@@ -9,13 +9,15 @@ use tokio::sync::watch;
 use super::Shared;
 use super::ends::TopicEnds;
 use super::token::{Token, UnreadableToken};
-use crate::log;
+use crate::log::{self, AtomicMoment, Moment};
 use crate::record::{Offset, Partition};
 use crate::topology::TopicIndex;
 
-/// The committed offset of every partition that is read, and a signal that one has moved.
+/// The committed offset of every partition that is read, and a signal that one has moved; and when the last commit of each task is durable.
 pub(crate) struct Progress {
     committed: Vec<Vec<AtomicU64>>,
+    /// By sub-topology and partition. Whoever reads a task's rows waits for that before telling anybody.
+    commits: Vec<Vec<AtomicMoment>>,
     moved: watch::Sender<u64>,
 }
 
@@ -30,6 +32,9 @@ pub enum Behind {
     Unreadable(#[from] UnreadableToken),
 }
 
+/// How long to wait before it is asked again whether a commit is durable, where the log has failed.
+const PAUSE: Duration = Duration::from_millis(50);
+
 /// What must be committed: for each topic, the offsets to reach.
 type Targets = TopicEnds;
 
@@ -40,9 +45,20 @@ fn extend(targets: &mut Targets, ends: TopicEnds) {
 }
 
 impl Progress {
-    pub(crate) fn new(partitions: impl Iterator<Item = u32>) -> Progress {
+    pub(crate) fn new(partitions: impl Iterator<Item = u32>, tasks: &[u32]) -> Progress {
         let committed = partitions.map(|count| (0..count).map(|_| AtomicU64::new(0)).collect()).collect();
-        Progress { committed, moved: watch::Sender::new(0) }
+        let commits = tasks.iter().map(|count| (0..*count).map(|_| AtomicMoment::default()).collect()).collect();
+        Progress { committed, commits, moved: watch::Sender::new(0) }
+    }
+
+    /// When all that can be read of a task is durable. Global tables take in nothing before.
+    pub(crate) fn committed_at(&self, sub: usize, partition: Partition) -> Moment {
+        self.commits.get(sub).map_or(Moment::DURABLE, |tasks| tasks[partition.0 as usize].load())
+    }
+
+    /// Notes when a commit is durable, before anything of it can be read.
+    pub(crate) fn note_commit(&self, sub: usize, partition: Partition, at: Moment) {
+        self.commits[sub][partition.0 as usize].store(at);
     }
 
     pub(crate) fn committed(&self, topic: TopicIndex, partition: Partition) -> Offset {
@@ -128,7 +144,7 @@ impl Shared {
 
     /// Waits until the sub-topology's state includes everything up to the token, hop by hop along the topics: a sub-topology on the way
     /// has committed past its targets, then the ends of what it writes are the next ones' targets. Each counts once, so a cycle is
-    /// followed once round.
+    /// followed once round. In the end all of it is durable.
     pub(crate) async fn at_least(&self, token: &Token, sub: usize, deadline: Duration) -> Result<(), Behind> {
         let targets = self.resolve(token)?;
         tokio::time::timeout(deadline, self.reach(targets, sub)).await.unwrap_or(Err(Behind::TimedOut))
@@ -167,7 +183,8 @@ impl Shared {
     }
 
     async fn reach(&self, mut targets: Targets, sub: usize) -> Result<(), Behind> {
-        for hop in self.upstream_of(sub) {
+        let hops = self.upstream_of(sub);
+        for &hop in &hops {
             let inputs: Vec<TopicIndex> = self.inputs_of(hop).filter(|topic| targets.contains_key(topic)).collect();
             if inputs.is_empty() {
                 continue;
@@ -182,6 +199,14 @@ impl Shared {
                 // What the sub-topology has written by now is what those that read it must come to.
                 extend(&mut targets, self.ends(self.topology.outputs(hop).iter().copied()).await);
             }
+        }
+        // What came of it on the way, such as a dead letter, can be looked for elsewhere than in the view.
+        let tasks = |hop: usize| (0..self.tasks.get(hop).copied().unwrap_or(0)).map(move |partition| (hop, Partition(partition)));
+        let commits = hops.into_iter().flat_map(tasks).map(|(hop, partition)| self.progress.committed_at(hop, partition));
+        let at = commits.max().unwrap_or_default();
+        // While the log repairs itself, the deadline is what ends this.
+        while self.log.durable(at).await.is_err() {
+            tokio::time::sleep(PAUSE).await;
         }
         Ok(())
     }

@@ -114,10 +114,16 @@ impl Handle {
     where
         F: Future<Output = Result<Accepted, E>>,
     {
-        if let Some(answer) = self.answered(request)? {
+        if let Some(answer) = self.answered(request).await? {
             return Ok(answer);
         }
-        let Accepted { events, answer } = decide().await.map_err(RequestError::Refused)?;
+        let Accepted { events, answer } = match decide().await {
+            Ok(accepted) => accepted,
+            Err(refusal) => {
+                self.settled().await.map_err(RequestError::Append)?;
+                return Err(RequestError::Refused(refusal));
+            }
+        };
         if self.shared.embedded.is_none() {
             return self.command(request, events, answer).await;
         }
@@ -131,7 +137,7 @@ impl Handle {
             Ok(position) => Ok(Answer { answer, position }),
             // Whoever asked first left while the log was at it, so nobody was running any more.
             Err(error @ AppendError::Log(log::Error::RequestExists)) => {
-                self.answered(request)?.ok_or(RequestError::Append(error))
+                self.answered(request).await?.ok_or(RequestError::Append(error))
             }
             Err(error) => Err(RequestError::Append(error)),
         }
@@ -154,17 +160,19 @@ impl Handle {
         if self.at_least(&position, REQUESTS.name(), WAIT).await.is_err() {
             return Err(unknown("the request was not decided in time"));
         }
-        match self.answered(request)? {
+        match self.answered(request).await? {
             Some(answer) => Ok(answer),
             None => Err(unknown("the request was parked: see the dead letters of its topic")),
         }
     }
 
     /// The answer that was given to the request, if it was carried out and its answer is still kept.
-    fn answered<E>(&self, request: &RequestKey) -> Result<Option<Answer>, RequestError<E>> {
+    async fn answered<E>(&self, request: &RequestKey) -> Result<Option<Answer>, RequestError<E>> {
         let Some((fingerprint, answer, position)) = self.kept(&request.key).map_err(RequestError::Append)? else {
             return Ok(None);
         };
+        // It may be so new that whoever asked first was not told yet.
+        self.settled().await.map_err(RequestError::Append)?;
         if fingerprint == request.fingerprint { Ok(Some(Answer { answer, position })) } else { Err(RequestError::Reused) }
     }
 
@@ -178,7 +186,7 @@ impl Handle {
             }));
         }
         let view = self.view(REQUESTS.name()).ok_or(AppendError::NoRequests)?;
-        let kept = view.typed(&REQUESTS).get(&key.to_vec()).map_err(AppendError::Requests)?;
+        let kept = view.typed(&REQUESTS).get(&key.to_vec()).map_err(AppendError::Requests)?.ahead();
         let topic = requests::topic(&self.shared.topology.application);
         let topic = self.shared.topics.iter().find(|known| *known.name == *topic.name()).ok_or(AppendError::NoRequests)?;
         Ok(kept.filter(|kept| kept.keep_until_ms > self.now().0).map(|kept| {

@@ -14,6 +14,7 @@ use millstream_state::{TaskId, TaskState};
 use super::roles::Role;
 use super::watch::Change;
 use super::{Shared, StartError, restore};
+use crate::log::Moment;
 use crate::record::{Offset, Partition};
 use crate::task::meta;
 use crate::topology::{StoreIndex, TopicIndex};
@@ -195,7 +196,7 @@ impl Followed {
             restore::apply(shared, self.store, partition, state, self.next, |key, value, position| {
                 if watched && watchers.wants(self.store, key) {
                     let (key, value) = (Bytes::copy_from_slice(key), value.map(Bytes::copy_from_slice));
-                    changes.push(Arc::new(Change { key, value, partition, position }));
+                    changes.push(Arc::new(Change { key, value, partition, position, at: Moment::DURABLE }));
                 }
             })?
         };

@@ -1,4 +1,5 @@
-//! Reading a store from outside: what was committed, over all partitions, and never half of a commit.
+//! Reading a store from outside: what was committed, over all partitions, and never half of a commit. What is read may be ahead of the
+//! disk: see [`Seen`].
 
 use std::ops::Bound;
 use std::sync::Arc;
@@ -7,8 +8,10 @@ use bytes::Bytes;
 use millstream_state::{Direction, Entries, Range, TaskId, TaskView};
 
 use super::Shared;
+use super::seen::Seen;
 use super::watch::{Watch, Watched};
 use crate::codec::{self, Data};
+use crate::log::{self, Moment};
 use crate::record::{Offset, Partition};
 use crate::store::Store;
 use crate::task::context::split_table_row;
@@ -34,6 +37,9 @@ pub enum QueryError {
     /// The state could not be read.
     #[error("{0}")]
     State(#[from] millstream_state::Error),
+    /// What was read was not durable yet, and the log failed.
+    #[error("{0}")]
+    Log(#[from] log::Error),
     /// The rows of this partition are not here now: another process has them, or they are being restored.
     #[error("store {store:?}: partition {partition} is not here{}", .endpoint.as_deref().map_or(String::new(), |at| format!(" but at {at}")))]
     Elsewhere {
@@ -92,31 +98,46 @@ impl View {
         (0..self.partitions()).map(move |partition| TaskId { sub_topology, partition })
     }
 
-    /// Reads the committed rows of a task that is here.
-    fn read<T>(&self, task: TaskId, f: impl FnOnce(&TaskView<'_>) -> T) -> Result<T, QueryError> {
+    /// Reads the committed rows of a task that is here, and says when they are durable.
+    fn read<T>(&self, task: TaskId, f: impl FnOnce(&TaskView<'_>) -> T) -> Result<(T, Moment), QueryError> {
         let (sub, partition) = (self.sub, Partition(task.partition));
         if self.kind() == StoreKind::Global || self.shared.roles.get(sub, partition).is_readable() {
-            return Ok(self.shared.reader.read(task, f)?);
+            let read = self.shared.reader.read(task, f)?;
+            // It is noted before the rows can be read.
+            return Ok((read, self.shared.progress.committed_at(sub, partition)));
         }
         let endpoint = self.shared.presence.endpoint_of(self.shared.sub_name(sub), partition);
         Err(QueryError::Elsewhere { store: self.name().to_owned(), partition, endpoint })
+    }
+
+    pub(super) fn seen<T>(&self, value: T, at: Moment) -> Seen<T> {
+        Seen::new(&self.shared, value, at)
     }
 
     /// How many rows are here, and whether they were counted or estimated: see [`TaskView::entries`].
     pub(super) fn entries(&self) -> Entries {
         let none = Entries { rows: 0, exact: true };
         // A disk that cannot be read now has its say in a query, not in a list of what there is.
-        let of_task = |task| self.read(task, |rows| rows.entries(self.store.id()).ok()).ok().flatten().unwrap_or(none);
+        let of_task = |task| {
+            let read = self.read(task, |rows| rows.entries(self.store.id()).ok());
+            read.ok().and_then(|(entries, _)| entries).unwrap_or(none)
+        };
         let sum = |sum: Entries, part: Entries| Entries { rows: sum.rows + part.rows, exact: sum.exact && part.exact };
         self.tasks().map(of_task).fold(none, sum)
     }
 
-    pub(crate) fn positions(&self) -> Vec<(Partition, Offset)> {
+    pub(crate) fn positions(&self) -> Seen<Vec<(Partition, Offset)>> {
+        let mut seen = Moment::DURABLE;
         let position = |task: TaskId| {
-            let at = self.read(task, |rows| rows.position(self.store.id()));
-            (Partition(task.partition), Offset(at.ok().flatten().map_or(0, |at| at.offset)))
+            let read = self.read(task, |rows| rows.position(self.store.id()));
+            let position = read.ok().and_then(|(position, at)| {
+                seen = seen.max(at);
+                position
+            });
+            (Partition(task.partition), Offset(position.map_or(0, |position| position.offset)))
         };
-        self.tasks().map(position).collect()
+        let positions = self.tasks().map(position).collect();
+        self.seen(positions, seen)
     }
 
     /// The bytes of the key that this text stands for.
@@ -168,27 +189,33 @@ impl View {
     ///
     /// # Errors
     /// If the state cannot be read.
-    pub fn get(&self, key: &[u8]) -> Result<Option<Bytes>, QueryError> {
+    pub fn get(&self, key: &[u8]) -> Result<Seen<Option<Bytes>>, QueryError> {
         // Where it is found counts more than where it cannot be looked for.
         let mut missing = None;
+        let mut seen = Moment::DURABLE;
         for task in self.tasks() {
-            match self.get_in(Partition(task.partition), key) {
-                Ok(None) => {}
+            match self.read_row(task, key) {
+                Ok((None, at)) => seen = seen.max(at),
                 Err(error @ QueryError::Elsewhere { .. }) => missing = Some(error),
-                found => return found,
+                Ok((row, at)) => return Ok(self.seen(row, at)),
+                Err(error) => return Err(error),
             }
         }
-        missing.map_or(Ok(None), Err)
+        missing.map_or_else(|| Ok(self.seen(None, seen)), Err)
     }
 
     /// The value of a key that lies in this partition, if anywhere: see [`Handle::partition`](super::Handle::partition).
     ///
     /// # Errors
     /// If the state cannot be read.
-    pub fn get_in(&self, partition: Partition, key: &[u8]) -> Result<Option<Bytes>, QueryError> {
-        let task = TaskId { sub_topology: self.sub as u32, partition: partition.0 };
-        let row = self.read(task, |rows| rows.get(self.store.id(), key))??;
-        Ok(row.map(|row| self.value(&row)))
+    pub fn get_in(&self, partition: Partition, key: &[u8]) -> Result<Seen<Option<Bytes>>, QueryError> {
+        let (row, at) = self.read_row(TaskId { sub_topology: self.sub as u32, partition: partition.0 }, key)?;
+        Ok(self.seen(row, at))
+    }
+
+    fn read_row(&self, task: TaskId, key: &[u8]) -> Result<(Option<Bytes>, Moment), QueryError> {
+        let (row, at) = self.read(task, |rows| rows.get(self.store.id(), key))?;
+        Ok((row?.map(|row| self.value(&row)), at))
     }
 
     /// The first rows of the range in the order of keys (from the last with `Direction::Reverse`), over all partitions; at most `limit`,
@@ -196,9 +223,9 @@ impl View {
     ///
     /// # Errors
     /// If the state cannot be read.
-    pub fn page(&self, range: &Range, direction: Direction, limit: usize) -> Result<Vec<Row>, QueryError> {
+    pub fn page(&self, range: &Range, direction: Direction, limit: usize) -> Result<Seen<Vec<Row>>, QueryError> {
         let limit = limit.min(MAX_PAGE);
-        let mut rows = Vec::new();
+        let (mut rows, mut seen) = (Vec::new(), Moment::DURABLE);
         let continues = match direction {
             Direction::Forward => matches!(range.bounds().0, Bound::Excluded(_)),
             Direction::Reverse => matches!(range.bounds().1, Bound::Excluded(_)),
@@ -207,19 +234,20 @@ impl View {
             if continues {
                 self.shared.reader.index(task, self.store.id());
             }
-            let page = self.read(task, |task| {
+            let (page, at) = self.read(task, |task| {
                 let page = task.scan(self.store.id(), range.clone(), direction).take(limit);
                 page.map(|row| row.map(|row| (Bytes::copy_from_slice(row.key()), self.value(row.value()))))
                     .collect::<Result<Vec<_>, _>>()
-            })??;
-            rows.extend(page);
+            })?;
+            rows.extend(page?);
+            seen = seen.max(at);
         }
         match direction {
             Direction::Forward => rows.sort_unstable_by(|a, b| a.0.cmp(&b.0)),
             Direction::Reverse => rows.sort_unstable_by(|a, b| b.0.cmp(&a.0)),
         }
         rows.truncate(limit);
-        Ok(rows)
+        Ok(self.seen(rows, seen))
     }
 
     /// Every committed change from now on. Rows that are read after this call and changes that it gives overlap; none is missing.
@@ -272,7 +300,7 @@ impl<K: Data, V: Data> TypedView<K, V> {
     ///
     /// # Errors
     /// If the state cannot be read, or the row is not what the codec reads.
-    pub fn get(&self, key: &K) -> Result<Option<V>, QueryError> {
+    pub fn get(&self, key: &K) -> Result<Seen<Option<V>>, QueryError> {
         self.decoded(key, |key| self.view.get(key))
     }
 
@@ -280,28 +308,31 @@ impl<K: Data, V: Data> TypedView<K, V> {
     ///
     /// # Errors
     /// As [`TypedView::get`].
-    pub fn get_in(&self, partition: Partition, key: &K) -> Result<Option<V>, QueryError> {
+    pub fn get_in(&self, partition: Partition, key: &K) -> Result<Seen<Option<V>>, QueryError> {
         self.decoded(key, |key| self.view.get_in(partition, key))
     }
 
-    fn decoded(&self, key: &K, get: impl FnOnce(&[u8]) -> Result<Option<Bytes>, QueryError>) -> Result<Option<V>, QueryError> {
+    fn decoded(
+        &self,
+        key: &K,
+        get: impl FnOnce(&[u8]) -> Result<Seen<Option<Bytes>>, QueryError>,
+    ) -> Result<Seen<Option<V>>, QueryError> {
         let mut bytes = Vec::new();
         K::CODEC.encode(key, &mut bytes).map_err(|e| self.view.codec_error(e))?;
-        let row = get(&bytes)?;
-        row.map(|row| V::CODEC.decode(Some(&row)).map_err(|e| self.view.codec_error(e))).transpose()
+        let decode = |row: Bytes| V::CODEC.decode(Some(&row)).map_err(|e| self.view.codec_error(e));
+        get(&bytes)?.try_map(|row| row.map(decode).transpose())
     }
 
     /// A page of rows by the bytes of the range's ends, decoded. See [`View::page`]; [`codec::prefix`] makes the prefix of a tuple.
     ///
     /// # Errors
     /// As [`TypedView::get`].
-    pub fn page(&self, range: &Range, direction: Direction, limit: usize) -> Result<Vec<(K, V)>, QueryError> {
-        let rows = self.view.page(range, direction, limit)?;
-        rows.into_iter().map(|row| self.decode(row)).collect()
+    pub fn page(&self, range: &Range, direction: Direction, limit: usize) -> Result<Seen<Vec<(K, V)>>, QueryError> {
+        self.decode(self.view.page(range, direction, limit)?)
     }
 
-    pub(super) fn decode(&self, (key, value): Row) -> Result<(K, V), QueryError> {
-        let decode = || Ok((K::CODEC.decode(Some(&key))?, V::CODEC.decode(Some(&value))?));
-        decode().map_err(|e| self.view.codec_error(e))
+    pub(super) fn decode(&self, rows: Seen<Vec<Row>>) -> Result<Seen<Vec<(K, V)>>, QueryError> {
+        let decode = |(key, value): Row| Ok((K::CODEC.decode(Some(&key))?, V::CODEC.decode(Some(&value))?));
+        rows.try_map(|rows| rows.into_iter().map(decode).collect::<Result<_, _>>()).map_err(|e| self.view.codec_error(e))
     }
 }

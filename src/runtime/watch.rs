@@ -1,20 +1,26 @@
 //! Watching a store: every committed change of a key or a prefix, the last value of each key and commit, in commit order.
 //!
-//! A watcher has a bounded queue. One that does not keep up is cut off and told so; it never slows a commit.
+//! A watcher has a bounded queue. One that does not keep up is cut off and told so; it never slows a commit. A change lies in the queue as soon as
+//! readers can see it, and is given once it is durable.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{RwLock, RwLockReadGuard};
 use tokio::sync::mpsc;
 
+use crate::log::{Log, Moment};
 use crate::record::{Offset, Partition};
 use crate::topology::StoreIndex;
 
 /// How many changes a watcher may be behind.
 const QUEUE: usize = 4096;
+
+/// How long to wait before it is asked again whether a change is durable, while the log repairs itself.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// One committed change of a row.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +33,8 @@ pub struct Change {
     pub partition: Partition,
     /// The end of the store's changelog with this change in it.
     pub position: Offset,
+    /// When it is durable.
+    pub(crate) at: Moment,
 }
 
 /// What to watch.
@@ -58,8 +66,11 @@ struct State {
 }
 
 /// All watchers of an application.
-#[derive(Default)]
-pub(crate) struct Watchers(RwLock<State>);
+pub(crate) struct Watchers {
+    state: RwLock<State>,
+    /// Who watches keeps no log open.
+    log: Weak<dyn Log>,
+}
 
 /// The watchers while a commit becomes visible: nobody begins or ends a watch meanwhile.
 pub(crate) struct HeldWatchers<'a>(RwLockReadGuard<'a, State>);
@@ -67,6 +78,8 @@ pub(crate) struct HeldWatchers<'a>(RwLockReadGuard<'a, State>);
 /// A running watch; dropping it ends it.
 pub struct Watch {
     queue: mpsc::Receiver<Arc<Change>>,
+    /// The next change, which is not durable yet.
+    next: Option<Arc<Change>>,
     lagged: Arc<AtomicBool>,
     watchers: Arc<Watchers>,
     store: StoreIndex,
@@ -74,11 +87,15 @@ pub struct Watch {
 }
 
 impl Watchers {
+    pub(crate) fn new(log: &Arc<dyn Log>) -> Watchers {
+        Watchers { state: RwLock::default(), log: Arc::downgrade(log) }
+    }
+
     pub(crate) fn watch(self: &Arc<Self>, store: StoreIndex, watched: Watched) -> Watch {
         let (sender, queue) = mpsc::channel(QUEUE);
         let lagged = Arc::new(AtomicBool::new(false));
         let watcher = Watcher { queue: sender, lagged: Arc::clone(&lagged) };
-        let mut state = self.0.write();
+        let mut state = self.state.write();
         if !state.closed {
             let watchers = state.stores.entry(store).or_default();
             match &watched {
@@ -89,23 +106,23 @@ impl Watchers {
                 }
             }
         }
-        Watch { queue, lagged, watchers: Arc::clone(self), store, watched }
+        Watch { queue, next: None, lagged, watchers: Arc::clone(self), store, watched }
     }
 
     pub(crate) fn hold(&self) -> HeldWatchers<'_> {
-        HeldWatchers(self.0.read())
+        HeldWatchers(self.state.read())
     }
 
     /// Ends every watch as that of one who was too slow: there were changes that it will not be given.
     pub(crate) fn cut_off(&self) {
-        for watcher in self.0.write().stores.drain().flat_map(|(_, watchers)| watchers.into_all()) {
+        for watcher in self.state.write().stores.drain().flat_map(|(_, watchers)| watchers.into_all()) {
             watcher.lagged.store(true, Ordering::Release);
         }
     }
 
     /// Ends every watch, for there will be no more changes.
     pub(crate) fn close(&self) {
-        let mut state = self.0.write();
+        let mut state = self.state.write();
         state.closed = true;
         state.stores.clear();
     }
@@ -152,12 +169,24 @@ impl HeldWatchers<'_> {
 
 impl Watch {
     /// The next change; `None` once the watcher fell too far behind and was cut off ([`Watch::lagged`]), or the application has stopped.
-    /// What was queued before is given first.
+    /// What was queued before is given first. Nothing is lost when the future is dropped.
     pub async fn next(&mut self) -> Option<Arc<Change>> {
-        match self.queue.try_recv() {
-            Ok(change) => Some(change),
-            Err(_) if self.lagged() => None,
-            Err(_) => self.queue.recv().await,
+        if self.next.is_none() {
+            self.next = Some(match self.queue.try_recv() {
+                Ok(change) => change,
+                Err(_) if self.lagged() => return None,
+                Err(_) => self.queue.recv().await?,
+            });
+        }
+        loop {
+            let at = self.next.as_ref()?.at;
+            let durable = self.watchers.log.upgrade()?.durable(at);
+            match durable.await {
+                Ok(()) => return self.next.take(),
+                Err(error) if error.is_retriable() && !self.queue.is_closed() => tokio::time::sleep(PAUSE).await,
+                // The application has failed, or was stopped before.
+                Err(_) => return None,
+            }
         }
     }
 
@@ -171,7 +200,7 @@ impl Watch {
 impl Drop for Watch {
     fn drop(&mut self) {
         self.queue.close();
-        let mut state = self.watchers.0.write();
+        let mut state = self.watchers.state.write();
         let Some(watchers) = state.stores.get_mut(&self.store) else { return };
         let remove = |rows: &mut HashMap<Vec<u8>, Vec<Watcher>>, key: &Vec<u8>| {
             if let Some(list) = rows.get_mut(key) {

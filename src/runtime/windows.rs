@@ -2,11 +2,12 @@
 
 use std::ops::Bound;
 
-use bytes::Bytes;
 use millstream_state::{Direction, Range};
 
+use super::seen::Seen;
 use super::view::{MAX_PAGE, QueryError, Row, TypedView, View};
 use crate::codec::{Data, push_key, split_window, time_bytes};
+use crate::log::Moment;
 use crate::record::Timestamp;
 use crate::windows::Windowed;
 
@@ -25,14 +26,16 @@ impl View {
         (from, to): (Timestamp, Timestamp),
         direction: Direction,
         limit: usize,
-    ) -> Result<Vec<Row>, QueryError> {
+    ) -> Result<Seen<Vec<Row>>, QueryError> {
         let limit = limit.min(MAX_PAGE);
         let wanted = |key: &[u8]| split_window(key).is_some_and(|(_, window)| from <= window.start && window.start < to);
-        let mut found = Vec::new();
+        let (mut found, mut seen) = (Vec::new(), Moment::DURABLE);
         let mut rest = range.clone();
         // A part at a time, for the owners wait meanwhile.
         while found.len() < limit {
             let page = self.page(&rest, direction, MAX_PAGE)?;
+            seen = seen.max(page.at());
+            let page = page.ahead();
             let last = page.last().filter(|_| page.len() == MAX_PAGE).map(|(key, _)| key.clone());
             found.extend(page.into_iter().filter(|(key, _)| wanted(key)));
             let Some(last) = last else { break };
@@ -43,7 +46,7 @@ impl View {
             };
         }
         found.truncate(limit);
-        Ok(found)
+        Ok(self.seen(found, seen))
     }
 
     /// Whether keys of this view are windowed.
@@ -65,10 +68,10 @@ impl<K: Data, V: Data> TypedView<Windowed<K>, V> {
         (from, to): (Timestamp, Timestamp),
         direction: Direction,
         limit: usize,
-    ) -> Result<Vec<(Windowed<K>, V)>, QueryError> {
+    ) -> Result<Seen<Vec<(Windowed<K>, V)>>, QueryError> {
         let mut first = Vec::new();
         if !push_key(key, &mut first).map_err(|e| self.untyped().codec_error(e))? {
-            return Ok(Vec::new());
+            return Ok(self.untyped().seen(Vec::new(), Moment::DURABLE));
         }
         let mut end = first.clone();
         first.extend_from_slice(&time_bytes(from));
@@ -86,8 +89,7 @@ impl<K: Data, V: Data> TypedView<Windowed<K>, V> {
         times: (Timestamp, Timestamp),
         direction: Direction,
         limit: usize,
-    ) -> Result<Vec<(Windowed<K>, V)>, QueryError> {
-        let rows: Vec<(Bytes, Bytes)> = self.untyped().windows(&Range::all(), times, direction, limit)?;
-        rows.into_iter().map(|row| self.decode(row)).collect()
+    ) -> Result<Seen<Vec<(Windowed<K>, V)>>, QueryError> {
+        self.decode(self.untyped().windows(&Range::all(), times, direction, limit)?)
     }
 }

@@ -327,8 +327,13 @@ impl Worker {
         while !fatal && !self.is_stopping() {
             self.rest(&reason);
             // A log that has failed answers from memory until it is read back, and does not know yet what it has committed.
-            if self.shared.log.health() != log::Health::Up {
-                continue;
+            match self.shared.log.health() {
+                log::Health::Up => {}
+                log::Health::Repairing { .. } => continue,
+                log::Health::Failed { cause } => {
+                    (fatal, reason) = (true, cause.to_string());
+                    continue;
+                }
             }
             match self.retake() {
                 Ok(()) => {

@@ -48,7 +48,7 @@ type Show = dyn Fn(&[u8]) -> Result<Shown, codec::Error> + Send + Sync;
 ///
 /// async fn subscribe(feed: Feed, request: Request) -> Result<Response, ApiError> {
 ///     let user = request.param_id("userId")?;
-///     feed.subscribe(&request, &user, format!("{{\"userId\":{user}}}"))
+///     feed.subscribe(&request, &user, format!("{{\"userId\":{user}}}")).await
 /// }
 /// ```
 #[derive(Clone)]
@@ -69,19 +69,24 @@ impl Feed {
     /// it are gone, `reset` goes before that, and the stream goes on from now.
     ///
     /// # Errors
-    /// 500 if the stores cannot be read, 400 if the subject is no key of theirs.
-    pub fn subscribe<S: Data>(&self, request: &Request, subject: &S, greeting: impl Into<Vec<u8>>) -> Result<Response, ApiError> {
+    /// 500 if the stores cannot be read, 503 while what they hold cannot be made durable, 400 if the subject is no key of theirs.
+    pub async fn subscribe<S: Data>(
+        &self,
+        request: &Request,
+        subject: &S,
+        greeting: impl Into<Vec<u8>>,
+    ) -> Result<Response, ApiError> {
         let prefix = codec::prefix(subject).map_err(|error| ApiError::invalid_field("the subject", error))?;
         let watch = self.events.watch(Watched::Prefix(prefix.clone()));
         let stream = Stream { feed: self.clone(), prefix, sent: 0 };
-        let newest = stream.newest(subject).map_err(ApiError::internal)?;
+        let newest = stream.newest(subject).await?;
         let asked = match request.header("last-event-id") {
             Some(id) => Some(Cow::Borrowed(id)),
             None => request.query("lastEventId")?,
         };
         let from = match asked.as_deref() {
             None => Some(newest),
-            Some(id) => stream.resumable(id, newest).map_err(ApiError::internal)?,
+            Some(id) => stream.resumable(id, newest).await?,
         };
         let (stream, greeting) = (Stream { sent: from.unwrap_or(newest), ..stream }, greeting.into());
         Ok(Response::events(move |events| stream.run(events, watch, greeting, from.is_none())))
@@ -131,7 +136,7 @@ impl Stream {
         loop {
             let from = self.key(self.sent)?;
             let range = Range::new(Bound::Excluded(&from), Range::prefix(&self.prefix).bounds().1);
-            let rows = self.feed.events.page(&range, Direction::Forward, PAGE)?;
+            let rows = self.feed.events.page(&range, Direction::Forward, PAGE)?.durable().await?;
             for (key, value) in &rows {
                 let sequence = self.sequence(key)?;
                 self.send(events, sequence, value).await?;
@@ -150,17 +155,18 @@ impl Stream {
     }
 
     /// The newest sequence that the subject's events were given, 0 before the first.
-    fn newest<S: Data>(&self, subject: &S) -> Result<u64, QueryError> {
+    async fn newest<S: Data>(&self, subject: &S) -> Result<u64, QueryError> {
         let mut key = Vec::new();
         S::CODEC.encode(subject, &mut key).map_err(|error| self.unreadable(error))?;
-        let counted = self.feed.newest.get(&key)?.map(|value| u64::CODEC.decode(Some(&value))).transpose();
+        let counted = self.feed.newest.get(&key)?.durable().await?;
+        let counted = counted.map(|value| u64::CODEC.decode(Some(&value))).transpose();
         Ok(counted.map_err(|error| self.unreadable(error))?.unwrap_or(0))
     }
 
     /// The client's id, if it is one and all events after it are still there. Older events go first, so the next one tells.
-    fn resumable(&self, id: &str, newest: u64) -> Result<Option<u64>, QueryError> {
+    async fn resumable(&self, id: &str, newest: u64) -> Result<Option<u64>, QueryError> {
         let Ok(id) = id.parse::<u64>() else { return Ok(None) };
-        let complete = id == newest || id < newest && self.feed.events.get(&self.key(id + 1)?)?.is_some();
+        let complete = id == newest || id < newest && self.feed.events.get(&self.key(id + 1)?)?.durable().await?.is_some();
         Ok(complete.then_some(id))
     }
 

@@ -17,7 +17,7 @@ pub(crate) mod headers {
     pub(crate) const TIMESTAMP: &str = "__streams.errors.timestamp";
     pub(crate) const APPLICATION: &str = "__streams.errors.application";
     pub(crate) const NODE: &str = "__streams.errors.node";
-    /// `timer` or `punctuation` where it was no record that failed.
+    /// `timer` or `punctuation` where it was no record that failed, `part` where a part of the program beside the topology parked it.
     pub(crate) const EVENT: &str = "__streams.errors.event";
     /// The node that had set the timer.
     pub(crate) const TIMER: &str = "__streams.errors.timer";
@@ -46,6 +46,8 @@ pub(super) const REJECTED: &str = "Rejected";
 pub(crate) enum Event {
     /// A record.
     Record,
+    /// A record that a part of the program beside the topology could not process: the node is the part's name.
+    Part,
     /// A timer, whose key is the letter's.
     Timer {
         /// The node that had set it.
@@ -109,6 +111,7 @@ impl DeadLetter {
             .with(headers::NODE, cut(&self.node, NAME_BYTES));
         match &self.event {
             Event::Record => headers,
+            Event::Part => headers.with(headers::EVENT, "part"),
             Event::Timer { node, at } => headers
                 .with(headers::EVENT, "timer")
                 .with(headers::TIMER, cut(node, NAME_BYTES))
@@ -123,6 +126,7 @@ impl DeadLetter {
         let text = |name| all.get(name).and_then(|value| std::str::from_utf8(value).ok()).map(str::to_owned);
         let event = match text(headers::EVENT).as_deref() {
             None => Event::Record,
+            Some("part") => Event::Part,
             Some("timer") => {
                 Event::Timer { node: text(headers::TIMER)?, at: Timestamp(text(headers::TIMER_TIME)?.parse().ok()?) }
             }

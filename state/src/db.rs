@@ -1,7 +1,7 @@
 //! A database: every store of a process, opened once. It hands out tasks to their owners and readers to everyone else, and flushes.
 
 use std::collections::BTreeMap;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use crate::flush::{self, FlushReport};
 use crate::flusher::{self, Pace};
 use crate::hot::{HotStore, HotTask};
 use crate::incarnation;
+use crate::lock::Lock;
 use crate::meta;
 use crate::options::{Access, AfterFlush, Home, Options, Position, StoreId, StoreSpec, TaskId};
 use crate::reader::Reader;
@@ -50,7 +51,7 @@ pub(crate) struct Shared {
     /// Spreads keys over hash maps in a way that who sends the keys does not know.
     seed: u64,
     /// Locked for as long as the database is open.
-    _lock: Option<File>,
+    _lock: Option<Lock>,
 }
 
 /// What a database takes in memory, in bytes.
@@ -300,25 +301,17 @@ const LOCK: &str = "lock";
 
 /// Makes the directory if it is missing and locks it against every other process. RocksDB has a lock too, but its refusal cannot be told from
 /// other failures of the file system.
-fn lock(directory: &Path) -> Result<File, OpenError> {
+fn lock(directory: &Path) -> Result<Lock, OpenError> {
     let failed = |cause| OpenError::Io { directory: directory.to_owned(), cause };
     if directory.exists() && !directory.is_dir() {
         return Err(OpenError::NotADirectory(directory.to_owned()));
     }
     std::fs::create_dir_all(directory).map_err(failed)?;
     let file = File::options().create(true).truncate(false).write(true).open(directory.join(LOCK)).map_err(failed)?;
-    // A child of this process that is being made holds the files of a database that was just closed, until it runs its own program.
-    let patience = std::time::Instant::now() + std::time::Duration::from_millis(300);
-    let mut locked = file.try_lock();
-    while matches!(locked, Err(std::fs::TryLockError::WouldBlock)) && std::time::Instant::now() < patience {
-        std::thread::park_timeout(std::time::Duration::from_millis(10));
-        locked = file.try_lock();
-    }
-    match locked {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::Locked(directory.to_owned())),
-        Err(std::fs::TryLockError::Error(cause)) => Err(failed(cause)),
-    }
+    Lock::take(file).map_err(|error| match error {
+        TryLockError::WouldBlock => OpenError::Locked(directory.to_owned()),
+        TryLockError::Error(cause) => failed(cause),
+    })
 }
 
 /// Why a disk that was opened is refused.

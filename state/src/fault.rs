@@ -6,6 +6,7 @@
 //! those that `tests/state/faults.rs` goes through.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use parking_lot::Mutex;
@@ -19,11 +20,17 @@ pub enum Action {
     Fail,
 }
 
+#[derive(Clone)]
+enum Deed {
+    Act(Action),
+    Run(Arc<dyn Fn() + Send + Sync>),
+}
+
 struct Fault {
     name: String,
     /// Visits until it acts; 0 is now.
     after: u32,
-    action: Action,
+    deed: Deed,
 }
 
 const UNREAD: u8 = 0;
@@ -48,9 +55,18 @@ pub fn crash_point(name: &str) {
 
 /// Arms a point of this process: it acts when it is visited for the `nth` time from now, from 1.
 pub fn arm(name: &str, nth: u32, action: Action) {
+    add(name, nth.saturating_sub(1), Deed::Act(action));
+}
+
+/// Calls this at every visit of a point of this process: to look at what is there just then, or to hold up who comes by.
+pub fn on_visit(name: &str, run: impl Fn() + Send + Sync + 'static) {
+    add(name, 0, Deed::Run(Arc::new(run)));
+}
+
+fn add(name: &str, after: u32, deed: Deed) {
     let mut armed = ARMED.lock();
     read_environment(&mut armed);
-    armed.push(Fault { name: name.to_owned(), after: nth.saturating_sub(1), action });
+    armed.push(Fault { name: name.to_owned(), after, deed });
     STATE.store(ON, Ordering::Relaxed);
 }
 
@@ -62,16 +78,23 @@ pub fn disarm(name: &str) {
 
 #[cold]
 fn visit(name: &str) -> io::Result<()> {
-    let mut armed = ARMED.lock();
-    read_environment(&mut armed);
-    for fault in armed.iter_mut().filter(|f| f.name == name) {
-        if fault.after > 0 {
-            fault.after -= 1;
-            continue;
+    let mut due = Vec::new();
+    {
+        let mut armed = ARMED.lock();
+        read_environment(&mut armed);
+        for fault in armed.iter_mut().filter(|f| f.name == name) {
+            if fault.after > 0 {
+                fault.after -= 1;
+            } else {
+                due.push(fault.deed.clone());
+            }
         }
-        match fault.action {
-            Action::Abort => std::process::abort(),
-            Action::Fail => return Err(io::Error::other(format!("fault injected at {name}"))),
+    }
+    for deed in due {
+        match deed {
+            Deed::Act(Action::Abort) => std::process::abort(),
+            Deed::Act(Action::Fail) => return Err(io::Error::other(format!("fault injected at {name}"))),
+            Deed::Run(run) => run(),
         }
     }
     Ok(())
@@ -98,5 +121,5 @@ fn parse(text: &str) -> Option<Fault> {
         "fail" => Action::Fail,
         _ => return None,
     };
-    Some(Fault { name: name.to_owned(), after: nth.parse::<u32>().ok()?.checked_sub(1)?, action })
+    Some(Fault { name: name.to_owned(), after: nth.parse::<u32>().ok()?.checked_sub(1)?, deed: Deed::Act(action) })
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use millstream::{
-    Handle, Headers, Offset, Partition, Process, ProcessError, Record, Replayed, Scope, Selection, Store, StreamBuilder,
+    Handle, Headers, Offset, Partition, Process, ProcessError, Record, Replayed, Scope, Seen, Selection, Store, StreamBuilder,
     TimeDomain, Timestamp, Topic,
 };
 
@@ -76,7 +76,8 @@ fn a_parked_record_is_listed_and_when_replayed_processed_once_where_it_failed() 
     catch_up(&handle, "heard");
     assert_eq!(sum(&handle, "a"), Some(104), "each of the two letters was processed once");
     let key = handle.view("heard").expect("a store").key_from_text("a").expect("a key");
-    let heard = handle.view("heard").expect("a store").get(&key).expect("the view answers").expect("it was heard");
+    let heard =
+        handle.view("heard").expect("a store").get(&key).and_then(Seen::wait).expect("the view answers").expect("it was heard");
     assert_eq!(heard[..], 4u64.to_be_bytes());
     drop(handle);
     app.stop();
@@ -110,7 +111,7 @@ fn a_record_of_the_largest_size_can_be_parked() {
     text("small", 1).expect("the log takes it");
     catch_up(&handle, "seen");
     let seen = handle.view("seen").expect("a store").typed(&SEEN);
-    assert_eq!(seen.get(&"small".to_owned()).expect("the view answers"), Some(1));
+    assert_eq!(seen.get(&"small".to_owned()).and_then(Seen::wait).expect("the view answers"), Some(1));
     let letters = handle.dead_letters().read("texts.dlq", None, 10).expect("the log answers").expect("the topic is known");
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].value.as_ref().map(|value| value.len()), Some(largest), "all of it is kept");
@@ -134,8 +135,8 @@ fn a_row_that_the_changelog_would_refuse_is_the_records_failure() {
     append(&handle, "b", 4);
     catch_up(&handle, "rows");
     let view = handle.view("rows").expect("a store").typed(&rows);
-    assert_eq!(view.get(&"a".to_owned()).expect("the view answers").map(|row| row.len()), Some(3));
-    assert_eq!(view.get(&"b".to_owned()).expect("the view answers").map(|row| row.len()), Some(4));
+    assert_eq!(view.get(&"a".to_owned()).and_then(Seen::wait).expect("the view answers").map(|row| row.len()), Some(3));
+    assert_eq!(view.get(&"b".to_owned()).and_then(Seen::wait).expect("the view answers").map(|row| row.len()), Some(4));
     assert_eq!(parked(&handle).len(), 1);
 }
 

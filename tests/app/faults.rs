@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use millstream::{App, Config, Health, Process, Record, Scope, Store, StreamBuilder, Timestamp};
+use millstream::{App, Config, Health, Process, Record, Scope, Seen, Store, StreamBuilder, Timestamp};
 use millstream_state::fault::{self, Action};
 
 use super::support::{IN, OUT, alone, append, catch_up, config, events, eventually, pass, read, record, start, sum, sums};
@@ -168,7 +168,7 @@ fn rows_with_a_time_to_live_keep_their_time_over_restarts_and_failed_commits() {
         };
         let get = |app: &App, key: &str| {
             let view = app.handle().view("lived").expect("a store").typed(&LIVED);
-            view.get(&key.to_owned()).expect("the view answers")
+            view.get(&key.to_owned()).and_then(Seen::wait).expect("the view answers")
         };
         let app = start(lived(), dir.path());
         app.handle().append_blocking(at(5_000, "k")).expect("the log takes it");
@@ -209,7 +209,7 @@ fn readers_after_a_restart_do_not_see_what_had_expired() {
     };
     let visible = |app: &App| {
         let view = app.handle().view("lived").expect("a store").typed(&LIVED);
-        keys.iter().filter(|key| view.get(key).expect("the view answers").is_some()).count()
+        keys.iter().filter(|key| view.get(key).and_then(Seen::wait).expect("the view answers").is_some()).count()
     };
     write(&app, &keys, 1_000);
     assert_eq!(visible(&app), keys.len());

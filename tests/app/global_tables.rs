@@ -5,7 +5,7 @@ use std::path::Path;
 
 use millstream::codec::{Data, Decimal, Utf8};
 use millstream::log::{Append, EmbeddedLog, Log, RecordBatch, Transaction, embedded, partition};
-use millstream::{App, Clock, Direction, Events, Headers, Range, Record, Store, StreamBuilder, Timestamp, Topic, Watched};
+use millstream::{App, Clock, Direction, Events, Headers, Range, Record, Seen, Store, StreamBuilder, Timestamp, Topic, Watched};
 
 use super::support::{LONG, catch_up, start, wait};
 
@@ -33,7 +33,7 @@ fn order(name: &str, currency: u64) -> Record<String, u64> {
 fn priced(app: &App, order: &str) -> Option<String> {
     catch_up(&app.handle(), "priced");
     let view = app.handle().view("priced").expect("a store of the topology").typed(&PRICED);
-    view.get(&order.to_owned()).expect("the view answers")
+    view.get(&order.to_owned()).and_then(Seen::wait).expect("the view answers")
 }
 
 /// Appends while no application runs.
@@ -62,8 +62,9 @@ fn it_is_whole_before_anything_is_processed_and_found_again_after_a_restart() {
     let token = handle.append_blocking(rates).expect("they are appended");
     wait(handle.at_least(&token, "rates", LONG)).expect("the table follows its topic");
     let view = handle.view("rates").expect("it has a view").typed(&TABLE);
-    assert_eq!(view.get(&999).expect("it can be read").as_deref(), Some("r999"));
-    let status = handle.stores().into_iter().find(|store| store.name == "rates").expect("it is listed");
+    assert_eq!(view.get(&999).and_then(Seen::wait).expect("it can be read").as_deref(), Some("r999"));
+    let status =
+        handle.stores().wait().expect("it is durable").into_iter().find(|store| store.name == "rates").expect("it is listed");
     assert_eq!((status.kind, status.partitions, status.entries), ("global-table", 3, 1_000));
     let mut watch = view.untyped().watch(Watched::Prefix(Vec::new()));
     handle.append_blocking(Events::new().with(&RATES, &rate(5, "watched"))).expect("it is appended");
@@ -84,9 +85,12 @@ fn it_is_whole_before_anything_is_processed_and_found_again_after_a_restart() {
         assert_eq!(priced(&app, &format!("later-{n}")), Some(format!("away-{n}")));
     }
     let view = app.handle().view("rates").expect("it has a view").typed(&TABLE);
-    let page = view.page(&Range::all(), Direction::Forward, 3).expect("it can be read");
+    let page = view.page(&Range::all(), Direction::Forward, 3).and_then(Seen::wait).expect("it can be read");
     assert_eq!(page, [(0, "r0".to_owned()), (1, "r1".to_owned()), (2, "r2".to_owned())]);
-    assert_eq!(view.page(&Range::all(), Direction::Reverse, 1).expect("it can be read"), [(2_049, "away-49".to_owned())]);
+    assert_eq!(
+        view.page(&Range::all(), Direction::Reverse, 1).and_then(Seen::wait).expect("it can be read"),
+        [(2_049, "away-49".to_owned())]
+    );
     drop(view);
     assert_eq!(app.stop(), None);
 }
@@ -114,7 +118,7 @@ fn a_table_whose_state_is_lost_is_read_again_from_its_topic() {
     let view = app.handle().view("rates").expect("it has a view");
     let mut key = Vec::new();
     <u64 as Data>::CODEC.encode(&42, &mut key).expect("the key encodes");
-    assert_eq!(view.get(&key).expect("it can be read").as_deref(), Some(&b"r"[..]));
+    assert_eq!(view.get(&key).and_then(Seen::wait).expect("it can be read").as_deref(), Some(&b"r"[..]));
     drop(view);
     assert_eq!(app.stop(), None);
 }

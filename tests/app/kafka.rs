@@ -9,8 +9,8 @@ use std::time::Duration;
 use millstream::log::kafka::Mechanism;
 use millstream::log::{KafkaConfig, KafkaLog, Log};
 use millstream::{
-    App, AppState, Config, Events, Handle, Headers, Offset, Partition, Process, Record, Reset, ResetError, ResetTo, Scope, Store,
-    StreamBuilder, Timestamp, Topic,
+    App, AppState, Config, Events, Handle, Headers, Offset, Partition, Process, Record, Reset, ResetError, ResetTo, Scope, Seen,
+    Store, StreamBuilder, Timestamp, Topic,
 };
 use millstream_state::fault::{self, Action};
 
@@ -133,7 +133,7 @@ fn catch_up(handle: &Handle) {
 }
 
 fn sum(handle: &Handle, key: &str) -> Option<i64> {
-    handle.view("sums").expect("a store").typed(&SUMS).get(&key.to_owned()).expect("it is here")
+    handle.view("sums").expect("a store").typed(&SUMS).get(&key.to_owned()).and_then(Seen::wait).expect("it is here")
 }
 
 fn running(handle: &Handle) {
@@ -275,7 +275,8 @@ fn a_version_with_more_takes_over_one_process_after_the_other_and_one_that_diffe
     // The last of a key's sums is its largest, in the store that the new version brought.
     let log = log_with(kafka_config());
     eventually("all is processed", || names.written(&log, "0").len() == rounds);
-    let largest = |app: &App| app.handle().view("largest").expect("a store").typed(&LARGEST).get(&"0".to_owned());
+    let largest =
+        |app: &App| app.handle().view("largest").expect("a store").typed(&LARGEST).get(&"0".to_owned()).and_then(Seen::wait);
     eventually("both have their tasks", || {
         [&third, &fourth].iter().any(|app| matches!(largest(app), Ok(Some(n)) if n == rounds as i64))
     });

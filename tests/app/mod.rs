@@ -1,6 +1,7 @@
 //! A running application from outside, in a temporary directory: what it promises over restarts, failures of the log and the disk, and to
 //! those who append, read and watch.
 
+mod ahead;
 mod dead_letters;
 mod faults;
 mod global_tables;
@@ -11,4 +12,4 @@ mod operating;
 mod reading;
 mod requests;
 mod starting;
-mod support;
+pub mod support;

@@ -4,7 +4,7 @@ use std::ops::Bound;
 use std::time::Duration;
 
 use millstream::codec::Data;
-use millstream::{Direction, Range, Watched};
+use millstream::{Direction, Range, Seen, Watched};
 
 use super::support::{LONG, append, catch_up, events, start, sum, sums, wait};
 
@@ -51,7 +51,13 @@ fn a_row_that_is_read_after_the_watch_began_and_its_changes_leave_no_gap() {
             let appended = tokio::task::spawn_blocking(move || append(&handle, "a", 1));
             tokio::time::sleep(Duration::from_micros(1_500 + round as u64 % 40 * 50)).await;
             let mut watch = view.watch(Watched::Key(b"a".to_vec()));
-            let read = view.get(b"a").expect("the view answers").map_or(0, |value| number(&value));
+            let read = view
+                .get(b"a")
+                .expect("the view answers")
+                .durable()
+                .await
+                .expect("it is durable")
+                .map_or(0, |value| number(&value));
             appended.await.expect("it is appended");
             let mut known = read;
             while known < round {
@@ -105,7 +111,8 @@ fn a_token_is_waited_for_through_a_repartition_topic() {
             let token = token.to_string().parse().expect("its text is a token");
             handle.at_least(&token, "counts", LONG).await.expect("the view comes so far");
             let key = counts.key_from_text("7").expect("a key");
-            let count = counts.get(&key).expect("the view answers").expect("the sum came about");
+            let count = counts.get(&key).expect("the view answers").durable().await;
+            let count = count.expect("it is durable").expect("the sum came about");
             assert_eq!(u64::CODEC.decode(Some(&count)), Ok(n));
         }
     });
@@ -122,7 +129,7 @@ fn a_page_is_in_the_order_of_keys_over_all_partitions() {
     let mut range = Range::all();
     let mut keys = Vec::new();
     loop {
-        let page = view.page(&range, Direction::Reverse, 7).expect("the view answers");
+        let page = view.page(&range, Direction::Reverse, 7).and_then(Seen::wait).expect("the view answers");
         let Some((last, _)) = page.last() else { break };
         range = Range::new(Bound::Unbounded, Bound::Excluded(last));
         keys.extend(page.iter().map(|(key, _)| String::from_utf8(key.to_vec()).expect("text")));

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use millstream::log::{EmbeddedLog, Log, embedded};
 use millstream::{
-    App, Clock, Config, Events, Handle, Headers, Offset, Partition, Process, Record, Scope, Store, StreamBuilder, Timestamp,
-    Topic,
+    App, Clock, Config, Events, Handle, Headers, Offset, Partition, Process, Record, Scope, Seen, Store, StreamBuilder,
+    Timestamp, Topic,
 };
 
 pub const IN: Topic<String, i64> = Topic::new("in").partitions(3).keep_forever();
@@ -62,7 +62,7 @@ pub fn catch_up(handle: &Handle, store: &str) {
 
 pub fn sum(handle: &Handle, key: &str) -> Option<i64> {
     let view = handle.view("sums").expect("a store of the topology").typed(&SUMS);
-    view.get(&key.to_owned()).expect("the view answers")
+    view.get(&key.to_owned()).and_then(Seen::wait).expect("the view answers")
 }
 
 /// Lets time pass.

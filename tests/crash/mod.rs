@@ -2,6 +2,7 @@
 //! timers; it is killed at every step of commit, flush and restore, and at random moments, and started again. In the end outputs and
 //! state are those of a run that never crashed: every acknowledged request is counted once, every timer fired once, nothing else.
 
+mod power;
 mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,9 +11,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use millstream::log::{EmbeddedLog, Log, embedded};
+use crate::app::support::{read, wait};
 use millstream::{
-    Accepted, App, Clock, Config, Events, Headers, Offset, Partition, Process, Record, RequestKey, Scope, Store, StreamBuilder,
+    Accepted, App, Clock, Config, Events, Handle, Headers, Process, Record, RequestKey, Scope, Seen, Store, StreamBuilder,
     TimeDomain, Topic, Topology,
 };
 
@@ -44,26 +45,28 @@ fn config(dir: &Path) -> Config {
     Config { threads: 2, state_flush_interval_ms: 20, commit_interval_ms: 20, ..Config::embedded(dir) }
 }
 
-/// Not a test by itself: what the child runs. It appends the numbers `from..to`, says which were acknowledged, and stops when all of them
-/// are through.
-#[test]
-#[ignore = "run by the other tests of this file, in a process that they kill"]
-fn child() {
+/// What a child does: appends what `events` makes of each number that it is asked for, says which were acknowledged, and stops when all of
+/// them are through, and `after` too. Nothing where the test harness calls it and not a parent.
+fn live(
+    topology: Topology,
+    before: impl AsyncFnOnce(&Handle),
+    events: fn(&Handle, u64) -> Events,
+    after: impl AsyncFnOnce(&Handle),
+) {
     let Ok(job) = std::env::var("CRASH_JOB") else { return };
     let mut parts = job.splitn(3, ' ');
     let mut next = || parts.next().expect("from, to and directory");
     let (from, to): (u64, u64) = (next().parse().expect("a number"), next().parse().expect("a number"));
-    let app = App::start(topology(), config(Path::new(next()))).expect("the application starts after any crash");
+    let app = App::start(topology, config(Path::new(next()))).expect("the application starts after any crash");
     let handle = app.handle();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
+    wait(async {
+        before(&handle).await;
         let mut running = tokio::task::JoinSet::new();
         for n in from..to {
             let handle = handle.clone();
             running.spawn(async move {
                 let request = RequestKey { key: n.to_be_bytes().to_vec(), fingerprint: [0; 32], keep_ms: 3_600_000 };
-                let record = Record { key: n, value: n, timestamp: handle.now(), headers: Headers::EMPTY };
-                let accept = async || Ok::<_, ()>(Accepted { events: Events::new().with(&INPUT, &record), answer: Vec::new() });
+                let accept = async || Ok::<_, ()>(Accepted { events: events(&handle, n), answer: Vec::new() });
                 if handle.once(&request, accept).await.is_ok() {
                     println!("acknowledged {n}");
                 }
@@ -74,35 +77,35 @@ fn child() {
         }
         running.join_all().await;
         handle.caught_up("counts", LONG).await.expect("the counts catch up");
-        let waiting = handle.view("waiting").expect("a store of the topology");
-        while !waiting.page(&millstream::Range::all(), millstream::Direction::Forward, 1).expect("the view answers").is_empty() {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
+        after(&handle).await;
     });
     assert_eq!(app.stop(), None);
     println!("stopped cleanly");
 }
 
-/// The records of a topic, in order by partition.
-fn read_topic<K: 'static, V: 'static>(log: &EmbeddedLog, topic: &Topic<K, V>) -> Vec<Record<K, V>> {
-    let info = log.topic(topic.name()).expect("the log answers").expect("the topic exists");
-    let mut records = Vec::new();
-    for partition in (0..info.partitions).map(Partition) {
-        let mut next = Offset(0);
-        loop {
-            let fetched = log.fetch(info.id, partition, next, 1 << 20).expect("the topic can be read");
-            for record in fetched.batches.iter().flat_map(|batch| batch.records_from(next)) {
-                let key = topic.key_codec().decode(record.key).expect("a key");
-                let value = topic.value_codec().decode(record.value).expect("a value");
-                records.push(Record { key, value, timestamp: record.timestamp, headers: record.headers.to_headers() });
+/// Not a test by itself: what the child runs.
+#[test]
+#[ignore = "run by the other tests of this file, in a process that they kill"]
+fn child() {
+    let events = |handle: &Handle, n| {
+        Events::new().with(&INPUT, &Record { key: n, value: n, timestamp: handle.now(), headers: Headers::EMPTY })
+    };
+    live(
+        topology(),
+        async |_| {},
+        events,
+        async |handle| {
+            let waiting = handle.view("waiting").expect("a store of the topology");
+            while !waiting
+                .page(&millstream::Range::all(), millstream::Direction::Forward, 1)
+                .expect("the view answers")
+                .peek()
+                .is_empty()
+            {
+                tokio::time::sleep(Duration::from_millis(2)).await;
             }
-            next = fetched.next;
-            if next >= fetched.end {
-                break;
-            }
-        }
-    }
-    records
+        },
+    );
 }
 
 /// Numbers below what is asked for, from a seed that is printed.
@@ -177,26 +180,23 @@ impl Life {
         assert_eq!(self.acknowledged, (0..total).collect());
         let expected: BTreeMap<u64, u64> =
             (0..KEYS).map(|key| (key, (0..total).filter(|n| n % KEYS == key).count() as u64)).collect();
-        let log = EmbeddedLog::open(self.dir.path().join("log"), embedded::Options::new(|| Clock::System.now()))
-            .expect("the log opens");
-        let mut input: Vec<u64> = read_topic(&log, &INPUT).into_iter().map(|record| record.key).collect();
+        let mut input: Vec<u64> = read(self.dir.path(), &INPUT).into_iter().map(|record| record.key).collect();
         input.sort_unstable();
         assert_eq!(input, (0..total).collect::<Vec<_>>(), "each request is in the input once");
         let mut last = BTreeMap::new();
-        for Record { key, value: count, .. } in read_topic(&log, &COUNTS) {
+        for Record { key, value: count, .. } in read(self.dir.path(), &COUNTS) {
             assert_eq!(count, last.get(&key).map_or(1, |last| last + 1), "the counts of key {key} are emitted one by one");
             last.insert(key, count);
         }
         assert_eq!(last, expected);
-        let echoes = read_topic(&log, &ECHOES).into_iter();
+        let echoes = read(self.dir.path(), &ECHOES).into_iter();
         let mut echoes: Vec<_> = echoes.map(|record| (record.key, record.value)).collect();
         echoes.sort_unstable();
         assert_eq!(echoes, (0..total).map(|n| (n, n)).collect::<Vec<_>>(), "each timer fired once, with its value");
-        drop(log);
         let app = App::start(topology(), config(self.dir.path())).expect("the application starts");
         let view = app.handle().view("counts").expect("a store of the topology");
         for (key, count) in expected {
-            let row = view.get(&key.to_be_bytes()).expect("the view answers").expect("the key has a count");
+            let row = view.get(&key.to_be_bytes()).and_then(Seen::wait).expect("the view answers").expect("the key has a count");
             assert_eq!(row[..], count.to_be_bytes(), "the stored count of key {key}");
         }
     }

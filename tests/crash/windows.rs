@@ -2,16 +2,14 @@
 //! table. The child is killed at random moments; in the end outputs and stores are what the test driver, which never crashes, makes of the
 //! same input.
 
-use std::path::Path;
-
-use millstream::log::{EmbeddedLog, embedded};
 use millstream::testing::TestDriver;
 use millstream::{
-    Accepted, App, Clock, Direction, Events, Headers, JoinWindows, Range, Record, RequestKey, Store, StreamBuilder, TimeWindows,
-    Timestamp, Topic, Topology, Windowed,
+    App, Direction, Events, Handle, Headers, JoinWindows, Range, Record, Seen, Store, StreamBuilder, TimeWindows, Timestamp,
+    Topic, Topology, Windowed,
 };
 
-use super::{LONG, Life, config, random, read_topic, rounds};
+use super::{LONG, Life, config, live, random, rounds};
+use crate::app::support::read;
 
 const INPUT: Topic<u64, u64> = Topic::new("clicks").partitions(2).keep_forever();
 const NAMES: Topic<u64, String> = Topic::new("names").partitions(2).compacted();
@@ -54,38 +52,14 @@ fn input(n: u64) -> Record<u64, u64> {
 #[test]
 #[ignore = "run by the other tests of this file, in a process that they kill"]
 fn child() {
-    let Ok(job) = std::env::var("CRASH_JOB") else { return };
-    let mut parts = job.splitn(3, ' ');
-    let mut next = || parts.next().expect("from, to and directory");
-    let (from, to): (u64, u64) = (next().parse().expect("a number"), next().parse().expect("a number"));
-    let app = App::start(topology(), config(Path::new(next()))).expect("the application starts after any crash");
-    let handle = app.handle();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        // The names are there before the first click: what a join with a global table sees is what the table holds at that moment.
+    // The names are there before the first click: what a join with a global table sees is what the table holds at that moment.
+    let names = async |handle: &Handle| {
         let names = (0..KEYS)
             .fold(Events::new(), |events, key| events.with(&NAMES, &Record::new(key, format!("name-{key}"), Timestamp(0))));
         let token = handle.append(names).await.expect("the names are appended");
         handle.at_least(&token, "names", LONG).await.expect("the table has the names");
-        let mut running = tokio::task::JoinSet::new();
-        for n in from..to {
-            let handle = handle.clone();
-            running.spawn(async move {
-                let request = RequestKey { key: n.to_be_bytes().to_vec(), fingerprint: [0; 32], keep_ms: 3_600_000 };
-                let accept = async || Ok::<_, ()>(Accepted { events: Events::new().with(&INPUT, &input(n)), answer: Vec::new() });
-                if handle.once(&request, accept).await.is_ok() {
-                    println!("acknowledged {n}");
-                }
-            });
-            if running.len() >= 16 {
-                running.join_next().await;
-            }
-        }
-        running.join_all().await;
-        handle.caught_up("counts", LONG).await.expect("the counts catch up");
-    });
-    assert_eq!(app.stop(), None);
-    println!("stopped cleanly");
+    };
+    live(topology(), names, |_, n| Events::new().with(&INPUT, &input(n)), async |_| {});
 }
 
 #[test]
@@ -102,11 +76,8 @@ fn a_kill_at_any_moment_loses_no_window_and_no_pair() {
     assert!(life.follow(child, |_| false), "the last run stops cleanly");
     assert_eq!(life.acknowledged, (0..total).collect());
 
-    let log =
-        EmbeddedLog::open(life.dir.path().join("log"), embedded::Options::new(|| Clock::System.now())).expect("the log opens");
-    let inputs = read_topic(&log, &INPUT);
-    let (closed, joined) = (read_topic(&log, &CLOSED), read_topic(&log, &JOINED));
-    drop(log);
+    let inputs = read(life.dir.path(), &INPUT);
+    let (closed, joined) = (read(life.dir.path(), &CLOSED), read(life.dir.path(), &JOINED));
     let mut numbers: Vec<u64> = inputs.iter().map(|record| record.value).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, (0..total).collect::<Vec<_>>(), "each request is in the input once");
@@ -127,5 +98,5 @@ fn a_kill_at_any_moment_loses_no_window_and_no_pair() {
     let view = app.handle().view("counts").expect("a store of the topology").typed(&COUNTS);
     let mut counts = driver.rows(&COUNTS);
     counts.sort();
-    assert_eq!(view.page(&Range::all(), Direction::Forward, 1_000).expect("the view answers"), counts);
+    assert_eq!(view.page(&Range::all(), Direction::Forward, 1_000).and_then(Seen::wait).expect("the view answers"), counts);
 }

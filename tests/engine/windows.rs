@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use millstream::testing::TestDriver;
 use millstream::{
-    App, Config, Direction, Events, Record, Store, StreamBuilder, TimeWindows, Timestamp, Topic, Windowed, WindowedStream,
+    App, Config, Direction, Events, Record, Seen, Store, StreamBuilder, TimeWindows, Timestamp, Topic, Windowed, WindowedStream,
 };
 
 use super::topologies::mistakes;
@@ -128,14 +128,20 @@ fn a_running_application_shows_windows_by_key_and_time() {
     let check = |app: &App| {
         let view = app.handle().view("counts").expect("the store has a view").typed(&COUNTS);
         let starts = |key: &str, from, to, direction, limit| {
-            let rows = view.windows(&key.to_owned(), (Timestamp(from), Timestamp(to)), direction, limit).expect("it can be read");
+            let rows = view
+                .windows(&key.to_owned(), (Timestamp(from), Timestamp(to)), direction, limit)
+                .and_then(Seen::wait)
+                .expect("it can be read");
             rows.into_iter().map(|(key, _)| key.start.0).collect::<Vec<_>>()
         };
         assert_eq!(starts("a", 150, 171, Direction::Forward, 10), [150, 160, 170]);
         assert_eq!(starts("a", 0, 120, Direction::Forward, 10), [100, 110], "the others are forgotten");
         assert_eq!(starts("b", 0, i64::MAX, Direction::Reverse, 2), [190, 180]);
         assert_eq!(starts("c", 0, i64::MAX, Direction::Forward, 10), [0; 0]);
-        let all = view.all_windows((Timestamp(185), Timestamp(i64::MAX)), Direction::Forward, 10).expect("it can be read");
+        let all = view
+            .all_windows((Timestamp(185), Timestamp(i64::MAX)), Direction::Forward, 10)
+            .and_then(Seen::wait)
+            .expect("it can be read");
         assert_eq!(all, [(window("a", 190, 200), 1), (window("b", 190, 200), 1)]);
     };
     check(&app);

@@ -62,7 +62,7 @@ pub struct World {
 
 async fn subscribe(feed: Feed, request: Request) -> Result<Response, ApiError> {
     let user = request.param_id("user")?;
-    feed.subscribe(&request, &user, format!("{{\"user\":{user}}}"))
+    feed.subscribe(&request, &user, format!("{{\"user\":{user}}}")).await
 }
 
 impl World {

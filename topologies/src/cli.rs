@@ -3,6 +3,7 @@
 
 mod cluster;
 mod outbox;
+mod sink;
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
@@ -18,6 +19,7 @@ use millstream::{ResetTo, Timestamp};
 
 pub use self::cluster::{ApiServer, Cdc, Cluster, GroupProtocol, KafkaMechanism, Worker};
 pub use self::outbox::Outbox;
+pub use self::sink::{Delivery, Receive, Sink};
 use crate::client::Target;
 use crate::time::Iso;
 
@@ -32,6 +34,10 @@ pub enum Command {
     Api(ApiServer),
     /// Relay a database's outbox to Kafka
     Cdc(Cdc),
+    /// Deliver the events of data-platform from Kafka to an HTTP endpoint
+    Sink(Sink),
+    /// An endpoint to try the sink with: takes events at POST /events, once by X-Idempotency-Key, and counts them
+    Receive(Receive),
     /// Print a topology
     Topology(Topology),
     /// Look at dead letters and replay them, through a running shop or in the cluster itself
@@ -67,6 +73,12 @@ pub struct Dev {
     /// Follow the outbox of a MySQL or MariaDB database in its binlog
     #[command(flatten)]
     pub outbox: Outbox,
+    /// Deliver the events of data-platform to this URL, each as a POST of JSON with X-Idempotency-Key
+    #[arg(long, env = "SHOP_SINK_URL", value_name = "URL", help_heading = "Deliveries")]
+    pub sink_url: Option<String>,
+    /// How events are delivered
+    #[command(flatten)]
+    pub delivery: Delivery,
     /// What is logged
     #[command(flatten)]
     pub logging: Logging,
@@ -374,6 +386,8 @@ fn read(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<C
         Command::Worker(worker) => &worker.interface,
         Command::Api(api) => &api.interface,
         Command::Cdc(cdc) => &cdc.interface,
+        Command::Sink(sink) => &sink.interface,
+        Command::Receive(receive) => &receive.interface,
         Command::Topology(_) | Command::Dlq(_) | Command::Reset(_) | Command::Load(_) => return Ok(command),
     };
     if interface.listen.ip().is_loopback() || interface.auth_secret_file.is_some() || interface.insecure_no_auth {

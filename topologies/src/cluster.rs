@@ -1,5 +1,5 @@
-//! The shop in several processes on Kafka: `shop worker` runs topologies, `shop api` serves clients, `shop cdc` relays an outbox. They share
-//! nothing but the cluster.
+//! The shop in several processes on Kafka: `shop worker` runs topologies, `shop api` serves clients, `shop cdc` relays an outbox, `shop sink`
+//! delivers events to somebody else. They share nothing but the cluster.
 
 use std::fs;
 use std::path::Path;
@@ -11,8 +11,8 @@ use millstream::{App, Config, Standbys, Topology};
 use uuid::Uuid;
 
 use crate::api::{Api, routes};
-use crate::cli::{ApiServer, Cdc, Cluster, GroupProtocol, KafkaMechanism, Worker};
-use crate::serving::{self, Error, Front, misconfigured};
+use crate::cli::{ApiServer, Cdc, Cluster, GroupProtocol, KafkaMechanism, Sink, Worker};
+use crate::serving::{self, Error, Front, Parts, misconfigured};
 use crate::topology::{self, Settings};
 use crate::{metrics, restoring};
 
@@ -40,7 +40,7 @@ pub fn work(worker: &Worker) -> Result<(), Error> {
         }
         let app = start(topology, config, &worker.cluster, |kafka| kafka).await?;
         let handle = app.handle();
-        let served = front.serve(&handle, application_routes(&handle), None).await;
+        let served = front.serve(&handle, application_routes(&handle), Parts::none()).await;
         drop(handle);
         serving::stop(app, served).await
     })
@@ -65,7 +65,7 @@ pub fn serve_api(api_server: &ApiServer) -> Result<(), Error> {
         let handle = app.handle();
         let api = Api::new(&handle, api_server.interface.lang);
         metrics::register(&api, &mut handle.registry().write());
-        let served = front.serve(&handle, routes(&api), None).await;
+        let served = front.serve(&handle, routes(&api), Parts::none()).await;
         drop((api, handle));
         serving::stop(app, served).await
     })
@@ -85,8 +85,29 @@ pub fn relay(cdc: &Cdc) -> Result<(), Error> {
         let writer = format!("shop-cdc-{}", outbox.name);
         let app = start(topology, config, &cdc.cluster, |kafka| kafka.exclusive_writer(writer)).await?;
         let handle = app.handle();
-        let relay = serving::relay(&handle, Some(outbox));
-        let served = front.serve(&handle, application_routes(&handle), relay).await;
+        let mut parts = Parts::none();
+        parts.relay(&handle, outbox);
+        let served = front.serve(&handle, application_routes(&handle), parts).await;
+        drop(handle);
+        serving::stop(app, served).await
+    })
+}
+
+/// Delivers events until a signal comes.
+///
+/// # Errors
+/// See [`Error`].
+pub fn deliver(sink: &Sink) -> Result<(), Error> {
+    serving::run(&sink.logging, async {
+        let settings = sink.delivery.settings("--url", &sink.url).map_err(Error::Misconfigured)?;
+        let topology = topology::shared(&Settings::default()).map_err(misconfigured)?;
+        let front = Front::open(&sink.interface).await?;
+        let config = Config { threads: 0, ..Config::shared(&sink.state) };
+        let app = start(topology, config, &sink.cluster, |kafka| kafka).await?;
+        let handle = app.handle();
+        let mut parts = Parts::none();
+        parts.deliver(&handle, settings);
+        let served = front.serve(&handle, application_routes(&handle), parts).await;
         drop(handle);
         serving::stop(app, served).await
     })

@@ -7,7 +7,7 @@ use millstream::{App, Config};
 
 use crate::api::{Api, routes};
 use crate::cli::Dev;
-use crate::serving::{self, Error, Front, misconfigured};
+use crate::serving::{self, Error, Front, Parts, misconfigured};
 use crate::topology::Settings;
 use crate::{demo, metrics, restoring, topology};
 
@@ -21,6 +21,8 @@ pub fn run(dev: &Dev) -> Result<(), Error> {
 
 async fn serve(dev: &Dev) -> Result<(), Error> {
     let outbox = dev.outbox.settings().map_err(Error::Misconfigured)?;
+    let deliveries = dev.sink_url.as_deref().map(|url| dev.delivery.settings("--sink-url", url));
+    let deliveries = deliveries.transpose().map_err(Error::Misconfigured)?;
     let front = Front::open(&dev.interface).await?;
     let mut config =
         Config { state_memory_bytes: dev.memory_budget, restore_listener: restoring::bar(), ..Config::embedded(&dev.data) };
@@ -33,7 +35,10 @@ async fn serve(dev: &Dev) -> Result<(), Error> {
     let api = Api::new(&handle, dev.interface.lang);
     metrics::register(&api, &mut handle.registry().write());
     let demo = dev.demo.then(|| tokio::spawn(demo::run(front.address(), front.admin_token(&handle))));
-    let served = front.serve(&handle, routes(&api), serving::relay(&handle, outbox)).await;
+    let mut parts = Parts::none();
+    outbox.into_iter().for_each(|outbox| parts.relay(&handle, outbox));
+    deliveries.into_iter().for_each(|deliveries| parts.deliver(&handle, deliveries));
+    let served = front.serve(&handle, routes(&api), parts).await;
     if let Some(demo) = demo {
         demo.abort();
     }

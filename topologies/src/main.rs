@@ -22,9 +22,11 @@ mod open_files;
 mod orders;
 mod payments;
 mod points;
+mod receive;
 mod reset;
 mod restoring;
 mod serving;
+mod sink;
 mod statistics;
 #[cfg(test)]
 mod tests;
@@ -42,6 +44,8 @@ fn main() -> ExitCode {
         Command::Worker(worker) => served(cluster::work(&worker)),
         Command::Api(api) => served(cluster::serve_api(&api)),
         Command::Cdc(cdc) => served(cluster::relay(&cdc)),
+        Command::Sink(sink) => served(cluster::deliver(&sink)),
+        Command::Receive(receive) => served(receive::run(&receive)),
         Command::Topology(command) => print_topology(&command).map_err(|error| (2, error)),
         Command::Load(command) => as_client(load::run(&command)),
         Command::Reset(command) => served(reset::run(&command)),

@@ -80,7 +80,7 @@ const STATUSES: [Status; 6] =
 /// What each partition counted, together.
 fn order_counts(api: &Api) -> Result<BTreeMap<String, u64>, QueryError> {
     let mut counts = BTreeMap::new();
-    for (name, count) in api.order_counts().page(&Range::all(), Direction::Forward, MAX_PAGE)? {
+    for (name, count) in api.order_counts().page(&Range::all(), Direction::Forward, MAX_PAGE)?.ahead() {
         *counts.entry(name).or_default() += count;
     }
     Ok(counts)
@@ -91,7 +91,7 @@ fn issued(api: &Api) -> Result<u64, QueryError> {
     let (mut issued, mut from) = (0, Bound::Unbounded);
     loop {
         let range = Range::new(from.as_ref().map(|key: &[u8; 8]| &key[..]), Bound::Unbounded);
-        let rows = api.coupons().page(&range, Direction::Forward, MAX_PAGE)?;
+        let rows = api.coupons().page(&range, Direction::Forward, MAX_PAGE)?.ahead();
         issued += rows.iter().map(|(_, coupon)| coupon.issued).sum::<u64>();
         match rows.last() {
             Some((last, _)) if rows.len() == MAX_PAGE => from = Bound::Excluded(last.to_be_bytes()),

@@ -9,13 +9,13 @@ use millstream::serve::{Config as HttpConfig, RateLimit, Routes, Server};
 use millstream::{App, Handle, Health};
 use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
 
 use crate::api::auth::Secret;
 use crate::cdc::{self, Relay};
 use crate::cli::{Interface, Logging};
-use crate::{logging, open_files};
+use crate::{logging, open_files, sink};
 
 /// How often it is looked whether the application still runs.
 const LOOK: Duration = Duration::from_millis(500);
@@ -76,45 +76,107 @@ impl Front {
         self.secret.as_ref().map(|secret| secret.admin_token(app))
     }
 
-    /// Serves until a signal comes, the application fails, or the relay ends, which is then the error.
+    /// Serves until a signal comes, the application fails, or one of the parts ends, which is then the error. Parts that are to finish something
+    /// do so while the last requests are answered.
     ///
     /// # Errors
-    /// Why the relay ended.
-    pub async fn serve<S: Send + Sync + 'static>(
-        self,
-        app: &Handle,
-        routes: Routes<S>,
-        mut relay: Option<JoinHandle<cdc::Stop>>,
-    ) -> Result<(), Error> {
+    /// Why the part ended.
+    pub async fn serve<S: Send + Sync + 'static>(self, app: &Handle, routes: Routes<S>, mut parts: Parts) -> Result<(), Error> {
         let mut server = self.server.metrics(&mut app.registry().write());
         let address = server.address();
         if let Some(secret) = &self.secret {
             server = server.authorize(secret.authorize(app.clone()));
         }
-        if let Err(error) = writeln!(std::io::stdout(), "shop serves on http://{address}") {
-            tracing::warn!(%error, "standard output cannot be written");
-        }
-        let mut relay_stopped = None;
+        say_where(address);
+        let mut ended = None;
         let over = async {
             tokio::select! {
                 () = until_over(self.asked_to_stop, app) => {}
-                stop = ended(&mut relay) => relay_stopped = Some(stop),
+                error = parts.failed() => ended = Some(error),
             }
+            parts.stop.send_replace(true);
         };
         server.run(routes, over).await;
         tracing::info!("stopping");
-        // Dropped where it stands: what it has appended holds, with its position.
-        if let Some(relay) = relay.filter(|_| relay_stopped.is_none()) {
-            relay.abort();
-            drop(relay.await);
-        }
-        relay_stopped.map_or(Ok(()), Err)
+        parts.end().await;
+        ended.map_or(Ok(()), Err)
     }
 }
 
-/// Starts relaying, if there is an outbox.
-pub fn relay(app: &Handle, outbox: Option<cdc::Settings>) -> Option<JoinHandle<cdc::Stop>> {
-    outbox.map(|outbox| tokio::spawn(Relay::new(app, outbox).run()))
+impl Front {
+    /// Serves what has no application until a signal comes.
+    pub async fn serve_alone<S: Send + Sync + 'static>(self, routes: Routes<S>) {
+        say_where(self.server.address());
+        let asked_to_stop = async { drop(self.asked_to_stop.await) };
+        self.server.run(routes, asked_to_stop).await;
+    }
+}
+
+/// The line that says that it serves.
+fn say_where(address: SocketAddr) {
+    if let Err(error) = writeln!(std::io::stdout(), "shop serves on http://{address}") {
+        tracing::warn!(%error, "standard output cannot be written");
+    }
+}
+
+/// What runs beside the application and appends to its log. A part ends by itself only when it cannot go on.
+pub struct Parts {
+    running: JoinSet<Result<(), Error>>,
+    stop: watch::Sender<bool>,
+}
+
+impl Parts {
+    /// No parts.
+    pub fn none() -> Parts {
+        Parts { running: JoinSet::new(), stop: watch::Sender::new(false) }
+    }
+
+    /// Relays an outbox. It is dropped where it stands when it is to stop: what it has appended holds, with its position.
+    pub fn relay(&mut self, app: &Handle, outbox: cdc::Settings) {
+        let (relay, mut stop) = (Relay::new(app, outbox), self.stop.subscribe());
+        self.running.spawn(async move {
+            tokio::select! {
+                stopped = relay.run() => Err(stopped.into()),
+                _ = stop.wait_for(|stop| *stop) => Ok(()),
+            }
+        });
+    }
+
+    /// Delivers events. What is out is finished when it is to stop.
+    pub fn deliver(&mut self, app: &Handle, deliveries: sink::Settings) {
+        let delivering = sink::run(app.clone(), deliveries, self.stop.subscribe());
+        self.running.spawn(async move { delivering.await.map_err(Error::Failed) });
+    }
+
+    /// Waits until one cannot go on; for ever where there is none.
+    async fn failed(&mut self) -> Error {
+        loop {
+            match self.running.join_next().await {
+                None => std::future::pending().await,
+                Some(Ok(Ok(()))) => {}
+                Some(Ok(Err(error))) => return error,
+                Some(Err(panic)) => return Error::Failed(format!("a part of the shop failed: {panic}")),
+            }
+        }
+    }
+
+    /// Waits for all of them, which were asked to stop.
+    async fn end(mut self) {
+        while let Some(ended) = self.running.join_next().await {
+            if let Ok(Err(error)) = ended {
+                tracing::warn!("{error}");
+            }
+        }
+    }
+}
+
+impl From<cdc::Stop> for Error {
+    fn from(stop: cdc::Stop) -> Error {
+        match stop {
+            cdc::Stop::Misconfigured(sentence) => Error::Misconfigured(sentence),
+            cdc::Stop::Failed(sentence) => Error::Failed(sentence),
+        }
+    }
 }
 
 /// Stops the application after it has served.
@@ -135,18 +197,6 @@ fn http_config(interface: &Interface) -> Result<HttpConfig, Error> {
     }
     let limit = interface.rate_limit.map(|limit| RateLimit { per_second: limit.get(), burst: limit.get() });
     Ok(HttpConfig { allowed_origins: interface.cors_origin.clone(), rate_limit: limit, ..HttpConfig::listen(interface.listen) })
-}
-
-/// Waits until the relay cannot go on; for ever where there is none.
-async fn ended(relay: &mut Option<JoinHandle<cdc::Stop>>) -> Error {
-    match relay {
-        None => std::future::pending().await,
-        Some(relay) => match relay.await {
-            Ok(cdc::Stop::Misconfigured(sentence)) => Error::Misconfigured(sentence),
-            Ok(cdc::Stop::Failed(sentence)) => Error::Failed(sentence),
-            Err(panic) => Error::Failed(format!("the relay failed: {panic}")),
-        },
-    }
 }
 
 /// Waits until the process is asked to stop, or the application has failed.

@@ -14,6 +14,8 @@ use tempfile::TempDir;
 use self::broker::Broker;
 use crate::cdc::{database, insert};
 use crate::shop::{FREE, Shop, command, eventually, fresh_id, refusal, run};
+use crate::sink::endpoint::{Endpoint, Reply};
+use crate::sink::{all_of, trade};
 
 /// Starts one process of a shop on this cluster, with a directory of its own for what it keeps.
 fn start(broker: &Broker, role: &str, state: Arc<TempDir>, args: &[&str]) -> Shop {
@@ -80,13 +82,7 @@ fn an_outbox_is_relayed_once_over_a_kill_of_the_relay() {
     let relay = start(&broker, "cdc", Arc::clone(&state), &["--mysql", &url]);
     let coupon = api.coupon(USERS);
     let users: Vec<u64> = (0..USERS).map(|_| fresh_id()).collect();
-    let claims: Vec<String> = users
-        .iter()
-        .map(|user| {
-            let payload = json!({"couponId": coupon, "userId": user, "requestedAt": "2026-01-31T12:00:00Z"});
-            insert(&format!("claim-{user}"), &coupon.to_string(), "CouponIssueRequest", &format!("'{payload}'"))
-        })
-        .collect();
+    let claims = claims(coupon, &users);
     let issued = || api.get(&format!("/api/coupons/{coupon}")).ok(200)["issued"].as_u64().expect("a count");
     let (first, rest) = claims.split_at(100);
     server.run(&outbox, &first.join(";"));
@@ -96,9 +92,22 @@ fn an_outbox_is_relayed_once_over_a_kill_of_the_relay() {
     server.run(&outbox, &rest.join(";"));
     let _relay = start(&broker, "cdc", state, &["--mysql", &url]);
     eventually(|| (issued() == USERS).then_some(()));
-    // Each has heard of it once, and nothing else: a claim that came twice would have been refused.
+    each_heard_once(&api, &users);
+}
+
+/// Rows by which each user claims the coupon.
+fn claims(coupon: u64, users: &[u64]) -> Vec<String> {
+    let claim = |user: &u64| {
+        let payload = json!({"couponId": coupon, "userId": user, "requestedAt": "2026-01-31T12:00:00Z"});
+        insert(&format!("claim-{user}"), &coupon.to_string(), "CouponIssueRequest", &format!("'{payload}'"))
+    };
+    users.iter().map(claim).collect()
+}
+
+/// Each has heard of its coupon once, and of nothing else: a claim that came twice would have been refused.
+fn each_heard_once(api: &Shop, users: &[u64]) {
     for user in users {
-        let newest = || api.subscribe(user, None).next().id;
+        let newest = || api.subscribe(*user, None).next().id;
         eventually(|| (newest() == "1").then_some(()));
     }
 }
@@ -172,6 +181,74 @@ fn operators_pause_look_after_dead_letters_and_reset() {
     let token = api.claim(coupon, fresh_id()).position();
     let found = api.get(&format!("/api/coupons/{coupon}?at_least={token}&wait_ms=10000")).ok(200);
     assert_eq!(found["issued"], 1);
+}
+
+#[test]
+fn of_two_relays_of_an_outbox_one_relays_and_the_other_ends() {
+    const USERS: u64 = 300;
+    const ENOUGH: Duration = Duration::from_secs(20);
+    let (broker, server) = (Broker::start(), database::shared());
+    let outbox = server.database();
+    let url = server.url("app", &outbox);
+    let _worker = start(&broker, "worker", directory(), &["--threads", "2"]);
+    let api = start(&broker, "api", directory(), &[]);
+    let states = [directory(), directory()];
+    let relay = |state: usize| start(&broker, "cdc", Arc::clone(&states[state]), &["--mysql", &url]);
+    let mut relays = relay(0);
+    let coupon = api.coupon(USERS);
+    let users: Vec<u64> = (0..USERS).map(|_| fresh_id()).collect();
+    let issued = || api.get(&format!("/api/coupons/{coupon}")).ok(200)["issued"].as_u64().expect("a count");
+    let claims = claims(coupon, &users);
+    // Rows are written all the while, and whoever starts last takes over.
+    std::thread::scope(|scope| {
+        let (server, outbox) = (&server, &outbox);
+        scope.spawn(move || claims.chunks(5).for_each(|claims| server.run(outbox, &claims.join(";"))));
+        for (state, wanted) in [(1, USERS / 10), (0, USERS / 2)] {
+            eventually(|| (issued() >= wanted).then_some(()));
+            let before = std::mem::replace(&mut relays, relay(state));
+            assert_eq!(before.wait(ENOUGH).code(), Some(1), "who was replaced ends");
+        }
+    });
+    eventually(|| (issued() == USERS).then_some(()));
+    each_heard_once(&api, &users);
+}
+
+#[test]
+fn two_sinks_share_the_events_and_one_takes_over_from_the_other() {
+    const ORDERS: usize = 30;
+    let broker = Broker::start();
+    let _worker = start(&broker, "worker", directory(), &["--threads", "2"]);
+    let api = start(&broker, "api", directory(), &[]);
+    let endpoint = Endpoint::start(|_, _| Reply::Take(Duration::from_millis(100)));
+    let url = endpoint.url();
+    let sink = |state| start(&broker, "sink", state, &["--url", &url, "--concurrency", "1", "--first-retry", "10ms"]);
+    let [first, second] = [directory(), directory()].map(&sink);
+    // Both have delivered something.
+    let has_some = |sink: &Shop| sink.get("/metrics").text().contains("shop_sink_lag{");
+    let orders = trade(&api, ORDERS);
+    eventually(|| (has_some(&first) && has_some(&second)).then_some(()));
+    assert!(endpoint.seen().taken.len() < 3 * ORDERS, "it is killed too late");
+    first.signal("KILL");
+    drop(first);
+    eventually(|| (endpoint.seen().taken.len() == 3 * ORDERS).then_some(()));
+    let seen = endpoint.seen();
+    for order in &orders {
+        assert_eq!(seen.by_order()[order], all_of(*order));
+    }
+    assert_eq!(seen.differing, [""; 0]);
+    drop(seen);
+
+    // What is parked by one is replayed through any process, to the sink.
+    endpoint.turn(|_, _| Reply::status(410));
+    let order = trade(&api, 1)[0];
+    let parked = || api.get("/dlq/data-platform.dlq").ok(200)["records"].as_array().map_or(0, Vec::len);
+    eventually(|| (parked() == 3).then_some(()));
+    endpoint.turn(|_, _| Reply::TAKE);
+    let replayed = api.post("/dlq/data-platform.dlq/replay", &json!({})).ok(200);
+    assert_eq!(replayed["replayed"], 3, "{replayed}");
+    eventually(|| (endpoint.seen().by_order().get(&order) == Some(&all_of(order))).then_some(()));
+    second.signal("TERM");
+    assert!(second.wait(Duration::from_secs(10)).success());
 }
 
 #[test]

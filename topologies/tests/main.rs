@@ -17,4 +17,5 @@ mod operations;
 mod orders;
 mod routes;
 mod shop;
+mod sink;
 mod views;

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# bench.sh -- Debezium's latency at 500 rows a second and its drain of 50,000 rows, three times, on a broker and a MariaDB of its own.
-#   KAFKA_PORT (29192) DB_PORT (23306) POLL_MS (5, its best setting for latency) ROUNDS (3)
+# bench.sh SHOP -- this project's relay (SHOP is its binary) and Debezium, one after the other on the same broker and the same MariaDB, seen by the same consumer: latency at 500
+# rows a second, then the drain of a backlog of 50,000 rows, three times.
+#   KAFKA_PORT (29192, and the next) DB_PORT (23306) POLL_MS (5, Debezium's best setting for latency) ROUNDS (3)
 set -euo pipefail
+shop=$(realpath "${1:?the binary of the shop}")
 cd "$(dirname "$0")"
 export KAFKA=127.0.0.1:${KAFKA_PORT:-29192} DB_PORT=${DB_PORT:-23306} STATE=$PWD/build/bench POLL_MS=${POLL_MS:-5} SNAPSHOT_MODE=no_data
 [ -x build/venv/bin/python ] || { python3 -m venv build/venv; build/venv/bin/pip install -q confluent-kafka pymysql cryptography; }
@@ -15,11 +17,26 @@ KAFKA_PORT=${KAFKA_PORT:-29192} KAFKA_HOME_DIR=$STATE/kafka KAFKA_EXTRA=$STATE/k
 ./run-db.sh mariadb "$DB_PORT" >"$STATE/db.log" 2>&1 & pids+=($!)
 wait_for port_is_open "${KAFKA_PORT:-29192}"
 wait_for grep -q ready "$STATE/db.log"
+
+used() { awk '{print $14+$15}' "/proc/$1/stat"; }
+# measure NAME PID PREFIX: what follows the outbox as this process and writes topics of this prefix.
+measure() {
+  for round in $(seq "${ROUNDS:-3}"); do
+    local lat=0 before
+    [ "$round" = 1 ] && lat=2500
+    before=$(used "$2")
+    build/venv/bin/python bench.py --port "$DB_PORT" --kafka "$KAFKA" --prefix "$3" --lat $lat --gap-ms 2 --rows 50000 --pause-pid "$2" | sed "s/^/$1: /"
+    echo "$1: CPU $(( $(used "$2") - before ))0 ms, $(awk '/VmHWM/{print int($2/1024)}' "/proc/$2/status") MiB at most, load $(cut -d' ' -f1 /proc/loadavg)"
+  done
+}
+
+"$shop" cdc --brokers "$KAFKA" --mysql "mysql://cdc:cdc@127.0.0.1:$DB_PORT/app" --state "$STATE/cdc" --listen 127.0.0.1:0 --cdc-snapshot no_data \
+  --cdc-option 'route.topic.replacement=relay-${routedByValue}' --cdc-option table.fields.additional.placement=aggregate_type:header:aggregateType,event_type:header:eventType \
+  >"$STATE/relay.log" 2>&1 & relay=$!; pids+=($relay)
+wait_for grep -q 'follows the binlog' "$STATE/relay.log"
+measure relay $relay relay-
+kill $relay; wait $relay || true
+
 LOG=info ./run-debezium.sh mariadb >"$STATE/debezium.log" 2>&1 & jvm=$!; pids+=($jvm)
 wait_for grep -qi 'connected to.*binlog\|Keepalive thread is running\|Waiting for keepalive' "$STATE/debezium.log"
-for round in $(seq "${ROUNDS:-3}"); do
-  lat=0; [ "$round" = 1 ] && lat=2500
-  before=$(awk '{print $14+$15}' "/proc/$jvm/stat")
-  build/venv/bin/python bench.py --port "$DB_PORT" --kafka "$KAFKA" --lat $lat --gap-ms 2 --rows 50000 --pause-pid "$jvm"
-  echo "CPU of the JVM $(( ($(awk '{print $14+$15}' "/proc/$jvm/stat") - before) / 100 )) s, $(awk '/VmHWM/{print int($2/1024)}' "/proc/$jvm/status") MiB at most"
-done
+measure Debezium $jvm cdc-eval-

@@ -1,15 +1,16 @@
 #!/usr/bin/env bash
-# record.sh mariadb|mysql >FILE -- what the router makes of the rows that this project's own tests insert (topologies/tests/cdc/debezium), recorded from a broker, a server and Debezium of its own.
+# record.sh mariadb|mysql [ROWS] >FILE -- what the router makes of the rows that this project's own tests insert (rows.sql or more-rows.sql of topologies/tests/cdc/debezium), recorded from a
+# broker, a server and Debezium of its own.
 #   KAFKA_PORT (29192) DB_PORT (23306); needs what README.md names
 set -euo pipefail
 cd "$(dirname "$0")"
-kind=${1:?mariadb or mysql} rows=../../../topologies/tests/cdc/debezium/rows.sql
+kind=${1:?mariadb or mysql} rows=../../../topologies/tests/cdc/debezium/${2:-rows.sql}
 export KAFKA=127.0.0.1:${KAFKA_PORT:-29192} DB_PORT=${DB_PORT:-23306} TOPIC_PREFIX=fixture- STATE=$PWD/build/record-$kind POLL_MS=5 SNAPSHOT_MODE=no_data
 export CONNECTOR=$STATE/connector.fixture
 [ -x build/venv/bin/python ] || { python3 -m venv build/venv; build/venv/bin/pip install -q confluent-kafka pymysql cryptography; }
 rm -rf "$STATE"; mkdir -p "$STATE"
 placement=aggregate_type:header:aggregateType,event_type:header:eventType,created_at:header:createdAt
-for c in tiny int uint big ubig text binary blob datetime datetime3 datetime6 timestamp timestamp6; do placement+=,c_$c:header:$c; done
+for c in $(sed '/^INSERT/,$d' $rows | grep -o '\bc_[a-z0-9]*' | sed 's/^c_//'); do placement+=,c_$c:header:$c; done
 sed "s/^transforms.outbox.table.fields.additional.placement=.*/transforms.outbox.table.fields.additional.placement=$placement/" connector.properties >"$CONNECTOR"
 pids=()
 trap 'kill "${pids[@]}" 2>/dev/null; wait' EXIT

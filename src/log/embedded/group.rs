@@ -1,23 +1,24 @@
 //! Many transactions made into one write: offsets given, appends to the same partition put together, requests seen before turned
-//! away. Nothing here writes; what comes out is a write batch and what to publish and answer once it is durable.
+//! away. Nothing here writes; what comes out is a write batch, and what to publish and answer once it is written or durable.
 
 use super::layout::{self, EndRow, Place};
-use super::partition::{TailBudget, Topics};
-use super::queue::{Answer, Job, Outcome};
+use super::partition::{TailBudget, Topics, Written};
+use super::queue::{Answer, Job, Outcome, Told};
 use super::store::Store;
-use crate::log::{Committed, Error, RecordBatch, StoredBatch, Transaction};
+use crate::log::{Committed, Error, Moment, RecordBatch, StoredBatch, Transaction};
 use crate::{Offset, Timestamp};
 use rocksdb::WriteBatch;
 use rustc_hash::{FxHashMap, FxHashSet};
 use std::sync::Arc;
 
 /// A group on its way.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Group {
+    at: Moment,
     parts: Vec<Part>,
     part_of: FxHashMap<Place, usize>,
     requests: FxHashSet<Vec<u8>>,
-    answers: Vec<(Answer, Outcome)>,
+    answers: Vec<(Answer, Outcome, Told)>,
     /// Why a request could not be looked up, if so.
     pub unread: Option<Arc<str>>,
 }
@@ -31,10 +32,21 @@ struct Part {
     batches: Vec<RecordBatch>,
 }
 
-/// What to publish once the write is durable.
+/// What to publish once it is written.
 pub(super) type Publication = Vec<(Place, EndRow, StoredBatch)>;
 
 impl Group {
+    pub(super) fn new(at: Moment) -> Group {
+        Group {
+            at,
+            parts: Vec::new(),
+            part_of: FxHashMap::default(),
+            requests: FxHashSet::default(),
+            answers: Vec::new(),
+            unread: None,
+        }
+    }
+
     /// Takes a transaction in, and puts its offsets and its request into `write`.
     pub(super) fn add(&mut self, job: Job, topics: &Topics, store: &Store, now: Timestamp, write: &mut WriteBatch) {
         if let Some(request) = &job.transaction.request {
@@ -48,8 +60,8 @@ impl Group {
                 }
             };
             if let Some(error) = refusal {
-                // Answered with the others: the first one of this key may be in this very group, and not durable yet.
-                self.answers.push((job.answer, Err(error)));
+                // Answered with the others: the first one of this key may be in this very group, and is not durable before.
+                self.answers.push((job.answer, Err(error), Told::Durable));
                 return;
             }
         }
@@ -71,7 +83,7 @@ impl Group {
             self.requests.insert(request.key);
         }
         let base_offsets = positions.into_iter().map(|(_, _, offset)| offset).collect();
-        self.answers.push((job.answer, Ok(Committed { base_offsets })));
+        self.answers.push((job.answer, Ok(Committed { base_offsets, at: self.at }), job.told));
     }
 
     fn is_carried_out(&self, key: &[u8], store: &Store, now: Timestamp) -> Result<bool, Error> {
@@ -111,15 +123,16 @@ impl Group {
             write.put(layout::place_key(layout::END, place), end.encode());
             publication.push((place, end, batch));
         }
+        if !write.is_empty() {
+            write.put(layout::WRITE, self.at.0.to_le_bytes());
+        }
         publication
     }
 
-    /// Tells everybody the outcome: their own, or that of the whole group.
-    pub(super) fn answer(self, failure: Option<&Error>) {
-        for (sender, outcome) in self.answers {
-            // Whoever asked may have gone.
-            let _ = sender.send(failure.map_or(outcome, |error| Err(error.clone())));
-        }
+    /// Those who are told their outcome now that the group is written, and those who are told once it is durable.
+    pub(super) fn into_answers(self) -> [Vec<(Answer, Outcome)>; 2] {
+        let (written, durable): (Vec<_>, Vec<_>) = self.answers.into_iter().partition(|(.., told)| *told == Told::Written);
+        [written, durable].map(|answers| answers.into_iter().map(|(answer, outcome, _)| (answer, outcome)).collect())
     }
 
     /// How many transactions there are.
@@ -128,9 +141,7 @@ impl Group {
     }
 }
 
-/// Makes a durable group readable.
-pub(super) fn publish(publication: Publication, topics: &Topics, tails: &mut TailBudget) {
-    for (place, end, batch) in publication {
-        tails.publish(topics, place, end, batch);
-    }
+/// Makes a written group readable for the members.
+pub(super) fn publish(publication: Publication, topics: &Topics, tails: &mut TailBudget) -> Vec<Written> {
+    publication.into_iter().map(|(place, end, batch)| tails.publish(topics, place, end, batch)).collect()
 }

@@ -5,6 +5,7 @@
 //! | `default` | `T` name | a topic |
 //! | | `E` topic partition | [`EndRow`], written with every append |
 //! | | `K` topic partition | [`KeptRow`], written by maintenance alone |
+//! | | `W` | the number of the last write, in each of them |
 //! | | `G` group topic partition | the offset up to which the group has read |
 //! | `records` | topic partition base offset | a batch of a topic that is cleaned by deletion |
 //! | `tables` | the same | a batch of a compacted topic: these live shorter, so their blob files are apart |
@@ -20,6 +21,7 @@ use std::sync::Arc;
 pub(super) const TOPIC: u8 = b'T';
 pub(super) const END: u8 = b'E';
 pub(super) const KEPT: u8 = b'K';
+pub(super) const WRITE: [u8; 1] = *b"W";
 pub(super) const REQUEST: u8 = b'K';
 pub(super) const EXPIRY: u8 = b'X';
 const GROUP: u8 = b'G';

@@ -1,6 +1,8 @@
 //! A worker thread of the one process that has the log. There is no group to speak of: the process deals out its tasks itself, and nobody
-//! takes them away.
+//! takes them away. It reads what is written, durable or not: what it commits lies behind that.
 
+use super::partition::Reader;
+use super::queue::Told;
 use super::shared::Shared;
 use super::{Committed, EmbeddedLog, Error, Fetched, TopicId, Transaction};
 use crate::log::{Change, Member};
@@ -34,14 +36,14 @@ impl Member for SoleMember {
     }
 
     fn fetch(&mut self, topic: TopicId, partition: Partition, from: Offset, max_bytes: usize) -> Result<Fetched, Error> {
-        self.shared.fetch((topic, partition), from, max_bytes)
+        self.shared.fetch(Reader::Member, (topic, partition), from, max_bytes)
     }
 
     fn wait(&mut self, timeout: Duration) {
-        self.seen = self.shared.progress.wait(self.seen, timeout);
+        self.seen = self.shared.written.wait(self.seen, timeout);
     }
 
     fn commit(&mut self, transaction: Transaction) -> Result<Committed, Error> {
-        EmbeddedLog::queue(&self.shared, transaction).wait()
+        EmbeddedLog::queue(&self.shared, transaction, Told::Written).wait()
     }
 }

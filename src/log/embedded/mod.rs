@@ -1,11 +1,13 @@
 //! The log in this process: a RocksDB of its own, with a write-ahead log. One process has it, any number of threads use it.
 //!
-//! What must always hold: a transaction is one write batch, so it is there whole or not at all; it is synced before anybody is
-//! told of it or can read it; one thread alone appends ([`writer`]), one at a time takes away ([`maintenance`]).
+//! What must always hold: a transaction is one write batch, so it is there whole or not at all; it is synced before anybody outside of the
+//! process is told of it or can read it ([`horizon`]); what lies behind it in the log is never there without it; one thread alone appends
+//! ([`writer`]), one at a time takes away ([`maintenance`]).
 //! A record lies in a batch with all others that its partition got in the same group commit, one RocksDB value a batch.
 
 mod compaction;
 mod group;
+mod horizon;
 mod layout;
 mod maintenance;
 mod member;
@@ -19,10 +21,12 @@ mod writer;
 pub use options::{Durability, Options};
 
 use super::{
-    Bounds, Committed, Error, Fetched, Health, Limits, Log, Member, Membership, Pending, StoredRequest, TopicId, TopicInfo,
-    TopicSpec, Transaction,
+    Bounds, Committed, Error, Fetched, Health, Limits, Log, Member, Membership, Moment, Pending, StoredRequest, TopicId,
+    TopicInfo, TopicSpec, Transaction,
 };
 use crate::{Offset, Partition, Timestamp};
+use partition::Reader;
+use queue::Told;
 use shared::{Counters, Shared};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -37,7 +41,7 @@ use std::time::Duration;
 pub struct Stats {
     /// Transactions, whatever their answer.
     pub transactions: u64,
-    /// Writes to RocksDB, and so syncs, that carried them.
+    /// Writes to RocksDB that carried them.
     pub writes: u64,
     /// Records appended.
     pub records: u64,
@@ -60,6 +64,7 @@ impl EmbeddedLog {
         let shared = Arc::new(Shared::open(dir.as_ref(), options)?);
         let mut log = EmbeddedLog { shared, threads: Vec::new() };
         log.spawn("log-writer", writer::run)?;
+        log.spawn("log-sync", horizon::run)?;
         log.spawn("log-maintenance", maintenance::run)?;
         Ok(log)
     }
@@ -69,7 +74,10 @@ impl EmbeddedLog {
         let run = move || {
             if catch_unwind(AssertUnwindSafe(|| run(&shared))).is_err() {
                 // Whoever waits for an answer gets it now, and nobody waits for one that can't come.
-                shared.queue.stop_accepting(&"a thread of the log panicked".into());
+                let error = Error::Unavailable { cause: "a thread of the log panicked".into() };
+                shared.queue.stop_accepting(&error);
+                shared.horizon.abandon(&error);
+                shared.horizon.close();
             }
         };
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
@@ -77,9 +85,9 @@ impl EmbeddedLog {
         Ok(())
     }
 
-    fn queue(shared: &Shared, transaction: Transaction) -> Pending {
+    fn queue(shared: &Shared, transaction: Transaction, told: Told) -> Pending {
         match shared.check(&transaction) {
-            Ok(bytes) => shared.queue.push(transaction, bytes, shared.options.max_queued_bytes),
+            Ok(bytes) => shared.queue.push(transaction, bytes, told, shared.options.max_queued_bytes),
             Err(error) => Pending::refused(error),
         }
     }
@@ -92,7 +100,7 @@ impl EmbeddedLog {
         Stats { transactions, writes, records, bytes }
     }
 
-    /// The request of this key, if it was carried out and has not expired.
+    /// The request of this key, if it was carried out and has not expired. It may not be durable yet: see [`Log::written`].
     ///
     /// # Errors
     /// If the log can't be asked.
@@ -119,11 +127,13 @@ impl Drop for EmbeddedLog {
     /// Commits what waits, and closes the database.
     fn drop(&mut self) {
         self.shared.queue.close();
-        self.shared.progress.advance();
-        for thread in self.threads.drain(..) {
-            // The writer ends first, for then maintenance need not end what it does.
+        self.shared.wake();
+        for (n, thread) in self.threads.drain(..).enumerate() {
             thread.join().expect("a thread of the log catches its panics");
-            if let Ok(store) = self.shared.store() {
+            // The writer has ended, and what it wrote is synced: maintenance need not end what it does.
+            if n == 1
+                && let Ok(store) = self.shared.store()
+            {
                 store.stop_background_work();
             }
         }
@@ -150,7 +160,7 @@ impl Log for EmbeddedLog {
     }
 
     fn fetch(&self, topic: TopicId, partition: Partition, from: Offset, max_bytes: usize) -> Result<Fetched, Error> {
-        self.shared.fetch((topic, partition), from, max_bytes)
+        self.shared.fetch(Reader::Outside, (topic, partition), from, max_bytes)
     }
 
     fn bounds(&self, topic: TopicId, partition: Partition) -> Result<Bounds, Error> {
@@ -159,7 +169,11 @@ impl Log for EmbeddedLog {
     }
 
     fn open_ends(&self, places: &[(TopicId, Partition)]) -> Result<Vec<Offset>, Error> {
-        places.iter().map(|(topic, partition)| Ok(self.bounds(*topic, *partition)?.end)).collect()
+        let end = |(topic, partition): &(TopicId, Partition)| {
+            let topic = self.shared.find((*topic, *partition))?;
+            Ok(topic.partitions[partition.0 as usize].lock().bounds_for(Reader::Member).end)
+        };
+        places.iter().map(end).collect()
     }
 
     fn join(&self, _: Membership) -> Result<Box<dyn Member>, Error> {
@@ -179,31 +193,45 @@ impl Log for EmbeddedLog {
     }
 
     fn health(&self) -> Health {
-        self.shared.queue.broken().map_or(Health::Up, |cause| Health::Repairing { cause })
+        match self.shared.queue.broken() {
+            None => Health::Up,
+            Some(Error::Unavailable { cause }) => Health::Repairing { cause },
+            Some(error) => Health::Failed { cause: error.to_string().into() },
+        }
     }
 
     fn version(&self) -> u64 {
-        *self.shared.progress.version.lock()
+        *self.shared.durable.version.lock()
     }
 
     fn wait(&self, seen: u64, timeout: Duration) -> u64 {
-        self.shared.progress.wait(seen, timeout)
+        self.shared.durable.wait(seen, timeout)
     }
 
     fn wake(&self) {
-        self.shared.progress.advance();
+        self.shared.wake();
     }
 
     fn commit(&self, transaction: Transaction) -> Pending {
-        EmbeddedLog::queue(&self.shared, transaction)
+        EmbeddedLog::queue(&self.shared, transaction, Told::Durable)
+    }
+
+    fn written(&self) -> Moment {
+        self.shared.horizon.begun()
+    }
+
+    fn durable(&self, at: Moment) -> Pending<()> {
+        self.shared.horizon.when(at)
     }
 
     fn sync(&self) -> Result<(), Error> {
-        if self.shared.options.durability == Durability::Synced {
-            return Ok(());
+        match self.shared.options.durability {
+            Durability::Synced => self.durable(self.written()).wait(),
+            Durability::Buffered => {
+                let synced = self.shared.store()?.sync();
+                synced.map_err(|e| self.shared.failed(&e))
+            }
         }
-        let synced = self.shared.store()?.sync();
-        synced.map_err(|e| self.shared.failed(&e))
     }
 
     fn members(&self, _: &str) -> Result<Vec<String>, Error> {
@@ -240,6 +268,7 @@ impl Log for EmbeddedLog {
             offsets.push((topic, partition, Offset(u64::from_le_bytes(row.try_into().ok()?))));
             Some(true)
         })?;
+        self.durable(self.written()).wait()?;
         Ok(offsets)
     }
 

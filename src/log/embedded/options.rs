@@ -16,7 +16,7 @@ pub struct Options {
     pub tail_cache_bytes: usize,
     /// How much RocksDB collects in memory, for deletion and for compacted topics each, before it writes a file, in bytes.
     pub write_buffer_bytes: usize,
-    /// How much may wait to be written before [`Error::Busy`], in bytes.
+    /// How much may wait to be written before [`Error::Busy`], in bytes, and how much of what is written may wait to be synced.
     pub max_queued_bytes: usize,
     /// How much a partition of a compacted topic gets before it is compacted again, in bytes.
     pub compact_bytes: u64,
@@ -46,7 +46,7 @@ impl Options {
 /// What a commit survives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// The machine: a commit is synced before it is answered.
+    /// The machine: what is committed is synced before anybody outside of the process hears of it.
     Synced,
     /// The process only, unless [`Log::sync`] is called.
     Buffered,

@@ -1,5 +1,5 @@
 //! What readers see of a partition: where it starts and ends, and its last batches, kept in memory so that those who follow the
-//! end do not touch RocksDB. Only what is durable gets here.
+//! end do not touch RocksDB. What is written gets here; how much of it is durable is known, and that is all that is seen from outside.
 
 use super::layout::{EndRow, KeptRow, Place};
 use crate::log::{Bounds, StoredBatch, TopicId, TopicInfo};
@@ -15,10 +15,37 @@ pub(super) struct Topic {
     pub partitions: Arc<[Mutex<PartitionState>]>,
 }
 
-/// One partition. The writer moves `end`, whoever holds the maintenance lock moves `kept`.
+/// Who reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// A worker of this process, which goes on from what is written.
+    Member,
+    /// Anybody else, who sees what is durable.
+    Outside,
+}
+
+/// Where a partition ends after a group that is written.
+#[derive(Debug)]
+pub(super) struct Written {
+    partitions: Arc<[Mutex<PartitionState>]>,
+    partition: Partition,
+    end: u64,
+}
+
+impl Written {
+    /// The group is durable.
+    pub(super) fn settle(&self) {
+        let mut state = self.partitions[self.partition.0 as usize].lock();
+        state.durable = state.durable.max(self.end);
+    }
+}
+
+/// One partition. The writer moves `end`, the thread that syncs `durable`, whoever holds the maintenance lock `kept`.
 #[derive(Debug, Default)]
 pub(super) struct PartitionState {
     pub end: EndRow,
+    /// What lies below this offset is durable; it is where a batch ends.
+    pub durable: u64,
     pub kept: KeptRow,
     /// Batches below this offset were deleted since the log was opened.
     pub deleted_to: u64,
@@ -29,8 +56,17 @@ pub(super) struct PartitionState {
 }
 
 impl PartitionState {
+    /// From where to where it is durable.
     pub(super) fn bounds(&self) -> Bounds {
-        Bounds { start: Offset(self.kept.start), end: Offset(self.end.end) }
+        Bounds { start: Offset(self.kept.start), end: Offset(self.durable) }
+    }
+
+    /// From where to where this reader may read.
+    pub(super) fn bounds_for(&self, reader: Reader) -> Bounds {
+        match reader {
+            Reader::Member => Bounds { end: Offset(self.end.end), ..self.bounds() },
+            Reader::Outside => self.bounds(),
+        }
     }
 
     /// The size of what can be read, about, in bytes.
@@ -38,8 +74,8 @@ impl PartitionState {
         self.end.appended.saturating_sub(self.kept.dropped)
     }
 
-    /// Batches from `from` on, if the tail goes back that far.
-    pub(super) fn read_tail(&self, from: Offset, max_bytes: usize) -> Option<Vec<StoredBatch>> {
+    /// Batches from `from` on up to `end`, if the tail goes back that far.
+    pub(super) fn read_tail(&self, from: Offset, end: Offset, max_bytes: usize) -> Option<Vec<StoredBatch>> {
         if self.tail.front()?.base_offset() > from {
             return None;
         }
@@ -50,7 +86,8 @@ impl PartitionState {
             bytes += batch.stored_bytes();
             more
         };
-        Some(self.tail.range(first..).take_while(fits).cloned().collect())
+        let below = self.tail.range(first..).take_while(|batch| batch.next_offset() <= end);
+        Some(below.take_while(fits).cloned().collect())
     }
 
     /// Moves the start and forgets what lies below.
@@ -120,13 +157,14 @@ impl TailBudget {
         TailBudget { max_bytes, bytes: 0, order: VecDeque::new() }
     }
 
-    /// Makes a batch readable, and forgets old ones of any partition that no longer fit.
-    pub(super) fn publish(&mut self, topics: &Topics, place: Place, end: EndRow, batch: StoredBatch) {
+    /// Makes a batch readable for the members, and forgets old ones of any partition that no longer fit.
+    pub(super) fn publish(&mut self, topics: &Topics, place: Place, end: EndRow, batch: StoredBatch) -> Written {
         let bytes = batch.stored_bytes() + BATCH_BYTES;
         self.order.push_back((place, batch.base_offset(), bytes));
         self.bytes += bytes;
-        if let Some(state) = topics.state(place) {
-            let mut state = state.lock();
+        let topic = topics.get(place.0).expect("the partition was checked before the transaction was queued");
+        {
+            let mut state = topic.partitions[place.1.0 as usize].lock();
             state.end = end;
             state.tail.push_back(batch);
         }
@@ -142,6 +180,7 @@ impl TailBudget {
                 }
             }
         }
+        Written { partitions: Arc::clone(&topic.partitions), partition: place.1, end: end.end }
     }
 
     /// Forgets everything, as after the database was read back.

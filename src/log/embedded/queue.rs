@@ -14,12 +14,22 @@ pub(super) type Outcome = Result<Committed, Error>;
 /// Where to say so.
 pub(super) type Answer = oneshot::Sender<Outcome>;
 
+/// When whoever asked is told the outcome.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Told {
+    /// As soon as the transaction is written: a worker, whose next one lies behind it.
+    Written,
+    /// Once it is durable.
+    Durable,
+}
+
 /// A transaction that waits, and who waits for it.
 #[derive(Debug)]
 pub(super) struct Job {
     pub transaction: Transaction,
     pub bytes: usize,
     pub answer: Answer,
+    pub told: Told,
 }
 
 /// What the writer is to do next.
@@ -47,28 +57,29 @@ pub(super) struct Queue {
 struct State {
     jobs: VecDeque<Job>,
     bytes: usize,
-    /// Why nothing is accepted: what failed, until it is repaired.
-    broken: Option<Arc<str>>,
-    repair: bool,
+    /// Why nothing is accepted, until it is repaired.
+    broken: Option<Error>,
+    /// What failed elsewhere than in the writer, which is to read the database back.
+    repair: Option<Arc<str>>,
     closed: bool,
 }
 
 impl Queue {
     /// Queues a transaction, unless more than `max_queued_bytes` wait already.
-    pub(super) fn push(&self, transaction: Transaction, bytes: usize, max_queued_bytes: usize) -> Pending {
+    pub(super) fn push(&self, transaction: Transaction, bytes: usize, told: Told, max_queued_bytes: usize) -> Pending {
         let mut state = self.state.lock();
         if state.closed {
             return Pending::refused(Error::Closed);
         }
-        if let Some(cause) = &state.broken {
-            return Pending::refused(Error::Unavailable { cause: Arc::clone(cause) });
+        if let Some(error) = &state.broken {
+            return Pending::refused(error.clone());
         }
         if !state.jobs.is_empty() && state.bytes + bytes > max_queued_bytes {
             return Pending::refused(Error::Busy { queued_bytes: state.bytes });
         }
         let (answer, pending) = Pending::channel();
         state.bytes += bytes;
-        state.jobs.push_back(Job { transaction, bytes, answer });
+        state.jobs.push_back(Job { transaction, bytes, answer, told });
         if state.jobs.len() == 1 {
             self.work.notify_one();
         }
@@ -79,8 +90,8 @@ impl Queue {
     pub(super) fn next(&self, max_group_bytes: usize) -> Work {
         let mut state = self.state.lock();
         loop {
-            if let (true, Some(cause)) = (state.repair, &state.broken) {
-                return Work::Repair(Arc::clone(cause));
+            if let Some(cause) = state.repair.take() {
+                return Work::Repair(cause);
             }
             if !state.jobs.is_empty() {
                 let (mut group, mut bytes) = (Vec::with_capacity(state.jobs.len()), 0);
@@ -100,11 +111,11 @@ impl Queue {
         }
     }
 
-    /// From now on refuses everything, and returns what waited.
-    pub(super) fn stop_accepting(&self, cause: &Arc<str>) -> Vec<Job> {
+    /// From now on refuses everything with this error, and returns what waited.
+    pub(super) fn stop_accepting(&self, error: &Error) -> Vec<Job> {
         let mut state = self.state.lock();
-        state.broken = Some(Arc::clone(cause));
-        state.repair = false;
+        state.broken = Some(error.clone());
+        state.repair = None;
         state.bytes = 0;
         state.jobs.drain(..).collect()
     }
@@ -118,14 +129,14 @@ impl Queue {
     pub(super) fn ask_for_repair(&self, cause: &Arc<str>) {
         let mut state = self.state.lock();
         if state.broken.is_none() {
-            state.broken = Some(Arc::clone(cause));
-            state.repair = true;
+            state.broken = Some(Error::Unavailable { cause: Arc::clone(cause) });
+            state.repair = Some(Arc::clone(cause));
             self.work.notify_one();
         }
     }
 
-    /// What failed, if something did and is not repaired yet.
-    pub(super) fn broken(&self) -> Option<Arc<str>> {
+    /// Why nothing is accepted, if something failed and is not repaired yet.
+    pub(super) fn broken(&self) -> Option<Error> {
         self.state.lock().broken.clone()
     }
 

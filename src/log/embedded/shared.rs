@@ -1,10 +1,11 @@
 //! What the threads of a log share, and what callers' threads do with it themselves: make topics, fetch, check, and move starts.
 //! Nothing here appends.
 
+use super::horizon::Horizon;
 use super::layout::{self, KeptRow, Place};
 use super::maintenance::Maintenance;
 use super::options::Options;
-use super::partition::{PartitionState, Topic, Topics};
+use super::partition::{PartitionState, Reader, Topic, Topics};
 use super::queue::Queue;
 use super::store::{Home, Store};
 use crate::Offset;
@@ -32,7 +33,11 @@ pub(super) struct Shared {
     pub(super) home: Mutex<Home>,
     pub(super) topics: RwLock<Topics>,
     pub(super) queue: Queue,
-    pub(super) progress: Progress,
+    pub(super) horizon: Horizon,
+    /// What members wait for.
+    pub(super) written: Progress,
+    /// What everybody else waits for.
+    pub(super) durable: Progress,
     pub(super) maintenance: Mutex<Maintenance>,
     pub(super) counters: Counters,
 }
@@ -77,7 +82,9 @@ impl Shared {
             store: RwLock::default(),
             topics: RwLock::default(),
             queue: Queue::default(),
-            progress: Progress::default(),
+            horizon: Horizon::default(),
+            written: Progress::default(),
+            durable: Progress::default(),
             maintenance: Mutex::default(),
             counters: Counters::default(),
         };
@@ -87,14 +94,28 @@ impl Shared {
 
     /// The database, unless it is being repaired.
     pub(super) fn store(&self) -> Result<MappedRwLockReadGuard<'_, Store>, Error> {
-        RwLockReadGuard::try_map(self.store.read(), Option::as_ref).map_err(|_| Error::Unavailable {
-            cause: self.queue.broken().unwrap_or_else(|| "the log was read back just now".into()),
-        })
+        let just_now = || Error::Unavailable { cause: "the log was read back just now".into() };
+        RwLockReadGuard::try_map(self.store.read(), Option::as_ref).map_err(|_| self.queue.broken().unwrap_or_else(just_now))
     }
 
-    /// Opens the database and reads back where everything stands. Nothing that could be read before may be gone.
+    /// Lets all who wait for something new look.
+    pub(super) fn wake(&self) {
+        self.written.advance();
+        self.durable.advance();
+    }
+
+    /// Opens the database and reads back where everything stands. All that is found is durable: RocksDB has written what it found in the
+    /// write-ahead log to files of their own. Nothing that could be read before may be gone.
     pub(super) fn reopen(&self) -> Result<(), Error> {
         let store = self.home.lock().open(&self.options)?;
+        let (found, (read, durable)) = (store.last_group()?, self.horizon.read());
+        if found < durable {
+            return Err(store.damaged("what was synced is gone".to_owned()));
+        }
+        if found < read {
+            return Err(Error::Lost { dir: self.dir.clone() });
+        }
+        self.horizon.found(found);
         let mut topics = self.topics.write();
         for info in store.topics()? {
             topics.put(info);
@@ -104,7 +125,7 @@ impl Shared {
             if end.end < state.end.end {
                 return Err(store.damaged(format!("records of topic {} were lost", place.0.0)));
             }
-            state.end = end;
+            (state.end, state.durable) = (end, end.end);
         }
         for (place, kept) in store.kept()? {
             let mut state = self.known(&topics, &store, place)?.lock();
@@ -177,7 +198,7 @@ impl Shared {
         Ok(info)
     }
 
-    pub(super) fn fetch(&self, place: Place, from: Offset, max_bytes: usize) -> Result<Fetched, Error> {
+    pub(super) fn fetch(&self, reader: Reader, place: Place, from: Offset, max_bytes: usize) -> Result<Fetched, Error> {
         let topic = self.find(place)?;
         let state = &topic.partitions[place.1.0 as usize];
         let out_of_range = |Bounds { start, end }| Error::OutOfRange {
@@ -189,7 +210,8 @@ impl Shared {
         };
         let (bounds, tail) = {
             let state = state.lock();
-            (state.bounds(), state.read_tail(from, max_bytes))
+            let bounds = state.bounds_for(reader);
+            (bounds, state.read_tail(from, bounds.end, max_bytes))
         };
         if from < bounds.start || from > bounds.end {
             return Err(out_of_range(bounds));
@@ -205,7 +227,7 @@ impl Shared {
                     bytes < max_bytes
                 })?;
                 // What was trimmed meanwhile may be missing from what was read.
-                let now = state.lock().bounds();
+                let now = state.lock().bounds_for(reader);
                 if from < now.start {
                     return Err(out_of_range(now));
                 }

@@ -6,7 +6,8 @@
 use super::layout::{self, EndRow, KeptRow, Place};
 use super::options::Options;
 use crate::Offset;
-use crate::log::{Cleanup, Error, StoredBatch, TopicInfo};
+use crate::log::{Cleanup, Error, Moment, StoredBatch, TopicInfo};
+use millstream_state::Lock;
 use rocksdb::{
     BlockBasedOptions, BottommostLevelCompaction, Cache, ColumnFamily, ColumnFamilyDescriptor, CompactOptions, DB,
     DBCompressionType, ReadOptions, WriteBatch, WriteOptions,
@@ -28,7 +29,7 @@ const MIN_BLOB_BYTES: u64 = 4 << 10;
 #[derive(Debug)]
 pub(super) struct Home {
     dir: PathBuf,
-    format: File,
+    format: Lock,
     is_new: bool,
 }
 
@@ -47,20 +48,13 @@ impl Home {
             return Err(not_a_log(format!("it holds {} and no {FORMAT_FILE}", entry.map_err(io)?.file_name().display())));
         }
         let path = dir.join(FORMAT_FILE);
-        let mut format = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(io)?;
-        // A child of this process that is being made holds the files of a log that was just closed, until it runs its own program.
-        let patience = std::time::Instant::now() + std::time::Duration::from_millis(300);
-        let mut locked = format.try_lock();
-        while matches!(locked, Err(TryLockError::WouldBlock)) && std::time::Instant::now() < patience {
-            std::thread::park_timeout(std::time::Duration::from_millis(10));
-            locked = format.try_lock();
-        }
-        locked.map_err(|e| match e {
+        let format = OpenOptions::new().create(true).truncate(false).read(true).write(true).open(path).map_err(io)?;
+        let format = Lock::take(format).map_err(|e| match e {
             TryLockError::WouldBlock => Error::Locked { dir: dir.to_owned() },
             TryLockError::Error(e) => io(e),
         })?;
         let mut found = Vec::new();
-        Read::by_ref(&mut format).take(256).read_to_end(&mut found).map_err(io)?;
+        (&*format).take(256).read_to_end(&mut found).map_err(io)?;
         if found != FORMAT.as_bytes() && !FORMAT.as_bytes().starts_with(&found) {
             return Err(not_a_log(format!("its {FORMAT_FILE} says {:?}", String::from_utf8_lossy(&found))));
         }
@@ -69,7 +63,10 @@ impl Home {
 
     /// Opens the database, which must not be open.
     pub(super) fn open(&mut self, options: &Options) -> Result<Store, Error> {
-        let mut db_options = rocksdb::Options::default();
+        // A write-ahead log that goes on where its predecessor has lost its end is not read: nothing may be there without what lay before it.
+        // The option has no function of its own.
+        let verified = rocksdb::Options::default().get_options_from_string("track_and_verify_wals=true");
+        let mut db_options = verified.map_err(|e| self.error(&e))?;
         db_options.create_if_missing(self.is_new);
         db_options.create_missing_column_families(self.is_new);
         // What is replayed after a crash, at most.
@@ -112,9 +109,10 @@ impl Home {
     }
 
     fn made(&mut self) -> std::io::Result<()> {
-        self.format.rewind()?;
-        self.format.write_all(FORMAT.as_bytes())?;
-        self.format.sync_all()?;
+        let mut format = &*self.format;
+        format.rewind()?;
+        format.write_all(FORMAT.as_bytes())?;
+        format.sync_all()?;
         File::open(&self.dir)?.sync_all()?;
         self.is_new = false;
         Ok(())
@@ -202,6 +200,13 @@ impl Store {
             return Err(self.damaged("a topic is missing".to_owned()));
         }
         Ok(topics)
+    }
+
+    /// The last write that is here, 0 before the first.
+    pub(super) fn last_group(&self) -> Result<Moment, Error> {
+        let Some(row) = self.get("default", &layout::WRITE)? else { return Ok(Moment::DURABLE) };
+        let number = row[..].try_into().map_err(|_| self.damaged("the number of the last write can't be read".to_owned()))?;
+        Ok(Moment(u64::from_le_bytes(number)))
     }
 
     pub(super) fn ends(&self) -> Result<Vec<(Place, EndRow)>, Error> {

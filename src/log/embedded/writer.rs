@@ -1,5 +1,6 @@
-//! The one thread that appends. It takes all transactions that wait, makes them one write, syncs it, and only then lets anybody
-//! see it: group commit, whose groups grow by themselves with what arrives during a sync.
+//! The one thread that appends. It takes all transactions that wait, makes them one write, and lets the workers of this process go on from
+//! it at once; everybody else sees it once it is synced, which happens beside ([`horizon`](super::horizon)). So a chain of hops through
+//! the tasks takes as many writes, and one or two syncs for all of them.
 //!
 //! ```text
 //!             write failed, or somebody else's did
@@ -12,6 +13,7 @@
 //! who waited hear just that, the database is opened anew, and what is found there is what happened.
 
 use super::group::{self, Group};
+use super::horizon::{Unsynced, answer};
 use super::options::Durability;
 use super::partition::TailBudget;
 use super::queue::{Job, Work};
@@ -40,52 +42,64 @@ pub(super) fn run(shared: &Shared) {
                 }
             }
             Work::Repair(cause) => repair(shared, cause, &mut tails),
-            Work::Stop => return,
+            Work::Stop => return shared.horizon.close(),
         }
     }
 }
 
 /// Commits a group; an error is the database's, and everybody in the group was answered.
 fn commit(shared: &Shared, jobs: Vec<Job>, tails: &mut TailBudget) -> Result<(), Arc<str>> {
+    // Else a disk that is slow for long would let the memory fill with those who wait for it.
+    shared.horizon.wait_for_room(shared.options.max_queued_bytes);
     let now = (shared.options.clock)();
     let topics = shared.topics.read();
     let store = shared.store().expect("only the writer closes the database");
-    let mut group = Group::default();
-    let mut write = WriteBatch::with_capacity_bytes(jobs.iter().map(|job| job.bytes + 256).sum());
+    let at = shared.horizon.begin();
+    let mut group = Group::new(at);
+    let bytes = jobs.iter().map(|job| job.bytes + 256).sum();
+    let mut write = WriteBatch::with_capacity_bytes(bytes);
     for job in jobs {
         group.add(job, &topics, &store, now, &mut write);
     }
     let publication = group.finish(&topics, &store, now, &mut write);
     shared.counters.transactions.fetch_add(group.len() as u64, Relaxed);
+    let mut ends = Vec::new();
     if !write.is_empty() {
-        let synced = shared.options.durability == Durability::Synced;
         let written = fault::point("log:commit:before-write")
             .map_err(|e| e.to_string())
-            .and_then(|()| store.write(write, synced).map_err(|e| e.to_string()))
+            .and_then(|()| store.write(write, false).map_err(|e| e.to_string()))
             .and_then(|()| fault::point("log:commit:after-write").map_err(|e| e.to_string()));
         if let Err(cause) = written.map_err(Arc::<str>::from) {
             // First of all: whoever hears of the failure finds the log refusing, or repaired.
-            refuse(shared, &cause);
-            group.answer(Some(&Error::OutcomeUnknown { cause: Arc::clone(&cause) }));
+            refuse(shared, &unavailable(&cause));
+            group
+                .into_answers()
+                .into_iter()
+                .for_each(|all| answer(all, Some(&Error::OutcomeUnknown { cause: Arc::clone(&cause) })));
             return Err(cause);
         }
         shared.counters.writes.fetch_add(1, Relaxed);
         shared.counters.records.fetch_add(publication.iter().map(|(.., batch)| batch.len() as u64).sum(), Relaxed);
         shared.counters.bytes.fetch_add(publication.iter().map(|(.., batch)| batch.stored_bytes() as u64).sum(), Relaxed);
-        group::publish(publication, &topics, tails);
-        shared.progress.advance();
+        ends = group::publish(publication, &topics, tails);
         fault::crash_point("log:commit:after-publish");
     }
     drop((topics, store));
     let unread = group.unread.take();
-    group.answer(None);
+    let [of_written, of_durable] = group.into_answers();
+    shared.horizon.written(Unsynced { at, bytes, ends, answers: of_durable });
+    if shared.options.durability == Durability::Buffered {
+        shared.horizon.advance(shared, at);
+    }
+    answer(of_written, None);
+    shared.written.advance();
     unread.map_or(Ok(()), Err)
 }
 
 /// Closes the database and opens it again, as often as it takes.
-fn repair(shared: &Shared, mut cause: Arc<str>, tails: &mut TailBudget) {
+fn repair(shared: &Shared, cause: Arc<str>, tails: &mut TailBudget) {
     tracing::error!(dir = %shared.dir.display(), %cause, "the log failed and is read back");
-    refuse(shared, &cause);
+    refuse(shared, &unavailable(&cause));
     if let Ok(store) = shared.store() {
         store.stop_background_work();
     }
@@ -93,26 +107,40 @@ fn repair(shared: &Shared, mut cause: Arc<str>, tails: &mut TailBudget) {
     tails.clear(&shared.topics.read());
     let mut pause = FIRST_PAUSE;
     while !shared.queue.wait_for_close(pause) {
+        fault::crash_point("log:repair");
         match shared.reopen() {
             Ok(()) => {
                 tracing::info!(dir = %shared.dir.display(), "the log was read back and goes on");
+                shared.horizon.recovered(shared);
                 shared.queue.accept();
-                shared.progress.advance();
+                shared.wake();
                 return;
+            }
+            Err(error @ Error::Lost { .. }) => {
+                tracing::error!(%error, "the log can't go on");
+                refuse(shared, &error);
+                return shared.horizon.abandon(&error);
             }
             Err(error) => {
                 tracing::warn!(%error, "the log can't be read back yet");
-                cause = error.to_string().into();
-                refuse(shared, &cause);
+                let error = unavailable(&error.to_string().into());
+                refuse(shared, &error);
+                shared.horizon.abandon(&error);
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
     }
 }
 
-/// Accepts nothing from now on, and tells those who wait that nothing of theirs was tried.
-fn refuse(shared: &Shared, cause: &Arc<str>) {
-    for job in shared.queue.stop_accepting(cause) {
-        let _ = job.answer.send(Err(Error::Unavailable { cause: Arc::clone(cause) }));
+fn unavailable(cause: &Arc<str>) -> Error {
+    Error::Unavailable { cause: Arc::clone(cause) }
+}
+
+/// Accepts nothing from now on, and tells those who wait to be written that nothing of theirs was tried. Those whose transaction is written
+/// wait for what is found when the log is read back.
+fn refuse(shared: &Shared, error: &Error) {
+    for job in shared.queue.stop_accepting(error) {
+        let _ = job.answer.send(Err(error.clone()));
     }
+    shared.horizon.fail();
 }

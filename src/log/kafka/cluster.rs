@@ -132,9 +132,9 @@ impl Cluster {
 
     /// An error, while the brokers are known to be away.
     pub(super) fn available(&self) -> Result<(), Error> {
-        match self.health() {
-            Health::Up => Ok(()),
-            Health::Repairing { cause } => Err(Error::Unavailable { cause }),
+        match self.status.known.lock().away.clone() {
+            None => Ok(()),
+            Some(cause) => Err(Error::Unavailable { cause }),
         }
     }
 

@@ -6,7 +6,7 @@
 //! metadata as it is right before, so that a member whose tasks are somebody else's commits nothing; and rebalances are answered in
 //! `changes` alone, so none falls into a transaction.
 
-use super::super::{Change, Committed, Error, Fetched, Member, Membership, TopicId, Transaction};
+use super::super::{Change, Committed, Error, Fetched, Member, Membership, Moment, TopicId, Transaction};
 use super::cluster::{Cluster, client};
 use super::config::{GroupProtocol, HEARTBEAT};
 use super::error;
@@ -244,7 +244,7 @@ impl Member for KafkaMember {
         let reads = [Read { group, offsets: named.collect::<Result<_, Error>>()? }];
         let appends: Vec<_> = transaction.appends.iter().collect();
         let base_offsets = self.transactions.commit(&appends, &reads)?;
-        Ok(Committed { base_offsets })
+        Ok(Committed { base_offsets, at: Moment::DURABLE })
     }
 }
 

@@ -215,11 +215,6 @@ impl Log for KafkaLog {
         }
     }
 
-    fn sync(&self) -> Result<(), Error> {
-        // What is acknowledged is with all brokers that must have it.
-        Ok(())
-    }
-
     fn members(&self, group: &str) -> Result<Vec<String>, Error> {
         let what = format!("members of group {group}");
         self.cluster.ask(&what, |client, timeout| match client.group_members(group, timeout) {

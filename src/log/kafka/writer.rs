@@ -1,7 +1,7 @@
 //! Appends from outside of workers: a thread with one producer. While it commits, others queue; what has queued is the next transaction,
 //! so thousands of small appends share one.
 
-use super::super::{Committed, Error, Pending, Transaction};
+use super::super::{Committed, Error, Moment, Pending, Transaction};
 use super::cluster::Cluster;
 use super::native::GroupMetadata;
 use super::topics::Topics;
@@ -143,7 +143,7 @@ fn answer(group: Vec<Waiting>, outcome: Result<Vec<crate::Offset>, Error>) {
             Ok(_) => {
                 let (own, rest) = bases.split_at(waiting.transaction.appends.len());
                 bases = rest;
-                Ok(Committed { base_offsets: own.to_vec() })
+                Ok(Committed { base_offsets: own.to_vec(), at: Moment::DURABLE })
             }
             Err(error) => Err(error.clone()),
         };

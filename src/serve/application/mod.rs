@@ -51,6 +51,7 @@ impl From<QueryError> for ApiError {
     fn from(error: QueryError) -> ApiError {
         match error {
             QueryError::Elsewhere { .. } => ApiError::unavailable("NOT_READY", error.to_string()),
+            QueryError::Log(error) => error.into(),
             error => ApiError::internal(error),
         }
     }

@@ -14,13 +14,13 @@ use super::super::request::Request;
 use super::super::response::Response;
 use super::{blocking, watches};
 use crate::record::Timestamp;
-use crate::runtime::{Handle, QueryError, Row, View};
+use crate::runtime::{Handle, QueryError, Row, Seen, View};
 
 /// The most rows of one answer. One row more is read, to know whether there is one.
 const MAX_LIMIT: u64 = 500;
 
 pub(super) async fn list(application: Handle, _request: Request) -> Result<Response, ApiError> {
-    let stores = application.stores().into_iter().map(|store| {
+    let stores = application.stores().durable().await?.into_iter().map(|store| {
         let positions = store.positions.iter().map(|(partition, offset)| json!({"partition": partition.0, "offset": offset.0}));
         json!({
             "name": store.name,
@@ -41,9 +41,9 @@ pub(super) async fn row(application: Handle, request: Request) -> Result<Respons
     let key = key(&view, "key", &request.param("key")?)?;
     request.at_least(&application, view.name()).await?;
     if request.wants_events() {
-        return watches::key(view, key);
+        return watches::key(view, key).await;
     }
-    let Some(value) = view.get(&key)? else {
+    let Some(value) = view.get(&key)?.durable().await? else {
         return Err(ApiError::not_found("KEY_NOT_FOUND", format!("{} has no value of this key", view.name())));
     };
     let mut body = Vec::with_capacity(value.len() + 64);
@@ -65,10 +65,10 @@ pub(super) async fn rows(application: Handle, request: Request) -> Result<Respon
         if !matches!(bounds.between, Between::Keys(None, None)) || after.is_some() {
             return Err(ApiError::invalid_field("from, to and after", "do not go with a watch; prefix does"));
         }
-        return watches::prefix(view, bounds.prefix.unwrap_or_default());
+        return watches::prefix(view, bounds.prefix.unwrap_or_default()).await;
     }
     let read = view.clone();
-    let page = blocking(move || bounds.page(&read, after.as_deref(), limit + 1)).await??;
+    let page = blocking(move || bounds.page(&read, after.as_deref(), limit + 1)).await??.durable().await?;
     let mut body = br#"{"entries":["#.to_vec();
     for (n, (key, value)) in page.iter().take(limit).enumerate() {
         if n > 0 {
@@ -133,7 +133,7 @@ impl Bounds {
         Ok(Bounds { prefix, between })
     }
 
-    fn page(&self, view: &View, after: Option<&[u8]>, limit: usize) -> Result<Vec<Row>, QueryError> {
+    fn page(&self, view: &View, after: Option<&[u8]>, limit: usize) -> Result<Seen<Vec<Row>>, QueryError> {
         let prefix = self.prefix.as_deref();
         match &self.between {
             Between::Keys(from, to) => {

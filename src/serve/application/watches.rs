@@ -23,17 +23,18 @@ const TRIES: usize = 16;
 type Positions = Vec<(Partition, Offset)>;
 
 /// A watch of one key.
-pub(super) fn key(view: View, key: Vec<u8>) -> Result<Response, ApiError> {
+pub(super) async fn key(view: View, key: Vec<u8>) -> Result<Response, ApiError> {
     let watch = view.watch(Watched::Key(key.clone()));
     let mut positions = view.positions();
     let mut value = view.get(&key)?;
     for _ in 0..TRIES {
         let now = view.positions();
-        if now == positions {
+        if now.peek() == positions.peek() {
             break;
         }
         (positions, value) = (now, view.get(&key)?);
     }
+    let (positions, value) = (positions.durable().await?, value.durable().await?);
     Ok(Response::events(move |mut events| async move {
         let shown = show(&view, &key, value.as_deref(), &positions);
         if let Ok(data) = &shown {
@@ -48,9 +49,9 @@ pub(super) fn key(view: View, key: Vec<u8>) -> Result<Response, ApiError> {
 }
 
 /// A watch of all keys that begin so.
-pub(super) fn prefix(view: View, prefix: Vec<u8>) -> Result<Response, ApiError> {
+pub(super) async fn prefix(view: View, prefix: Vec<u8>) -> Result<Response, ApiError> {
     let watch = view.watch(Watched::Prefix(prefix.clone()));
-    let positions = view.positions();
+    let positions = view.positions().durable().await?;
     Ok(Response::events(move |mut events| async move {
         let mut outcome = rows(&view, prefix, &positions, &mut events).await;
         if outcome.is_ok() {
@@ -64,7 +65,7 @@ async fn rows(view: &View, prefix: Vec<u8>, positions: &Positions, events: &mut 
     let all = Range::prefix(&prefix);
     let mut range = all.clone();
     loop {
-        let rows = view.page(&range, Direction::Forward, PAGE)?;
+        let rows = view.page(&range, Direction::Forward, PAGE)?.durable().await?;
         for (key, value) in &rows {
             events.send(&Event::new("change", &show(view, key, Some(value), positions)?)).await;
         }

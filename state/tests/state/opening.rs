@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use millstream_state::{Access, Db, Error, Home, OpenError, Options, StoreSpec};
+use millstream_state::{Access, Db, Error, Home, Lock, OpenError, Options, StoreSpec};
 
 use crate::support::{A, B, TASK, TestHome, all, commit, get, position, task};
 
@@ -71,6 +71,18 @@ fn a_directory_of_another_life_is_emptied() {
     // As it is when emptying was cut off before the end: done again.
     fs::remove_file(directory.path().join("incarnation")).unwrap();
     assert!(!filled(&open("third")));
+}
+
+#[test]
+fn a_lock_is_given_back_though_a_child_that_is_being_made_has_its_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = || Lock::take(fs::File::create(directory.path().join("lock")).unwrap());
+    let lock = open().unwrap();
+    let in_the_child = lock.try_clone().unwrap(); // as a fork has it
+    assert!(matches!(open(), Err(fs::TryLockError::WouldBlock)));
+    drop(lock);
+    open().unwrap();
+    drop(in_the_child);
 }
 
 #[test]

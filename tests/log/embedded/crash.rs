@@ -6,6 +6,7 @@
 
 use super::child;
 use crate::log::support::{Random, append, open, read, topic, with_offset, with_request};
+use crate::power;
 use millstream::log::{Error, Log, TopicInfo, Transaction};
 use millstream::{Offset, Partition};
 use std::collections::{HashMap, HashSet};
@@ -44,6 +45,28 @@ fn what_was_acknowledged_survives_a_crash_at_each_step_of_a_commit() {
         }
     }
 }
+
+/// The same where the machine dies: what was not synced goes with it, and is more than what nobody was told of.
+#[test]
+fn what_was_acknowledged_survives_a_power_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = dir.path().join("log");
+    let seed = std::env::var("SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(|| u64::from(std::process::id()));
+    println!("SEED={seed}");
+    let mut random = Random::new(seed);
+    let mut acknowledged = Acknowledged::new();
+    let mut gone = 0;
+    for _ in 0..ROUNDS {
+        run_child(&log, NOTE_SYNCS, Some(1 + random.below(150)), &mut acknowledged);
+        gone += power::cut_off(&log).unwrap_or(0);
+        check(&open(&log), &acknowledged);
+    }
+    println!("{} acknowledged, {gone} bytes cut off", acknowledged.len());
+    assert!(gone > 0, "nothing was ever written and not synced");
+}
+
+/// In place of a fault: the child notes what its syncs make durable.
+const NOTE_SYNCS: &str = "note:syncs:1:fail";
 
 /// Lets a child append until it was heard to so often, or until it dies by itself.
 fn run_child(dir: &Path, faults: &str, kill_after: Option<u64>, acknowledged: &mut Acknowledged) {
@@ -102,6 +125,9 @@ fn transactions(log: &dyn Log, events: &TopicInfo, partition: u32) -> Vec<String
 #[ignore = "runs in the child process of what_was_acknowledged_survives_a_kill"]
 fn child_that_is_killed() {
     let Some(dir) = child::dir() else { return };
+    if std::env::var("MILLSTREAM_FAULT").as_deref() == Ok(NOTE_SYNCS) {
+        power::note_syncs(dir.as_ref());
+    }
     let log = open(dir.as_ref());
     let events = topic(&log, "events", 2);
     let known = transactions(&log, &events, 0);

@@ -1,5 +1,6 @@
 //! What a log forgets and what it keeps: retention, compaction, trimming, and the space of it all.
 
+use crate::app::support::eventually;
 use crate::log::support::{ManualClock, Random, put, read, read_from, spec, topic};
 use millstream::log::embedded::{Durability, EmbeddedLog, Options};
 use millstream::log::{Append, Cleanup, Error, Log, RecordBatch, TopicInfo, Transaction};
@@ -151,9 +152,9 @@ fn check_space(trimmed: Cleanup, kept: Cleanup) {
     assert!(before > 60_000_000, "{before}");
     log.trim(trimmed.id, Partition(0), Offset(390)).unwrap();
     log.maintain().unwrap();
-    let after = disk_bytes(dir.path());
-    // 13 MB are alive; write-ahead log and the last blob file may hold some more.
-    assert!(after < 24_000_000, "{before} bytes before, {after} after");
+    // 13 MB are alive; write-ahead log and the last blob file may hold some more. RocksDB removes files when nothing that it does in the
+    // background may need them, which no event tells.
+    eventually("the space is given back", || disk_bytes(dir.path()) < 24_000_000);
     drop(log);
     let log = EmbeddedLog::open(dir.path(), options).unwrap();
     assert_eq!((read(&log, &trimmed, 0).len(), read(&log, &kept, 0).len()), (10, 400));

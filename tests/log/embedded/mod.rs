@@ -1,5 +1,6 @@
 //! The embedded log: the contract, and what only it has.
 
+mod ahead;
 mod child;
 mod crash;
 mod disk;

@@ -77,7 +77,7 @@ impl From<Coupon> for Shown {
 pub async fn show(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
     let coupon_id = request.param_id("couponId")?;
     request.at_least(&api.app, COUPONS.name()).await?;
-    let coupon = api.coupons.get(coupon_id).await?.ok_or_else(|| refused(Refusal::NotFound, coupon_id))?;
+    let coupon = api.coupons.get(coupon_id).await?.durable().await?.ok_or_else(|| refused(Refusal::NotFound, coupon_id))?;
     Response::json(StatusCode::OK, &Shown::from(coupon))
 }
 
@@ -92,9 +92,9 @@ struct Listed {
 pub async fn list(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
     let page = Page::asked(&request, Page::place_by_age)?;
     request.at_least(&api.app, COUPONS_BY_AGE.name()).await?;
-    let (ids, next) = page.read(&api.coupons_by_age, None)?;
-    let coupons = ids.iter().filter_map(|id| api.coupons.now(*id).transpose());
-    let coupons = coupons.map(|coupon| coupon.map(Shown::from)).collect::<Result<_, _>>()?;
+    let (ids, next) = page.read(&api.coupons_by_age, None)?.ahead();
+    let coupons = api.coupons.all(&ids)?.into_iter().map(Shown::from).collect();
+    api.app.settled().await?;
     Response::json(StatusCode::OK, &Listed { coupons, next: next.map(Page::show_place) })
 }
 
@@ -110,7 +110,7 @@ struct Accepted<'a> {
 impl Api {
     async fn create(&self, terms: Terms) -> Result<Write, ApiError> {
         let coupon_id = terms.coupon_id;
-        match self.coupons.get(coupon_id).await? {
+        match self.coupons.get(coupon_id).await?.ahead() {
             None => {
                 let at = self.app.now();
                 let body = Shown::from(Coupon::new(terms.clone()));
@@ -128,9 +128,9 @@ impl Api {
 
     async fn claim(&self, coupon_id: u64, user_id: u64) -> Result<Write, ApiError> {
         let at = self.app.now();
-        let coupon = self.coupons.get(coupon_id).await?;
+        let coupon = self.coupons.get(coupon_id).await?.ahead();
         let claimed = |partition| self.coupon_claims.get_in(partition, &(coupon_id, user_id));
-        let has_it = coupon.is_some() && claimed(self.coupons.partition(coupon_id)?)?.is_some();
+        let has_it = coupon.is_some() && claimed(self.coupons.partition(coupon_id)?)?.ahead().is_some();
         // Refusals of a known coupon need no newer view: that it is issued or sold out is for good, and so are its times.
         if let Decision::Refuse(refusal) = decide(coupon, has_it, at) {
             return Err(refused(refusal, coupon_id));

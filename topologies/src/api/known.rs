@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use millstream::codec::Data;
 use millstream::serve::ApiError;
-use millstream::{Direction, Handle, Partition, Range, Store, Topic, TypedView, Watched};
+use millstream::{Direction, Handle, Partition, Range, Seen, Store, Topic, TypedView, Watched};
 
 /// The longest wait for the views before a refusal that they could still take back.
 const CATCH_UP: Duration = Duration::from_secs(2);
@@ -46,19 +46,26 @@ impl<V: Data> Known<V> {
     }
 
     /// The row as the view has it now.
-    pub fn now(&self, id: u64) -> Result<Option<V>, ApiError> {
+    pub fn now(&self, id: u64) -> Result<Seen<Option<V>>, ApiError> {
         Ok(self.view.get_in(self.partition(id)?, &id)?)
     }
 
+    /// Those rows of these ids that there are, durable or not.
+    pub fn all(&self, ids: &[u64]) -> Result<Vec<V>, ApiError> {
+        ids.iter().filter_map(|id| self.now(*id).map(Seen::ahead).transpose()).collect()
+    }
+
     /// The row. A view that has not heard of it may be about to, so it is waited for.
-    pub async fn get(&self, id: u64) -> Result<Option<V>, ApiError> {
+    pub async fn get(&self, id: u64) -> Result<Seen<Option<V>>, ApiError> {
         self.get_if(id, |_| true).await
     }
 
     /// The row, waited for also where the one that is there does not suffice to say yes.
-    pub async fn get_if(&self, id: u64, suffices: impl Fn(&V) -> bool) -> Result<Option<V>, ApiError> {
-        if let Some(row) = self.now(id)?.filter(&suffices) {
-            return Ok(Some(row));
+    pub async fn get_if(&self, id: u64, suffices: impl Fn(&V) -> bool) -> Result<Seen<Option<V>>, ApiError> {
+        let suffices = |seen: &Seen<Option<V>>| seen.peek().as_ref().is_some_and(&suffices);
+        let now = self.now(id)?;
+        if suffices(&now) {
+            return Ok(now);
         }
         // Who asks right after a write is answered as soon as that has arrived, and not only once everything has that the log holds.
         let mut key = Vec::new();
@@ -67,8 +74,9 @@ impl<V: Data> Known<V> {
         let caught_up = self.catch_up();
         tokio::pin!(caught_up);
         loop {
-            if let Some(row) = self.now(id)?.filter(&suffices) {
-                return Ok(Some(row));
+            let now = self.now(id)?;
+            if suffices(&now) {
+                return Ok(now);
             }
             tokio::select! {
                 done = &mut caught_up => {
@@ -86,9 +94,9 @@ impl<V: Data> Known<V> {
         caught_up.map_err(|behind| ApiError::unavailable("NOT_READY", behind.to_string()))
     }
 
-    /// The greatest id that there is.
+    /// The greatest id that there is, durable or not.
     pub fn greatest(&self) -> Result<Option<u64>, ApiError> {
-        let last = self.view.page(&Range::all(), Direction::Reverse, 1)?;
+        let last = self.view.page(&Range::all(), Direction::Reverse, 1)?.ahead();
         Ok(last.first().map(|(id, _)| *id))
     }
 }

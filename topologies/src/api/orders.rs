@@ -161,7 +161,7 @@ fn progress_name(progress: Progress) -> &'static str {
 pub async fn show(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
     let order_id = request.param_id("orderId")?;
     request.at_least(&api.app, ORDERS.name()).await?;
-    let order = api.orders.get(order_id).await?;
+    let order = api.orders.get(order_id).await?.durable().await?;
     let order = order.filter(|order| auth::may_see(request.caller(), order.terms.user_id)).ok_or_else(|| not_found(order_id))?;
     Response::json(StatusCode::OK, &Shown::from(order))
 }
@@ -170,7 +170,8 @@ pub async fn show(api: Arc<Api>, request: Request) -> Result<Response, ApiError>
 pub async fn delivery(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
     let order_id = request.param_id("orderId")?;
     request.at_least(&api.app, DELIVERIES.name()).await?;
-    let delivery = api.deliveries.get(order_id).await?.filter(|delivery| auth::may_see(request.caller(), delivery.user_id));
+    let delivery =
+        api.deliveries.get(order_id).await?.durable().await?.filter(|delivery| auth::may_see(request.caller(), delivery.user_id));
     let delivery =
         delivery.ok_or_else(|| ApiError::not_found("DELIVERY_NOT_FOUND", format!("there is no delivery of order {order_id}")))?;
     Response::json(StatusCode::OK, &json!({"orderId": delivery.order_id, "status": delivery.status}))
@@ -227,7 +228,7 @@ impl Api {
         let decide = || async {
             // What the view refuses may be allowed by what it has not heard yet.
             let order = self.orders.get_if(order_id, |order| order.accepts(&happening).is_ok()).await?;
-            let order = order.filter(|order| auth::may_see(request.caller(), order.terms.user_id));
+            let order = order.ahead().filter(|order| auth::may_see(request.caller(), order.terms.user_id));
             let order = order.ok_or_else(|| not_found(order_id))?;
             order.accepts(&happening).map_err(|refusal| refused(refusal, order_id))?;
             let at = self.app.now();

@@ -4,7 +4,7 @@ use std::ops::Bound;
 
 use millstream::codec::{self, Data};
 use millstream::serve::{ApiError, Request};
-use millstream::{Direction, Range, TypedView};
+use millstream::{Direction, Range, Seen, TypedView};
 
 const LIMIT: u64 = 50;
 const MAX_LIMIT: u64 = 200;
@@ -39,9 +39,12 @@ impl Page<(i64, u64)> {
     }
 }
 
+/// The rows of a page, and the place of the next page, if there is one.
+type Shown<A, B, V> = (Vec<V>, Option<(A, B)>);
+
 impl<A: Data, B: Data> Page<(A, B)> {
     /// The rows of this page from the last key on, and the place of the next page, if there is one. `of` leaves only keys that begin so.
-    pub fn read<V: Data>(&self, view: &TypedView<(A, B), V>, of: Option<&A>) -> Result<(Vec<V>, Option<(A, B)>), ApiError> {
+    pub fn read<V: Data>(&self, view: &TypedView<(A, B), V>, of: Option<&A>) -> Result<Seen<Shown<A, B, V>>, ApiError> {
         let first = of.map(codec::prefix).transpose().map_err(ApiError::internal)?.unwrap_or_default();
         let range = match &self.before {
             None => Range::prefix(&first),
@@ -51,10 +54,12 @@ impl<A: Data, B: Data> Page<(A, B)> {
                 Range::new(Bound::Included(&first), Bound::Excluded(&end))
             }
         };
-        let mut rows = view.page(&range, Direction::Reverse, self.limit + 1)?;
-        let more = rows.len() > self.limit;
-        rows.truncate(self.limit);
-        let next = rows.last().filter(|_| more).map(|(place, _)| place.clone());
-        Ok((rows.into_iter().map(|(_, value)| value).collect(), next))
+        let rows = view.page(&range, Direction::Reverse, self.limit + 1)?;
+        Ok(rows.map(|mut rows| {
+            let more = rows.len() > self.limit;
+            rows.truncate(self.limit);
+            let next = rows.last().filter(|_| more).map(|(place, _)| place.clone());
+            (rows.into_iter().map(|(_, value)| value).collect(), next)
+        }))
     }
 }

@@ -55,7 +55,8 @@ pub async fn create(api: Arc<Api>, mut request: Request) -> Result<Response, Api
 pub async fn show(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
     let payment_id = request.param_id("paymentId")?;
     request.at_least(&api.app, PAYMENTS.name()).await?;
-    let payment = api.payments.get(payment_id).await?.filter(|payment| auth::may_see(request.caller(), payment.user_id));
+    let payment =
+        api.payments.get(payment_id).await?.durable().await?.filter(|payment| auth::may_see(request.caller(), payment.user_id));
     let payment =
         payment.ok_or_else(|| ApiError::not_found("PAYMENT_NOT_FOUND", format!("payment {payment_id} does not exist")))?;
     Response::json(StatusCode::OK, &payment)
@@ -69,7 +70,7 @@ impl Api {
             Outcome::Failed => Event::PaymentFailed { payment_id, amount },
         };
         let order = self.orders.get_if(order_id, |order| order.accepts(&happening(0)).is_ok()).await?;
-        let order = order.ok_or_else(|| not_found(order_id))?;
+        let order = order.ahead().ok_or_else(|| not_found(order_id))?;
         order.accepts(&happening(0)).map_err(|refusal| refused(refusal, order_id))?;
         let at = self.app.now();
         let payment_id = self.payment_ids.next(&self.payments, at).await?;

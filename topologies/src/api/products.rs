@@ -52,7 +52,7 @@ pub async fn create(api: Arc<Api>, mut request: Request) -> Result<Response, Api
     let terms = ProductTerms { product_id, name, price, stock };
     let _one_at_a_time = api.creation(product_id).await;
     let decide = || async {
-        match api.products.get(product_id).await? {
+        match api.products.get(product_id).await?.ahead() {
             None => {
                 let body = Shown::from(Product::new(terms.clone()));
                 let command = InventoryCommand::Create(terms);
@@ -117,7 +117,9 @@ pub async fn set_price(api: Arc<Api>, mut request: Request) -> Result<Response, 
 pub async fn show(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
     let product_id = request.param_id("productId")?;
     request.at_least(&api.app, PRODUCTS.name()).await?;
-    Response::json(StatusCode::OK, &Shown::from(api.product(product_id).await?))
+    let product = api.product(product_id).await;
+    api.app.settled().await?;
+    Response::json(StatusCode::OK, &Shown::from(product?))
 }
 
 #[derive(Serialize)]
@@ -131,19 +133,19 @@ struct Listed {
 pub async fn list(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
     let page = Page::asked(&request, Page::place_by_age)?;
     request.at_least(&api.app, PRODUCTS_BY_AGE.name()).await?;
-    let (ids, next) = page.read(&api.products_by_age, None)?;
-    let products = ids.iter().filter_map(|id| api.products.now(*id).transpose());
-    let products = products.map(|product| product.map(Shown::from)).collect::<Result<_, _>>()?;
+    let (ids, next) = page.read(&api.products_by_age, None)?.ahead();
+    let products = api.products.all(&ids)?.into_iter().map(Shown::from).collect();
+    api.app.settled().await?;
     Response::json(StatusCode::OK, &Listed { products, next: next.map(Page::show_place) })
 }
 
 impl Api {
-    /// The product.
+    /// The product, durable or not.
     ///
     /// # Errors
     /// 404 if there is none.
     pub(super) async fn product(&self, product_id: u64) -> Result<Product, ApiError> {
-        let product = self.products.get(product_id).await?;
+        let product = self.products.get(product_id).await?.ahead();
         product.ok_or_else(|| ApiError::not_found("PRODUCT_NOT_FOUND", format!("product {product_id} does not exist")))
     }
 

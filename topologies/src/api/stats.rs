@@ -53,13 +53,15 @@ pub async fn show(api: Arc<Api>, request: Request) -> Result<Response, ApiError>
         return Err(ApiError::invalid_field("from", format!("must be at most {MOST} windows before to")));
     }
     request.at_least(&api.app, PER_MINUTE.name()).await?;
+    let app = api.app.clone();
     let reading = tokio::task::spawn_blocking(move || api.windows(from, to, size)).await;
     let windows = reading.map_err(ApiError::internal)??;
+    app.settled().await?;
     Response::json(StatusCode::OK, &Stats { window: &window, windows })
 }
 
 impl Api {
-    /// The windows of a size between two starts, also those in which nothing happened.
+    /// The windows of a size between two starts, also those in which nothing happened; durable or not.
     fn windows(&self, from: i64, to: i64, size: i64) -> Result<Vec<Window>, ApiError> {
         let starts = (from..to).step_by(size as usize);
         let empty =
@@ -69,7 +71,7 @@ impl Api {
             let mut next = from;
             loop {
                 let times = (Timestamp(next), Timestamp(to));
-                let minutes = self.per_minute.windows(&partition, times, Direction::Forward, MAX_PAGE)?;
+                let minutes = self.per_minute.windows(&partition, times, Direction::Forward, MAX_PAGE)?.ahead();
                 for (minute, figures) in &minutes {
                     windows[((minute.start.0 - from) / size) as usize].figures += *figures;
                 }

@@ -28,7 +28,7 @@ pub async fn coupons(api: Arc<Api>, request: Request) -> Result<Response, ApiErr
     auth::acts_for(request.caller(), user_id)?;
     let page = Page::asked(&request, |text| Some((user_id, text.parse().ok()?)))?;
     request.at_least(&api.app, USER_COUPONS.name()).await?;
-    let (coupons, next) = page.read(&api.user_coupons, Some(&user_id))?;
+    let (coupons, next) = page.read(&api.user_coupons, Some(&user_id))?.durable().await?;
     let next = next.map(|(_, number): (u64, u64)| number.to_string());
     Response::json(StatusCode::OK, &Coupons { coupons, next })
 }
@@ -38,7 +38,7 @@ pub async fn subscribe(api: Arc<Api>, request: Request) -> Result<Response, ApiE
     let user_id = request.param_id("userId")?;
     auth::acts_for(request.caller(), user_id)?;
     let greeting = format!(r#"{{"userId":{user_id},"timestamp":"{}"}}"#, Iso(api.app.now()));
-    api.feed.subscribe(&request, &user_id, greeting)
+    api.feed.subscribe(&request, &user_id, greeting).await
 }
 
 #[derive(Serialize)]
@@ -54,9 +54,9 @@ pub async fn orders(api: Arc<Api>, request: Request) -> Result<Response, ApiErro
     auth::reads_for(request.caller(), user_id)?;
     let page = Page::asked(&request, |text| Some((user_id, text.parse().ok()?)))?;
     request.at_least(&api.app, ORDERS_BY_USER.name()).await?;
-    let (ids, next) = page.read(&api.orders_by_user, Some(&user_id))?;
-    let orders = ids.iter().filter_map(|id| api.orders.now(*id).transpose());
-    let orders = orders.map(|order| order.map(orders::Shown::from)).collect::<Result<_, _>>()?;
+    let (ids, next) = page.read(&api.orders_by_user, Some(&user_id))?.ahead();
+    let orders = api.orders.all(&ids)?.into_iter().map(orders::Shown::from).collect();
+    api.app.settled().await?;
     let next = next.map(|(_, order_id): (u64, u64)| order_id.to_string());
     Response::json(StatusCode::OK, &Orders { orders, next })
 }
@@ -66,7 +66,7 @@ pub async fn points(api: Arc<Api>, request: Request) -> Result<Response, ApiErro
     let user_id = request.param_id("userId")?;
     auth::acts_for(request.caller(), user_id)?;
     request.at_least(&api.app, POINTS.name()).await?;
-    Response::json(StatusCode::OK, &api.points.now(user_id)?.unwrap_or_default())
+    Response::json(StatusCode::OK, &api.points.now(user_id)?.durable().await?.unwrap_or_default())
 }
 
 #[derive(Deserialize)]
@@ -82,7 +82,7 @@ pub async fn add_points(api: Arc<Api>, mut request: Request) -> Result<Response,
     let body = request.body().await?;
     let Addition { add } = from_json(&body)?;
     let decide = || async {
-        if !api.points.now(user_id)?.unwrap_or_default().takes(add) {
+        if !api.points.now(user_id)?.ahead().unwrap_or_default().takes(add) {
             return Err(ApiError::invalid_field("add", "must leave the user with fewer than 2^53"));
         }
         let at = api.app.now();

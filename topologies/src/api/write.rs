@@ -56,7 +56,12 @@ where
     F: Future<Output = Result<Write, ApiError>>,
 {
     let Some(key) = request.headers().get(IDEMPOTENCY_KEY) else {
-        let Write { status, body, events } = decide().await?;
+        let decided = decide().await;
+        if decided.is_err() {
+            // It may be refused for what is not durable yet.
+            app.settled().await?;
+        }
+        let Write { status, body, events } = decided?;
         let position = app.append(events).await?;
         return Ok(answer(status, body, &position));
     };

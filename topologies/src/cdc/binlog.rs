@@ -16,10 +16,11 @@ use mysql_async::binlog::events::{Event, GtidEvent, QueryEvent, RotateEvent, Tab
 use mysql_async::binlog::events::{RowsEventRows, WriteRowsEvent, WriteRowsEventV1};
 use uuid::Uuid;
 
+use super::cell::Cell;
 use super::gtid::Gtid;
 use super::position::Position;
 use super::stream::{Broken, Events};
-use super::table::{Cell, Column, Columns, Kind, Row, TableName, columns_of};
+use super::table::{Columns, Row, TableName, columns_of};
 
 /// A transaction that holds more than this many bytes of rows goes out in parts.
 const SPLIT_BYTES: usize = 8 << 20;
@@ -292,9 +293,7 @@ impl Reader {
                 Ok(self.statement_ended(event))
             }
             ("INSERT" | "REPLACE" | "LOAD", _) if self.names_table(query, schema) => {
-                let columns: Columns = [Column { name: "statement".into(), kind: Kind::Text }].into();
-                let row = Row { columns, cells: vec![Cell::Text(query.to_owned())] };
-                let happened = self.insert(event, vec![row]);
+                let happened = self.insert(event, vec![Row::of_statement(query)]);
                 Ok(happened.or_else(|| self.statement_ended(event)))
             }
             _ => Ok(self.statement_ended(event)),

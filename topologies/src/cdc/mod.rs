@@ -11,16 +11,19 @@
 //! routed are parked in a dead-letter topic, in the same transaction. No query is made after the snapshot but when the table has changed.
 
 mod binlog;
+mod cell;
 mod gtid;
 mod json;
 mod position;
 mod relay;
+mod replays;
 mod routing;
 mod server;
 mod snapshot;
 mod status;
 mod stream;
 mod table;
+mod topic_regex;
 
 pub use self::relay::Relay;
 pub use self::routing::Routing;

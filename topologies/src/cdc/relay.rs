@@ -10,12 +10,13 @@ use std::time::Duration;
 use backon::{BackoffBuilder, ExponentialBuilder};
 use millstream::codec::{Optional, RawBytes};
 use millstream::{AppendError, Events, Failure, Handle, Headers, Offset, Partition, Record, Timestamp, Topic, log};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::binlog::{Group, Happened, Reader, Stopped};
 use super::position::{COLUMNS, POSITIONS, Position};
+use super::replays::{self, REPLAYED, Replays};
 use super::routing::{Routed, Routing};
 use super::server::{SILENCE, Server};
 use super::snapshot::{self, Snapshot, Wanted};
@@ -32,8 +33,9 @@ const NODE: &str = "cdc";
 /// A batch goes out when so many rows have come, or so many bytes of them, or none is left.
 const BATCH_ROWS: usize = 4_000;
 const BATCH_BYTES: usize = 2 << 20;
-/// Transactions that wait for the log.
-const QUEUE: usize = 256;
+/// What waits for the log: at most so many transactions, and about so many KiB of rows.
+const QUEUE: usize = 4_096;
+const QUEUE_KIB: u32 = 4 << 10;
 /// A position that moved without rows is written this often at most, so that a start does not read old binlogs again.
 const POSITION_EVERY_MS: i64 = 5_000;
 const SNAPSHOT_BYTES: usize = 128 << 20;
@@ -55,6 +57,8 @@ pub struct Relay {
     topics: HashMap<String, Result<RawTopic, String>>,
     /// Columns that are to be kept with the next position.
     columns: Option<Columns>,
+    /// The table's columns as they were when it connected.
+    table: Columns,
     /// The columns that are kept do not fit the rows that come: the table as it is now may.
     rereads: bool,
 }
@@ -69,8 +73,8 @@ struct Batch {
     position: Option<Position>,
 }
 
-/// What the reader found, and where it then stood.
-type Found = Result<(Happened, Position), Stopped>;
+/// What the reader found, and where it then stood; and its room among what waits.
+type Found = (Result<(Happened, Position), Stopped>, OwnedSemaphorePermit);
 
 impl Relay {
     /// A relay into this application's log, whose metrics are among the application's.
@@ -79,7 +83,7 @@ impl Relay {
         let status = Arc::new(Status::default());
         status::register(&status, app, &mut app.registry().write());
         app.report(NODE, Some("the relay has not connected to the database yet".into()));
-        Relay { app: app.clone(), settings, status, topics: HashMap::new(), columns: None, rereads: false }
+        Relay { app: app.clone(), settings, status, topics: HashMap::new(), columns: None, table: [].into(), rereads: false }
     }
 
     /// Relays until something stands in the way for good. It may be dropped at any moment: what is in the log says how far it came.
@@ -137,6 +141,7 @@ impl Relay {
                 None => server.columns.clone(),
             };
             self.columns = Some(columns.clone());
+            self.table = server.columns.clone();
             self.status.stands_at(&position);
             let server_id = self.settings.server_id.unwrap_or_else(random_server_id);
             let events = server.follow(&position, server_id, self.settings.prefers_gtids).await?;
@@ -158,6 +163,8 @@ impl Relay {
         self.app.create_topic(&POSITIONS).map_err(of_log)?;
         self.app.create_topic(&COLUMNS).map_err(of_log)?;
         self.app.create_topic(&raw(DEAD_LETTERS).keep_forever()).map_err(of_log)?;
+        self.app.create_topic(&raw(&self.app.replay_topic(NODE)).keep_forever()).map_err(of_log)?;
+        self.app.create_topic(&REPLAYED).map_err(of_log)?;
         if self.settings.raw_topic { self.app.create_topic(&raw(RAW_TOPIC)).map_err(of_log) } else { Ok(()) }
     }
 
@@ -195,10 +202,11 @@ impl Relay {
         loop {
             let mut batch = Batch::new();
             let mut next = finds.recv().await;
-            let mut trouble = None;
-            while let Some(found) = next {
+            let (mut trouble, mut idle) = (None, false);
+            while let Some((found, _room)) = next {
                 match found {
                     Ok((happened, position)) => {
+                        idle |= happened == Happened::Idle;
                         self.connected();
                         if let Err(trouble) = self.take(&mut batch, &mut moved, happened, position) {
                             return trouble;
@@ -211,6 +219,12 @@ impl Relay {
                 }
                 let is_full = batch.rows + batch.parked >= BATCH_ROWS as u64 || batch.bytes >= BATCH_BYTES;
                 next = if is_full { None } else { finds.try_recv().ok() };
+            }
+            if idle
+                && trouble.is_none()
+                && let Err(trouble) = self.add_replays(&mut batch).await
+            {
+                return trouble;
             }
             let now = self.app.now();
             if batch.position.is_some() || trouble.is_some() || now.0 - written_ms >= POSITION_EVERY_MS {
@@ -268,6 +282,29 @@ impl Relay {
         Ok(())
     }
 
+    /// Adds what was given back of the dead letters: routed as the rows they were, or parked again. Whoever replays rows whose transaction was
+    /// undecided has decided.
+    async fn add_replays(&mut self, batch: &mut Batch) -> Result<(), Trouble> {
+        let (app, name, table) = (self.app.clone(), self.settings.name.clone(), self.settings.address.table.to_string());
+        let columns = Columns::clone(&self.table);
+        let read = tokio::task::spawn_blocking(move || replays::read(&app, NODE, &name, &table, &columns)).await;
+        let replays = read.map_err(|panic| failed(panic.to_string()))?.map_err(of_append)?;
+        let (Some(Replays { rows, next }), Some(stands)) = (replays, self.status.position()) else { return Ok(()) };
+        let position = batch.position.get_or_insert(stands).clone();
+        for row in rows {
+            match row {
+                Ok(row) => {
+                    let routed = self.settings.routing.route(&row, self.app.now());
+                    self.add_routed(batch, &row, routed, &position)?;
+                }
+                Err(why) => tracing::error!("a dead letter of the outbox cannot be replayed, and stays where it is: {why}"),
+            }
+        }
+        let done = Record::new(self.settings.name.clone(), next, self.app.now());
+        batch.events = std::mem::take(&mut batch.events).with(&REPLAYED, &done);
+        Ok(())
+    }
+
     /// Adds a row's record, or its dead letter.
     fn add_row(
         &mut self,
@@ -277,19 +314,29 @@ impl Relay {
         undecided: Option<&str>,
         position: &Position,
     ) -> Result<(), Trouble> {
-        batch.bytes += row.size();
-        let routed = match undecided {
-            None => self.settings.routing.route(row, committed_at),
-            Some(why) => Err(why.to_owned()),
-        };
         if self.settings.raw_topic {
-            let key = row.cell(&self.settings.routing.key).and_then(super::table::Cell::to_text).map(String::into_bytes);
+            let key = row.cell(&self.settings.routing.key).and_then(super::cell::Cell::to_text).map(String::into_bytes);
             let record = Record::new(key, Some(row.to_json().into_bytes()), committed_at);
             let fits = size(&record.key, &record.value, &record.headers) <= self.app.limits().max_record_bytes;
             if fits {
                 batch.push(&raw(RAW_TOPIC), &record);
             }
         }
+        let routed = match undecided {
+            None => self.settings.routing.route(row, committed_at),
+            Some(why) => Err(why.to_owned()),
+        };
+        self.add_routed(batch, row, routed, position)
+    }
+
+    fn add_routed(
+        &mut self,
+        batch: &mut Batch,
+        row: &Row,
+        routed: Result<Routed, String>,
+        position: &Position,
+    ) -> Result<(), Trouble> {
+        batch.bytes += row.size();
         match routed.and_then(|routed| self.check(routed)) {
             Ok(Routed { topic, key, value, timestamp, headers }) => match self.topic(&topic)? {
                 Ok(topic) => {
@@ -342,7 +389,7 @@ impl Relay {
         tracing::error!("a row of the outbox is parked in {DEAD_LETTERS}: {why}");
         batch.parked += 1;
         let now = self.app.now();
-        let key = row.cell(&self.settings.routing.id).and_then(super::table::Cell::to_text).filter(|id| id.len() < 1_000);
+        let key = row.cell(&self.settings.routing.id).and_then(super::cell::Cell::to_text).filter(|id| id.len() < 1_000);
         let row = row.to_json();
         let mut pieces = Vec::new();
         let mut rest = row.as_str();
@@ -444,10 +491,17 @@ impl Drop for Reading {
 }
 
 async fn read(mut reader: Reader, found: mpsc::Sender<Found>) {
+    let room = Arc::new(Semaphore::new(QUEUE_KIB as usize));
     loop {
         let next = reader.next().await.map(|happened| (happened, reader.position().clone()));
         let is_over = next.is_err();
-        if found.send(next).await.is_err() || is_over {
+        let bytes = match &next {
+            Ok((Happened::Committed(group), _)) => group.rows.iter().map(Row::size).sum(),
+            _ => 0,
+        };
+        let kib = u32::try_from(bytes >> 10).unwrap_or(QUEUE_KIB).clamp(1, QUEUE_KIB);
+        let Ok(room) = Arc::clone(&room).acquire_many_owned(kib).await else { return };
+        if found.send((next, room)).await.is_err() || is_over {
             return;
         }
     }

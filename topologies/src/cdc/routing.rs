@@ -5,14 +5,18 @@ use std::collections::BTreeMap;
 
 use millstream::{Headers, Timestamp};
 
-use super::table::{Cell, Row};
+use super::cell::Cell;
+use super::table::Row;
+use super::topic_regex::TopicRegex;
 use crate::coupons::topology::COUPON_ISSUE;
 use crate::orders::topology::{DATA_PLATFORM, ORDER_EVENTS};
 use crate::payments::PAYMENT_EVENTS;
 use crate::time::Iso;
 
-/// What stands for the value of `route.by.field` in `route.topic.replacement`.
+/// What stands for the value of `route.by.field` in `route.topic.replacement`, where no pattern is set.
 const ROUTED_BY_VALUE: &str = "${routedByValue}";
+/// The router's replacement where only a pattern is set.
+const REPLACEMENT: &str = "outbox.event.${routedByValue}";
 
 /// How rows become records.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,6 +33,8 @@ pub struct Routing {
     pub route_by: String,
     /// `route.topic.replacement`: the topic of what has no route of its own. Setting it takes the shop's own routes away.
     pub replacement: Option<String>,
+    /// `route.topic.regex`: what the replacement replaces; all of the value unless it is set.
+    pub regex: Option<TopicRegex>,
     /// `route.tombstone.on.empty.payload`: an empty payload is a null.
     pub tombstone_on_empty: bool,
     /// `table.fields.additional.placement`: columns that become headers, and their names there. `None` is what the shop's topics have:
@@ -60,6 +66,7 @@ impl Default for Routing {
             timestamp: Some("created_at".into()),
             route_by: "event_type".into(),
             replacement: None,
+            regex: None,
             tombstone_on_empty: false,
             placement: None,
             routes: routes.into(),
@@ -115,18 +122,23 @@ impl Routing {
             }
             "route.tombstone.on.empty.payload" => flag().map(|on| self.tombstone_on_empty = on),
             "table.fields.additional.placement" => placement(value).map(|placement| self.placement = Some(placement)),
+            "route.topic.regex" => {
+                self.routes.clear();
+                self.replacement.get_or_insert_with(|| REPLACEMENT.to_owned());
+                let regex = TopicRegex::new(value).map_err(|error| format!("{name}: {error}"))?;
+                self.regex = Some(regex);
+                Ok(())
+            }
             // What the router does by itself and the relay does, too.
-            "route.topic.regex" if value == "(?<routedByValue>.*)" => Ok(()),
             "table.expand.json.payload" if value == "false" => Ok(()),
             "table.op.invalid.behavior" if value == "warn" => Ok(()),
             "table.fields.additional.error.on.missing" if value == "true" => Ok(()),
             "table.field.event.schema.version" | "tracing.span.context.field" | "tracing.operation.name" if value.is_empty() => {
                 Ok(())
             }
-            "route.topic.regex"
-            | "table.expand.json.payload"
-            | "table.op.invalid.behavior"
-            | "table.fields.additional.error.on.missing" => Err(format!("{name}={value} is not supported, only its default")),
+            "table.expand.json.payload" | "table.op.invalid.behavior" | "table.fields.additional.error.on.missing" => {
+                Err(format!("{name}={value} is not supported, only its default"))
+            }
             _ => Err(format!("{name:?} is no option of the outbox event router that is supported")),
         }
     }
@@ -156,12 +168,18 @@ impl Routing {
     /// # Errors
     /// Why there is none, in words: the row is to be parked.
     pub fn route(&self, row: &Row, committed_at: Timestamp) -> Result<Routed, String> {
+        if row.is_statement() {
+            return Err("the binlog holds a statement in place of its rows: set binlog_format=ROW, and insert them again".into());
+        }
         let cell = |column: &str| row.cell(column).ok_or_else(|| format!("the binlog holds no column {column} of this row"));
         let needed = |column: &str| cell(column)?.to_text().ok_or_else(|| format!("{column} is null"));
         let event_type = needed(&self.route_by)?;
         let topic = match (self.routes.get(&event_type), &self.replacement) {
             (Some(topic), _) => topic.clone(),
-            (None, Some(replacement)) => replacement.replace(ROUTED_BY_VALUE, &event_type),
+            (None, Some(replacement)) => match &self.regex {
+                None => replacement.replace(ROUTED_BY_VALUE, &event_type),
+                Some(regex) => regex.topic(&event_type, replacement)?,
+            },
             (None, None) => return Err(format!("no topic is configured for {} {event_type:?}", self.route_by)),
         };
         let key = match cell(&self.key)? {
@@ -281,7 +299,7 @@ mod tests {
         for wrong in [
             "nonsense",
             "no.such.option=1",
-            "route.topic.regex=a(.*)",
+            "route.topic.regex=a(.*",
             "table.expand.json.payload=true",
             "table.fields.additional.placement=a:envelope",
             "table.fields.additional.placement=a",
@@ -289,6 +307,9 @@ mod tests {
         ] {
             assert!(routing.set(wrong).is_err(), "{wrong}");
         }
+        routing.set("route.topic.regex=Order(.*)").expect("a pattern");
+        routing.set("route.topic.replacement=orders$1").expect("a replacement");
+        assert_eq!(routing.route(&row(good()), Timestamp(1)).expect("a record").topic, "orders");
         assert!(routing.add_route("OrderPaid").is_err());
         routing.add_route("Order=order-events").expect("a route");
         assert_eq!(routing.route(&row(good()), Timestamp(1)).expect("a record").topic, "order-events");

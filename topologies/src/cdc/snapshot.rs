@@ -7,10 +7,11 @@
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Row as SqlRow};
 
+use super::cell::Cell;
 use super::gtid::Gtids;
 use super::position::Position;
 use super::server::{Address, Flavor, Server};
-use super::table::{Cell, Row, TableName, select_list};
+use super::table::{Row, TableName, select_list};
 use super::{Trouble, misconfigured};
 
 /// What there was, and where the binlog goes on from.

@@ -1,4 +1,4 @@
-//! The outbox table as it is declared, and its rows: cells in plain kinds, whether they come from the binlog or from a query.
+//! The outbox table as it is declared, and its rows.
 //!
 //! A binlog names columns by their place only (unless `binlog_row_metadata` is FULL) and does not always say what is unsigned or binary,
 //! so names and kinds come from `information_schema`. What does not fit it any more is told, never guessed.
@@ -6,14 +6,14 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use mysql_async::Value;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use mysql_async::binlog::events::{OptionalMetaExtractor, TableMapEvent};
-use mysql_async::binlog::value::BinlogValue;
 use mysql_async::consts::ColumnType;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value as Json};
 
-use super::json;
+use super::cell::{Cell, iso};
 
 /// A table, by its database and its name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -75,6 +75,22 @@ pub enum Kind {
         /// Digits after the second.
         digits: u8,
     },
+    /// A date, which becomes days since 1970.
+    Date,
+    /// A time of day or a stretch of time, which becomes microseconds.
+    Time,
+    /// One of these texts.
+    Enum(Vec<String>),
+    /// Any of these texts.
+    Set(Vec<String>),
+    /// So many bits: one is true or false, several are bytes, the least first.
+    Bit(u32),
+    /// A number with an exponent, of half or full precision.
+    Real,
+    /// A number with a fixed number of digits.
+    Decimal,
+    /// A year.
+    Year,
     /// Something that the relay can only hand on as text, by its name in SQL.
     Other(String),
 }
@@ -99,10 +115,7 @@ impl Column {
                 None | Some("utf8" | "utf8mb3" | "utf8mb4" | "ascii") => Kind::Text,
                 Some(other) => Kind::OtherText(other.to_owned()),
             },
-            "binary" => {
-                let length: String = column_type.chars().filter(char::is_ascii_digit).collect();
-                Kind::Bytes { fixed: length.parse().unwrap_or(0) }
-            }
+            "binary" => Kind::Bytes { fixed: number(column_type).unwrap_or(0) as usize },
             "varbinary" | "tinyblob" | "blob" | "mediumblob" | "longblob" => Kind::Bytes { fixed: 0 },
             "json" => Kind::Json,
             "tinyint" => Kind::Integer { unsigned, bits: 8 },
@@ -112,6 +125,14 @@ impl Column {
             "bigint" => Kind::Integer { unsigned, bits: 64 },
             "datetime" => Kind::DateTime { digits },
             "timestamp" => Kind::Timestamp { digits },
+            "date" => Kind::Date,
+            "time" => Kind::Time,
+            "enum" => Kind::Enum(choices(column_type)),
+            "set" => Kind::Set(choices(column_type)),
+            "bit" => Kind::Bit(number(column_type).unwrap_or(1)),
+            "float" | "double" => Kind::Real,
+            "decimal" => Kind::Decimal,
+            "year" => Kind::Year,
             other => Kind::Other(other.to_owned()),
         };
         Column { name, kind }
@@ -137,9 +158,44 @@ impl Column {
             }
             Kind::DateTime { .. } => matches!(binlog, MYSQL_TYPE_DATETIME | MYSQL_TYPE_DATETIME2),
             Kind::Timestamp { .. } => matches!(binlog, MYSQL_TYPE_TIMESTAMP | MYSQL_TYPE_TIMESTAMP2),
+            Kind::Date => matches!(binlog, MYSQL_TYPE_DATE | MYSQL_TYPE_NEWDATE),
+            Kind::Time => matches!(binlog, MYSQL_TYPE_TIME | MYSQL_TYPE_TIME2),
+            Kind::Enum(_) => matches!(binlog, MYSQL_TYPE_ENUM | MYSQL_TYPE_STRING),
+            Kind::Set(_) => matches!(binlog, MYSQL_TYPE_SET | MYSQL_TYPE_STRING),
+            Kind::Bit(_) => matches!(binlog, MYSQL_TYPE_BIT),
+            Kind::Real => matches!(binlog, MYSQL_TYPE_FLOAT | MYSQL_TYPE_DOUBLE),
+            Kind::Decimal => matches!(binlog, MYSQL_TYPE_DECIMAL | MYSQL_TYPE_NEWDECIMAL),
+            Kind::Year => matches!(binlog, MYSQL_TYPE_YEAR),
             Kind::Other(_) => true,
         }
     }
+}
+
+/// The number in the declaration of a column.
+fn number(column_type: &str) -> Option<u32> {
+    column_type.split(|c: char| !c.is_ascii_digit()).find(|digits| !digits.is_empty())?.parse().ok()
+}
+
+/// The texts in the declaration of a column, such as `enum('a','it''s')`.
+fn choices(column_type: &str) -> Vec<String> {
+    let (mut choices, mut rest) = (Vec::new(), column_type);
+    while let Some((_, after)) = rest.split_once('\'') {
+        let (mut choice, mut from) = (String::new(), after);
+        while let Some((part, after)) = from.split_once('\'') {
+            choice.push_str(part);
+            from = after;
+            match after.strip_prefix('\'') {
+                Some(after) => {
+                    choice.push('\'');
+                    from = after;
+                }
+                None => break,
+            }
+        }
+        choices.push(choice);
+        rest = from;
+    }
+    choices
 }
 
 /// The columns of a table, in order.
@@ -167,131 +223,6 @@ pub fn columns_of(map: &TableMapEvent<'_>, now: &Columns) -> Option<Columns> {
     (columns.len() == count && columns.iter().enumerate().all(fits)).then_some(columns)
 }
 
-/// What stands in a row at a column.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Cell {
-    /// Nothing.
-    Null,
-    /// Text.
-    Text(String),
-    /// Bytes, or what was to be text and is not UTF-8.
-    Bytes(Vec<u8>),
-    /// A whole number.
-    Integer(i128),
-    /// Microseconds since 1970.
-    Time {
-        /// The time.
-        micros: i64,
-        /// Digits after the second.
-        digits: u8,
-        /// Whether it has a zone.
-        is_moment: bool,
-    },
-    /// A time that there is not, such as 0000-00-00.
-    NoTime,
-}
-
-impl Cell {
-    /// The value of a column as a row of the binlog has it.
-    #[must_use]
-    pub fn of_binlog(kind: &Kind, value: BinlogValue<'_>) -> Cell {
-        match (kind, value) {
-            (_, BinlogValue::Jsonb(value)) => {
-                json::to_text(&value).map_or_else(|error| Cell::Text(error.to_string()), Cell::Text)
-            }
-            (_, BinlogValue::JsonDiff(_)) => Cell::Null, // only updates have these
-            (Kind::Timestamp { digits }, BinlogValue::Value(Value::Bytes(text))) => unix_time(&text, *digits),
-            (Kind::Timestamp { digits }, BinlogValue::Value(Value::Int(seconds))) => {
-                Cell::Time { micros: seconds.saturating_mul(1_000_000), digits: *digits, is_moment: true }
-            }
-            (kind, BinlogValue::Value(value)) => Cell::of_query(kind, value),
-        }
-    }
-
-    /// The value of a column as a query gives it, in a session whose time zone is UTC.
-    #[must_use]
-    pub fn of_query(kind: &Kind, value: Value) -> Cell {
-        match (kind, value) {
-            (_, Value::NULL) => Cell::Null,
-            (Kind::Bytes { fixed }, Value::Bytes(mut bytes)) => {
-                bytes.resize(bytes.len().max(*fixed), 0);
-                Cell::Bytes(bytes)
-            }
-            (Kind::OtherText(_), Value::Bytes(bytes)) => Cell::Bytes(bytes),
-            (_, Value::Bytes(bytes)) => String::from_utf8(bytes).map_or_else(|error| Cell::Bytes(error.into_bytes()), Cell::Text),
-            (Kind::Integer { unsigned: true, bits }, Value::Int(number)) if number < 0 => {
-                Cell::Integer(i128::from(number) + (1 << bits))
-            }
-            (_, Value::Int(number)) => Cell::Integer(i128::from(number)),
-            (_, Value::UInt(number)) => Cell::Integer(i128::from(number)),
-            (Kind::DateTime { digits }, Value::Date(year, month, day, hour, minute, second, micros)) => {
-                civil_time((year, month, day), (hour, minute, second, micros), *digits, false)
-            }
-            (Kind::Timestamp { digits }, Value::Date(year, month, day, hour, minute, second, micros)) => {
-                civil_time((year, month, day), (hour, minute, second, micros), *digits, true)
-            }
-            (_, other) => Cell::Text(other.as_sql(true).trim_matches('\'').to_owned()),
-        }
-    }
-
-    /// The value as text, as a header or a key carries it: as Debezium's router writes it with string converters.
-    #[must_use]
-    pub fn to_text(&self) -> Option<String> {
-        Some(match self {
-            Cell::Null | Cell::NoTime => return None,
-            Cell::Text(text) => text.clone(),
-            Cell::Bytes(bytes) => base64(bytes),
-            Cell::Integer(number) => number.to_string(),
-            Cell::Time { micros, digits, is_moment: true } => iso(*micros, *digits),
-            // io.debezium.time.Timestamp up to three digits, MicroTimestamp beyond.
-            Cell::Time { micros, digits: 0..=3, .. } => micros.div_euclid(1_000).to_string(),
-            Cell::Time { micros, .. } => micros.to_string(),
-        })
-    }
-}
-
-/// Seconds since 1970 as text, with a fraction or without.
-fn unix_time(text: &[u8], digits: u8) -> Cell {
-    let parsed = std::str::from_utf8(text).ok().and_then(|text| {
-        let (seconds, fraction) = text.split_once('.').unwrap_or((text, "0"));
-        let seconds: i64 = seconds.parse().ok()?;
-        let micros: i64 = format!("{fraction:0<6}").get(..6)?.parse().ok()?;
-        (seconds > 0 || micros > 0).then_some(seconds.checked_mul(1_000_000)? + micros)
-    });
-    parsed.map_or(Cell::NoTime, |micros| Cell::Time { micros, digits, is_moment: true })
-}
-
-fn civil_time(date: (u16, u8, u8), time: (u8, u8, u8, u32), digits: u8, is_moment: bool) -> Cell {
-    let small = |number: u8| i8::try_from(number).ok();
-    let micros = || {
-        let day = jiff::civil::Date::new(i16::try_from(date.0).ok()?, small(date.1)?, small(date.2)?).ok()?;
-        let days = i64::from(jiff::civil::Date::constant(1970, 1, 1).until(day).ok()?.get_days());
-        let seconds = i64::from(time.0) * 3_600 + i64::from(time.1) * 60 + i64::from(time.2);
-        Some((days * 86_400 + seconds) * 1_000_000 + i64::from(time.3))
-    };
-    micros().map_or(Cell::NoTime, |micros| Cell::Time { micros, digits, is_moment })
-}
-
-/// As `ZonedTimestamp` has it: as many digits as the column.
-fn iso(micros: i64, digits: u8) -> String {
-    let digits = usize::from(digits);
-    jiff::Timestamp::from_microsecond(micros).map_or_else(|_| micros.to_string(), |time| format!("{time:.digits$}"))
-}
-
-/// As RFC 4648 has it, with padding.
-fn base64(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for chunk in bytes.chunks(3) {
-        let bits = chunk.iter().fold(0_u32, |bits, byte| bits << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
-        for place in 0..4 {
-            let digit = DIGITS[(bits >> (18 - 6 * place)) as usize & 63];
-            text.push(if place <= chunk.len() { char::from(digit) } else { '=' });
-        }
-    }
-    text
-}
-
 /// A row, with the columns it had when it was written.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
@@ -301,7 +232,23 @@ pub struct Row {
     pub cells: Vec<Cell>,
 }
 
+/// The one column of what is no row but the statement that wrote it.
+const STATEMENT: &str = "statement";
+
 impl Row {
+    /// What stands for the rows of a statement, which the binlog does not hold.
+    #[must_use]
+    pub fn of_statement(statement: &str) -> Row {
+        let column = Column { name: STATEMENT.into(), kind: Kind::Text };
+        Row { columns: [column].into(), cells: vec![Cell::Text(statement.to_owned())] }
+    }
+
+    /// Whether it is no row but a statement.
+    #[must_use]
+    pub fn is_statement(&self) -> bool {
+        matches!(&*self.columns, [column] if column.name == STATEMENT)
+    }
+
     /// What stands at a column; `None` if there is no such column, or the binlog left it out.
     #[must_use]
     pub fn cell(&self, column: &str) -> Option<&Cell> {
@@ -315,13 +262,30 @@ impl Row {
         let value = |cell: &Cell| match cell {
             Cell::Null => Json::Null,
             Cell::NoTime => Json::from("0000-00-00"),
-            Cell::Bytes(bytes) => serde_json::json!({"$base64": base64(bytes)}),
+            Cell::Bytes(bytes) => serde_json::json!({"$base64": BASE64.encode(bytes)}),
             Cell::Integer(number) => i64::try_from(*number).map_or_else(|_| number.to_string().into(), Json::from),
             Cell::Time { micros, .. } => iso(*micros, 6).into(),
             Cell::Text(text) => text.as_str().into(),
         };
         let fields = self.columns.iter().zip(&self.cells).map(|(column, cell)| (column.name.clone(), value(cell)));
         Json::Object(fields.collect::<Map<_, _>>()).to_string()
+    }
+
+    /// The row of which [`Row::to_json`] made this, by the kinds that the columns of these names have.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn from_json(text: &[u8], columns: &Columns) -> Result<Row, String> {
+        let object: Map<String, Json> = serde_json::from_slice(text).map_err(|error| format!("it is no row: {error}"))?;
+        let (mut named, mut cells) = (Vec::new(), Vec::new());
+        for (name, value) in object {
+            let known = columns.iter().find(|column| column.name.eq_ignore_ascii_case(&name));
+            let column = known.cloned().unwrap_or_else(|| Column { name, kind: Kind::Other("unknown".into()) });
+            cells
+                .push(Cell::of_json(&column.kind, value).ok_or_else(|| format!("{} is not what the column holds", column.name))?);
+            named.push(column);
+        }
+        Ok(Row { columns: named.into(), cells })
     }
 
     /// About how many bytes it takes.
@@ -352,26 +316,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cells_are_text_as_the_router_writes_it() {
-        let date = |digits| Kind::DateTime { digits };
-        let time = || Value::Date(2026, 1, 2, 3, 4, 5, 678_901);
-        for (kind, value, text) in [
-            (Kind::Text, Value::from("ö-3"), Some("ö-3")),
-            (Kind::Integer { unsigned: true, bits: 64 }, Value::Int(-1), Some("18446744073709551615")),
-            (Kind::Integer { unsigned: true, bits: 24 }, Value::Int(-1), Some("16777215")),
-            (Kind::Integer { unsigned: false, bits: 8 }, Value::Int(-1), Some("-1")),
-            (Kind::Bytes { fixed: 4 }, Value::Bytes(vec![1, 2]), Some("AQIAAA==")),
-            (Kind::Bytes { fixed: 0 }, Value::Bytes(vec![255, 254, 253]), Some("//79")),
-            (date(6), time(), Some("1767323045678901")),
-            (date(3), time(), Some("1767323045678")),
-            (date(6), Value::Date(9999, 12, 31, 23, 59, 59, 999_999), Some("253402300799999999")),
-            (date(3), Value::Date(0, 0, 0, 0, 0, 0, 0), None),
-            (Kind::Text, Value::NULL, None),
-        ] {
-            assert_eq!(Cell::of_query(&kind, value.clone()).to_text().as_deref(), text, "{kind:?} {value:?}");
-        }
-        let moment = Cell::of_binlog(&Kind::Timestamp { digits: 3 }, BinlogValue::Value(Value::from("1767323045.678000")));
-        assert_eq!(moment.to_text().as_deref(), Some("2026-01-02T03:04:05.678Z"));
+    fn declarations_are_read() {
+        assert_eq!(choices("enum('small','it''s','','a,b')"), ["small", "it's", "", "a,b"]);
+        assert_eq!((number("bit(10)"), number("binary(16)"), number("bit")), (Some(10), Some(16), None));
     }
 
     #[test]

@@ -12,6 +12,8 @@ use super::{insert, records_of, relaying, wait_for_marker};
 const ROWS: &str = include_str!("debezium/rows.sql");
 const MARIADB: &str = include_str!("debezium/mariadb.jsonl");
 const MYSQL: &str = include_str!("debezium/mysql.jsonl");
+const MORE_ROWS: &str = include_str!("debezium/more-rows.sql");
+const MORE: &str = include_str!("debezium/mariadb-more.jsonl");
 
 const TOPICS: [&str; 2] = ["--cdc-option", "route.topic.replacement=fixture-${routedByValue}"];
 
@@ -91,6 +93,29 @@ fn check(url: &str, run: &dyn Fn(&str), text: &str) {
         if record.key.as_deref() != Some("7") {
             assert_eq!(compact(&record.value), compact(&expected.value), "{key:?}");
         }
+    }
+}
+
+#[test]
+fn columns_of_all_kinds_become_the_headers_that_debezium_makes() {
+    let server = shared();
+    let database = server.database();
+    let (table, rows) = MORE_ROWS.split_once("INSERT INTO").expect("a table, then rows");
+    server.run(&database, table);
+    let names = table.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')).filter_map(|word| word.strip_prefix("c_"));
+    let columns: String = names.map(|name| format!(",c_{name}:header:{name}")).collect();
+    let placement = "aggregate_type:header:aggregateType,event_type:header:eventType,created_at:header:createdAt";
+    let placement = format!("table.fields.additional.placement={placement}{columns}");
+    let args = [&TOPICS[..], &["--cdc-option", &placement]].concat();
+    let expected = recorded(MORE);
+    assert!(expected.len() == 4 && columns.matches(':').count() == 28, "{columns}");
+    // From the binlog, and then from a snapshot.
+    for rows in [format!("INSERT INTO{rows}"), String::new()] {
+        let shop = relaying(&server.url("app", &database), &args);
+        server.run(&database, &rows);
+        server.run(&database, &insert(&format!("marker-{}", rows.len()), "1", "no topic", "NULL"));
+        wait_for_marker(&shop, &format!("marker-{}", rows.len()));
+        assert_eq!(stored(records_of(shop)), expected);
     }
 }
 

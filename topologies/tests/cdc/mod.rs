@@ -3,6 +3,7 @@
 mod crash;
 pub mod database;
 mod debezium;
+mod odd;
 mod records;
 mod refusals;
 mod relaying;
