@@ -53,9 +53,10 @@ pub use operators::sink::SinkValue;
 pub use record::{Headers, Offset, Partition, Record, Timestamp};
 pub use requests::RequestProcess;
 pub use runtime::{
-    Accepted, Answer, App, AppendError, Behind, Change, Config, Events, Failure, Handle, Health, MAX_PAGE, ParkedRecord,
-    QueryError, Replayed, RequestError, RequestKey, Row, Seen, Selection, Standbys, StartError, StoreStatus, Token, TypedView,
-    UnreadableToken, Upstream, View, Waiting, Watch, Watched,
+    Accepted, Answer, App, AppState, AppendError, Behind, Change, Config, DeadLetters, Events, Failure, Handle, Health, MAX_PAGE,
+    ParkedRecord, QueryError, Replayed, RequestError, RequestKey, Reset, ResetBegin, ResetError, ResetReport, ResetTo,
+    Restoration, RestoreListener, RestoreStep, Row, Seen, Selection, Standbys, StartError, StoreStatus, TaskStatus, ThreadError,
+    Token, TypedView, UnreadableToken, Upstream, View, Waiting, Watch, Watched,
 };
 pub use store::Store;
 pub use task::TimeDomain;

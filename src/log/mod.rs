@@ -27,7 +27,7 @@ pub use topic::{Cleanup, TopicId, TopicInfo, TopicSpec};
 pub(crate) use transaction::AtomicMoment;
 pub use transaction::{Append, Committed, GroupOffsets, Moment, Pending, Request, StoredRequest, Transaction};
 
-use crate::{Offset, Partition};
+use crate::{Offset, Partition, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -111,6 +111,9 @@ pub trait Log: Send + Sync + 'static {
     /// What tells this process from others that share the log, and is the same after a restart.
     fn instance(&self) -> &str;
 
+    /// After how long a member of a group that has fallen silent is taken for dead; never, where one process has the log.
+    fn session_timeout(&self) -> Duration;
+
     /// Ends what the members of a dead process left open: the transactions of the first `workers` of that instance are aborted now, and
     /// they can commit nothing any more until they join again. There is nobody to be fenced where one process has the log.
     ///
@@ -152,6 +155,27 @@ pub trait Log: Send + Sync + 'static {
     fn sync(&self) -> Result<(), Error> {
         self.durable(self.written()).wait()
     }
+
+    /// The members that a group has now, in words for people; none where one process has the log.
+    ///
+    /// # Errors
+    /// If the log can't be asked.
+    fn members(&self, group: &str) -> Result<Vec<String>, Error>;
+
+    /// Deletes topics with all their records, for good, and returns when they are gone; those that do not exist are passed over.
+    ///
+    /// # Errors
+    /// If it can't be done now or is not allowed, [`Error::Unsupported`] where one process has the log.
+    fn delete_topics(&self, names: &[&str]) -> Result<(), Error>;
+
+    /// Whether every offset of a topic that is not compacted is a record's; else marks of transactions have some.
+    fn counts_by_offsets(&self) -> bool;
+
+    /// The offset of the first record of a partition whose timestamp is `at` or later; the end if there is none.
+    ///
+    /// # Errors
+    /// As [`Log::bounds`].
+    fn offset_at(&self, topic: TopicId, partition: Partition, at: Timestamp) -> Result<Offset, Error>;
 
     /// How far a group has read.
     ///

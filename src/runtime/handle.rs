@@ -5,10 +5,13 @@ use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
+use tokio::sync::watch;
 
 use super::Shared;
 use super::progress::Behind;
 use super::seen::Seen;
+use super::state::AppState;
+use super::threads::ThreadError;
 use super::token::{Place, Token};
 use super::upstream::Upstream;
 use super::view::{QueryError, View};
@@ -422,6 +425,53 @@ impl Handle {
     #[must_use]
     pub fn health(&self) -> Health {
         self.shared.health()
+    }
+
+    /// What the application is doing.
+    #[must_use]
+    pub fn state(&self) -> AppState {
+        self.shared.state()
+    }
+
+    /// The same, to be followed: Kafka Streams' state listener. Who looks seldom sees the last state and not all between.
+    #[must_use]
+    pub fn states(&self) -> watch::Receiver<AppState> {
+        self.shared.lifecycle.watch()
+    }
+
+    /// Stops processing in this process until [`Handle::resume`]: no record, timer or punctuation. What was processed is committed. Tasks
+    /// are still taken, restored and given up, so they do not go to others; views, watches and appends go on. A restart is not paused.
+    pub fn pause(&self) {
+        self.shared.set_paused(true);
+    }
+
+    /// Goes on after [`Handle::pause`].
+    pub fn resume(&self) {
+        self.shared.set_paused(false);
+    }
+
+    /// How many worker threads there are.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.shared.threads.count()
+    }
+
+    /// Adds a worker thread, and gives its number. Where a group shares out tasks it is one more member; else the tasks are dealt anew, for
+    /// which all threads commit first. It blocks until that is done.
+    ///
+    /// # Errors
+    /// See [`ThreadError`].
+    pub fn add_thread(&self) -> Result<usize, ThreadError> {
+        self.shared.add_thread()
+    }
+
+    /// Removes a worker thread, and gives the number that it had. It commits and leaves its group, or the tasks are dealt anew. It blocks
+    /// until that is done.
+    ///
+    /// # Errors
+    /// See [`ThreadError`].
+    pub fn remove_thread(&self) -> Result<usize, ThreadError> {
+        self.shared.remove_thread()
     }
 
     /// The metrics; an application may register more.

@@ -34,7 +34,7 @@ impl Handle {
         if shared.topology.global(sub).is_some() || role == Role::Owner {
             return VecDeque::from([Place::Here]);
         }
-        let [owners, standbys] = shared.presence.endpoints_of(shared.log.instance(), sub, partition);
+        let [owners, standbys] = shared.presence.endpoints_of(shared.log.instance(), shared.sub_name(sub), partition);
         let follows = role == Role::Standby;
         let first = follows && shared.config.standbys == Standbys::All;
         let here = |holds: bool| holds.then_some(Place::Here);

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use millstream_state::{Position, TaskState};
 
+use super::restoring::StoreRestoration;
 use super::{Shared, StartError};
 use crate::log::{Fetched, StoredBatch, TopicId, TopicInfo};
 use crate::record::{Offset, Partition, Timestamp};
@@ -83,7 +84,7 @@ fn restore_store(
     wanted: &dyn Fn() -> bool,
 ) -> Result<Option<u64>, StartError> {
     let mut next = prepare(shared, store, partition, state, end)?;
-    let mut records = 0;
+    let mut restoration = StoreRestoration::start(shared, store, partition, next, end);
     while next < end {
         let seen = shared.log.version();
         let fetched = shared.log.fetch(shared.changelog(store).id, partition, next, FETCH_BYTES)?;
@@ -93,10 +94,12 @@ fn restore_store(
         }
         if applied.next == next {
             shared.log.wait(seen, WAIT);
+        } else {
+            restoration.took(applied.records, applied.next);
         }
-        (next, records) = (applied.next, records + applied.records);
+        next = applied.next;
     }
-    Ok(Some(records))
+    Ok(Some(restoration.ended()))
 }
 
 /// Where the changelog of a store is to be read from, its state cleared if that does not lead there. `end` is the changelog's.

@@ -109,7 +109,7 @@ impl View {
             // It is noted before the rows can be read.
             return Ok((read, self.shared.progress.committed_at(sub, partition)));
         }
-        let [owners, _] = self.shared.presence.endpoints_of(self.shared.log.instance(), sub, partition);
+        let [owners, _] = self.shared.presence.endpoints_of(self.shared.log.instance(), self.shared.sub_name(sub), partition);
         let endpoint = owners.into_iter().next();
         Err(QueryError::Elsewhere { store: self.name().to_owned(), partition, endpoint })
     }

@@ -36,7 +36,7 @@ mod stream;
 
 pub use hyper::{HeaderMap, Method, StatusCode, header};
 
-pub use self::application::application_routes;
+pub use self::application::{application_routes, show_dead_letter};
 pub use self::config::{Config, RateLimit};
 pub use self::error::ApiError;
 pub use self::events::{Event, Events};

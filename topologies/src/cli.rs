@@ -16,6 +16,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
+use millstream::{ResetTo, Timestamp};
 use mysql_async::Opts;
 
 pub use self::cluster::{ApiServer, Cdc, Cluster, GroupProtocol, KafkaMechanism, Worker};
@@ -42,9 +43,11 @@ pub enum Command {
     Receive(Receive),
     /// Print a topology
     Topology(Topology),
-    /// Look at dead letters and replay them, through a running shop
+    /// Look at dead letters and replay them, through a running shop or in the cluster itself
     #[command(subcommand)]
     Dlq(Dlq),
+    /// Forget what the shop knows and begin its inputs anew; it must not run meanwhile
+    Reset(Reset),
     /// Put load on a running shop, then check through its API that nothing was lost, doubled or oversold
     Load(Load),
 }
@@ -163,6 +166,9 @@ pub struct Topology {
     /// How to print it
     #[arg(long, env = "SHOP_TOPOLOGY_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub format: TopologyFormat,
+    /// The cluster, to print with its tasks, who has them and their lag
+    #[command(flatten)]
+    pub cluster: Option<Cluster>,
 }
 
 /// How a topology is printed.
@@ -200,9 +206,9 @@ impl Remote {
 pub enum Dlq {
     /// List the topics that hold dead letters, and how many
     List {
-        /// The running shop
+        /// Where they are
         #[command(flatten)]
-        remote: Remote,
+        place: Place,
     },
     /// Print the dead letters of a topic, oldest first, each as a line of JSON
     Show {
@@ -211,9 +217,9 @@ pub enum Dlq {
         /// Print at most so many
         #[arg(long, env = "SHOP_DLQ_LIMIT", value_name = "N", default_value = "50")]
         limit: NonZeroUsize,
-        /// The running shop
+        /// Where they are
         #[command(flatten)]
-        remote: Remote,
+        place: Place,
     },
     /// Give dead letters back to the step that failed on them
     Replay(Replay),
@@ -236,9 +242,44 @@ pub struct Replay {
     /// Only count what would be replayed
     #[arg(long, env = "SHOP_DLQ_DRY_RUN")]
     pub dry_run: bool,
+    /// Where they are
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// Where dead letters are: in the cluster if one is named, else asked of a running shop.
+#[derive(Args, Clone, Debug)]
+pub struct Place {
     /// The running shop
     #[command(flatten)]
     pub remote: Remote,
+    /// The cluster
+    #[command(flatten)]
+    pub cluster: Option<Cluster>,
+}
+
+/// `shop reset`
+#[derive(Args, Clone, Debug)]
+#[command(group(ArgGroup::new("where").args(["brokers", "data"]).required(true)))]
+pub struct Reset {
+    /// The cluster
+    #[command(flatten)]
+    pub cluster: Option<Cluster>,
+    /// Directory of log and state of a shop that has no cluster
+    #[arg(long, env = "SHOP_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where its inputs are read from: earliest, latest, or a time such as 2026-01-31T12:00:00Z or milliseconds since 1970
+    #[arg(long, env = "SHOP_RESET_TO", value_name = "PLACE", default_value = "earliest", value_parser = reset_to)]
+    pub to: ResetTo,
+    /// Topics that are read from there; the others that it reads go on at their end [default: those that it does not write itself]
+    #[arg(long, env = "SHOP_RESET_INPUT_TOPICS", value_name = "TOPIC", value_delimiter = ',')]
+    pub input_topics: Option<Vec<String>>,
+    /// Only say what would be done
+    #[arg(long, env = "SHOP_RESET_DRY_RUN")]
+    pub dry_run: bool,
+    /// Also while processes of the shop are there, which then fail
+    #[arg(long, env = "SHOP_RESET_FORCE")]
+    pub force: bool,
 }
 
 /// `shop load`
@@ -372,7 +413,7 @@ fn read(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<C
         Command::Cdc(cdc) => &cdc.interface,
         Command::Sink(sink) => &sink.interface,
         Command::Receive(receive) => &receive.interface,
-        Command::Topology(_) | Command::Dlq(_) | Command::Load(_) => return Ok(command),
+        Command::Topology(_) | Command::Dlq(_) | Command::Reset(_) | Command::Load(_) => return Ok(command),
     };
     if interface.listen.ip().is_loopback() || interface.auth_secret_file.is_some() || interface.insecure_no_auth {
         return Ok(command);
@@ -409,6 +450,16 @@ fn bytes(text: &str) -> Result<usize, String> {
 /// Milliseconds since 1970.
 fn time_ms(text: &str) -> Result<i64, String> {
     Iso::parse(text).map(|Iso(at)| at.0).ok_or_else(|| "a time is like 2026-01-31T12:00:00Z, or milliseconds since 1970".into())
+}
+
+fn reset_to(text: &str) -> Result<ResetTo, String> {
+    match text {
+        "earliest" => Ok(ResetTo::Earliest),
+        "latest" => Ok(ResetTo::Latest),
+        text => time_ms(text)
+            .map(|ms| ResetTo::Time(Timestamp(ms)))
+            .map_err(|_| "earliest, latest, or a time like 2026-01-31T12:00:00Z, or milliseconds since 1970".into()),
+    }
 }
 
 fn token(text: &str) -> Result<String, String> {
@@ -471,6 +522,10 @@ mod tests {
         check("shop dlq show", &["TOPIC"]);
         check("shop dlq list --url ftp://x", &["--url"]);
         check("shop dlq replay t --from yesterday", &["--from", "1970"]);
+        check("shop reset", &["--brokers", "--data"]);
+        check("shop reset --data x --to never", &["--to", "earliest"]);
+        check("shop reset --data x --brokers y", &["--brokers", "--data"]);
+        check("shop dlq list --kafka-tls", &["--brokers"]);
         check("shop load", &["--coupons", "--idle-listeners"]);
         check("shop load --coupons --rate 0", &["--rate", "max"]);
         check("shop load --coupons --users 0", &["--users"]);
@@ -496,6 +551,18 @@ mod tests {
             match read(["shop", "dlq", "replay", "coupon-issue.dlq", "--from", from]) {
                 Ok(Command::Dlq(Dlq::Replay(replay))) => assert_eq!((replay.from, replay.to), (Some(1500), None)),
                 other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn dead_letters_are_in_the_cluster_that_is_named() {
+        for (args, expected) in [("shop dlq list", None), ("shop dlq list --brokers k:1 --kafka-tls", Some("k:1"))] {
+            match read(args.split(' ')) {
+                Ok(Command::Dlq(Dlq::List { place })) => {
+                    assert_eq!(place.cluster.as_ref().map(|cluster| cluster.brokers.as_str()), expected, "{args}");
+                }
+                other => panic!("{args}: {other:?}"),
             }
         }
     }

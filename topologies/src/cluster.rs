@@ -12,9 +12,9 @@ use uuid::Uuid;
 
 use crate::api::{Api, routes};
 use crate::cli::{ApiServer, Cdc, Cluster, GroupProtocol, KafkaMechanism, Sink, Worker};
-use crate::metrics;
 use crate::serving::{self, Error, Front, Parts, misconfigured};
 use crate::topology::{self, Settings};
+use crate::{metrics, restoring};
 
 /// Runs topologies until a signal comes.
 ///
@@ -32,6 +32,7 @@ pub fn work(worker: &Worker) -> Result<(), Error> {
             sub_topologies,
             standbys: Standbys::Each(worker.standbys),
             advertise: Some(advertise),
+            restore_listener: restoring::bar(),
             ..Config::shared(&worker.state)
         };
         if let Some(threads) = worker.threads {
@@ -160,7 +161,11 @@ fn instance(state: &Path) -> Result<String, Error> {
     Ok(new)
 }
 
-fn kafka_config(cluster: &Cluster) -> Result<KafkaConfig, Error> {
+/// How the cluster of the command line is reached.
+///
+/// # Errors
+/// If what it says is wrong, or a file cannot be read.
+pub fn kafka_config(cluster: &Cluster) -> Result<KafkaConfig, Error> {
     let mut kafka = KafkaConfig::new(&cluster.brokers).group_protocol(match cluster.group_protocol {
         GroupProtocol::Auto => kafka::GroupProtocol::Auto,
         GroupProtocol::Classic => kafka::GroupProtocol::Classic,

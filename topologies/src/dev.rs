@@ -9,7 +9,7 @@ use crate::api::{Api, routes};
 use crate::cli::Dev;
 use crate::serving::{self, Error, Front, Parts, misconfigured};
 use crate::topology::Settings;
-use crate::{demo, metrics, topology};
+use crate::{demo, metrics, restoring, topology};
 
 /// Serves until a signal comes.
 ///
@@ -25,7 +25,8 @@ async fn serve(dev: &Dev) -> Result<(), Error> {
     let deliveries = dev.sink_url.as_deref().map(|url| dev.delivery.settings("--sink-url", url));
     let deliveries = deliveries.transpose().map_err(Error::Misconfigured)?;
     let front = Front::open(&dev.interface).await?;
-    let mut config = Config { state_memory_bytes: dev.memory_budget, ..Config::embedded(&dev.data) };
+    let mut config =
+        Config { state_memory_bytes: dev.memory_budget, restore_listener: restoring::bar(), ..Config::embedded(&dev.data) };
     if let Some(threads) = dev.threads {
         config.threads = threads.get();
     }

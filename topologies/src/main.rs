@@ -25,6 +25,8 @@ mod outbox;
 mod payments;
 mod points;
 mod receive;
+mod reset;
+mod restoring;
 mod serving;
 mod sink;
 mod statistics;
@@ -36,6 +38,7 @@ mod topology;
 use std::process::ExitCode;
 
 use cli::{Command, TopologyFormat};
+use millstream::log::KafkaLog;
 
 fn main() -> ExitCode {
     let outcome = match cli::parse() {
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
             Ok(outbox) => as_client(load::run(&command, outbox.as_ref())),
             Err(sentence) => Err((2, sentence)),
         },
+        Command::Reset(command) => served(reset::run(&command)),
         Command::Dlq(command) => as_client(dlq::run(&command)),
     };
     match outcome {
@@ -77,12 +81,21 @@ fn as_client<E: ToString>(command: impl Future<Output = Result<(), E>>) -> Resul
 
 fn print_topology(command: &cli::Topology) -> Result<(), String> {
     let built = match &command.name {
+        None if command.cluster.is_some() => topology::shared(&topology::Settings::default()),
         None => topology::all(&topology::Settings::default()),
         Some(name) => {
             topology::named(name).ok_or_else(|| format!("there is no topology {name:?}, only {}", topology::names()))?
         }
     };
     let topology = built.map_err(|error| error.to_string())?;
+    let tasks = match &command.cluster {
+        Some(cluster) => {
+            let log = cluster::kafka_config(cluster).map_err(|error| error.to_string())?;
+            let log = KafkaLog::open(log).map_err(|error| error.to_string())?;
+            topology.tasks_in(&log).map_err(|error| error.to_string())?
+        }
+        None => Vec::new(),
+    };
     print!(
         "{}",
         match command.format {
@@ -91,5 +104,9 @@ fn print_topology(command: &cli::Topology) -> Result<(), String> {
             TopologyFormat::Dot => topology.to_dot(""),
         }
     );
+    for task in tasks.iter().filter(|_| command.format == TopologyFormat::Text) {
+        let owner = task.owner.as_deref().unwrap_or("nobody");
+        println!("  Task: {}-{} (owner: {owner}, lag: {})", task.sub_topology, task.partition, task.lag);
+    }
     Ok(())
 }

@@ -213,6 +213,77 @@ fn each_heard_once(api: &Shop, users: &[u64]) {
     }
 }
 
+/// Runs `shop` to its end, which must be good, and gives what it printed.
+fn printed(args: &[&str]) -> String {
+    let output = run(args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[test]
+fn operators_pause_look_after_dead_letters_and_reset() {
+    const TOPIC: &str = "coupon-issue.dlq";
+    let broker = Broker::start();
+    let address = broker.address();
+    let worker_state = directory();
+    let worker = start(&broker, "worker", Arc::clone(&worker_state), &["--threads", "2"]);
+    let api = start(&broker, "api", directory(), &[]);
+    let coupon = api.coupon(5);
+    let issued = |api: &Shop| api.get(&format!("/api/coupons/{coupon}")).json()["issued"].as_u64();
+
+    assert_eq!(worker.post("/pause", &json!({})).ok(200)["state"], "PAUSED");
+    assert_eq!(worker.get("/readyz").ok(200)["state"], "PAUSED");
+    let token = api.claim(coupon, fresh_id()).position();
+    assert_eq!(api.get(&format!("/api/coupons/{coupon}?at_least={token}&wait_ms=1000")).status, 504, "nothing is processed");
+    assert_eq!(worker.post("/resume", &json!({})).ok(200)["state"], "RUNNING");
+    eventually(|| (issued(&api) == Some(1)).then_some(()));
+
+    let address_of_worker = worker.address.to_string();
+    let tasks = || printed(&["topology", "coupons", "--brokers", &address]);
+    let owned = |said: &str| said.matches(&format!("(owner: {address_of_worker}, lag: ")).count() == 3;
+    eventually(|| owned(&tasks()).then_some(()));
+
+    // What another program writes and nobody understands is parked, and dealt with without a running shop's help.
+    broker.tool("org.apache.kafka.tools.ConsoleProducer", &["--topic", "coupon-issue"], "nonsense\n");
+    let list = || printed(&["dlq", "list", "--brokers", &address]);
+    eventually(|| list().lines().any(|line| line.trim() == format!("1 {TOPIC}")).then_some(()));
+    let shown = printed(&["dlq", "show", TOPIC, "--brokers", &address]);
+    assert!(shown.lines().count() == 1 && shown.contains("\"value\":\"nonsense\"") && shown.contains("cause"), "{shown}");
+    let replay = |more: &[&str]| printed(&[&["dlq", "replay", TOPIC, "--brokers", &address], more].concat());
+    assert_eq!(replay(&["--dry-run"]), "1 matched, 0 replayed\n");
+    assert_eq!(replay(&["--key", "another"]), "0 matched, 0 replayed\n");
+    assert_eq!(replay(&["--to", "1"]), "0 matched, 0 replayed\n");
+    assert_eq!(replay(&[]), "1 matched, 1 replayed\n");
+    // It still cannot be processed.
+    eventually(|| list().lines().any(|line| line.trim() == format!("2 {TOPIC}")).then_some(()));
+    let unknown = run(&["dlq", "show", "order-events", "--brokers", &address]);
+    assert!(!unknown.status.success() && String::from_utf8_lossy(&unknown.stderr).contains("order-events"), "{unknown:?}");
+
+    let reset = |more: &[&str]| run(&[&["reset", "--brokers", &address], more].concat());
+    let said = refusal(&reset(&[]));
+    assert!(said.contains("\"shop\" runs: stop") && said.matches("process").count() == 2, "{said}");
+    for process in [worker, api] {
+        process.signal("TERM");
+        assert!(process.wait(Duration::from_secs(20)).success());
+    }
+    let planned = printed(&["reset", "--brokers", &address, "--to", "latest", "--dry-run"]);
+    assert!(
+        planned.contains("shop-coupons-changelog would be forgotten") && planned.contains("shop.coupons would begin at"),
+        "{planned}"
+    );
+    assert_eq!(
+        printed(&["reset", "--brokers", &address, "--to", "latest"]),
+        planned.replace("would be ", "").replace("would begin", "begins")
+    );
+    let _worker = start(&broker, "worker", worker_state, &["--threads", "2"]);
+    let api = start(&broker, "api", directory(), &[]);
+    eventually(|| (api.get(&format!("/api/coupons/{coupon}")).status == 404).then_some(()));
+    let coupon = api.coupon(5);
+    let token = api.claim(coupon, fresh_id()).position();
+    let found = api.get(&format!("/api/coupons/{coupon}?at_least={token}&wait_ms=10000")).ok(200);
+    assert_eq!(found["issued"], 1);
+}
+
 #[test]
 fn of_two_relays_of_an_outbox_one_relays_and_the_other_ends() {
     const USERS: u64 = 300;

@@ -236,13 +236,15 @@ fn every_route_answers_and_refuses_as_the_contract_says() {
     for route in ["/", "/metrics", "/healthz", "/readyz"] {
         table.check("GET", route, "", &null, (200, ""));
     }
+    assert_eq!(table.check("POST", "/pause", "", &null, (200, ""))["state"], "PAUSED");
+    assert_eq!(table.check("POST", "/resume", "", &null, (200, ""))["state"], "RUNNING");
     table.check_with("userId", json!("x"), ("GET", "/api/sse/subscribe/{userId}"), &null, field);
     assert_eq!(shop.subscribe(user, None).next().name, "connected");
     table.tried.insert(("GET".into(), "/api/sse/subscribe/{userId}".into()));
 
     assert_eq!(table.tried, declared(), "a route is not in this table");
     for (method, route) in &table.tried {
-        let never = ["/", "/views", "/dlq", "/metrics", "/healthz", "/readyz"];
+        let never = ["/", "/views", "/dlq", "/metrics", "/healthz", "/readyz", "/pause", "/resume"];
         assert!(
             never.contains(&route.as_str()) || table.refused.contains(&format!("{method} {route}")) || route == points,
             "{method} {route}"
@@ -367,6 +369,8 @@ const MATRIX: &[(&str, &str, [u16; 5])] = &[
     ("POST", "/dlq/{topic}/replay", [401, 403, 403, 403, 200]),
     ("GET", "/topology", [401, 403, 403, 403, 200]),
     ("GET", "/metrics", [401, 403, 403, 403, 200]),
+    ("POST", "/pause", [401, 403, 403, 403, 200]),
+    ("POST", "/resume", [401, 403, 403, 403, 200]),
 ];
 
 #[test]

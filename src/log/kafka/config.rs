@@ -226,9 +226,12 @@ impl KafkaConfig {
         config
     }
 
-    /// Asks for topics, ends and offsets.
+    /// Asks for topics, ends and offsets, and what brokers can.
     pub(super) fn asker(&self) -> ClientConfig {
-        self.common("admin")
+        let mut config = self.common("admin");
+        let debug = config.get("debug").map_or("feature".to_owned(), |more| format!("{more},feature"));
+        config.set("debug", debug);
+        config
     }
 
     /// Reads without a group.
@@ -348,8 +351,10 @@ pub(super) const MAX_MESSAGE_BYTES: usize = 2 << 20;
 /// Properties that the guarantees rest on.
 const FIXED: &[&str] = &[
     "acks",
+    "api.version.request",
     "auto.offset.reset",
     "bootstrap.servers",
+    "broker.version.fallback",
     "enable.auto.commit",
     "enable.auto.offset.store",
     "enable.gapless.guarantee",

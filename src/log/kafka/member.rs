@@ -65,6 +65,7 @@ struct Shared {
 impl KafkaMember {
     pub(super) fn join(log: &KafkaLog, membership: &Membership) -> Result<KafkaMember, Error> {
         let (cluster, topics) = (Arc::clone(&log.cluster), Arc::clone(&log.topics));
+        cluster.suffices()?;
         let anchors = anchors(&topics, membership)?;
         let group = &membership.group;
         let protocol = chosen(&cluster, group)?;
@@ -151,6 +152,11 @@ impl Member for KafkaMember {
             }
             _ => Ok(changes),
         }
+    }
+
+    fn is_member(&self) -> bool {
+        // Who asks for nothing has nothing to wait for.
+        self.shared.lock().anchors.is_empty() || GroupMetadata::of_member(&self.consumer).is_some()
     }
 
     fn begin(&mut self, sub: usize, partition: Partition, offsets: &[(TopicId, Offset)]) -> Result<(), Error> {

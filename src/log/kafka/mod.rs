@@ -25,7 +25,7 @@ pub use config::{GroupProtocol, KafkaConfig, Mechanism};
 use super::{
     Bounds, Error, Fetched, Health, Limits, Log, Member, Membership, Pending, TopicId, TopicInfo, TopicSpec, Transaction,
 };
-use crate::{Offset, Partition};
+use crate::{Offset, Partition, Timestamp};
 use cluster::Cluster;
 use member::KafkaMember;
 use native::{Failure, Isolation, Offsets};
@@ -56,7 +56,8 @@ impl KafkaLog {
     /// Reaches the cluster.
     ///
     /// # Errors
-    /// [`Error::Misconfigured`], [`Error::Unauthenticated`], or [`Error::Unavailable`] if no broker answers within 10 s.
+    /// [`Error::Misconfigured`], [`Error::Unauthenticated`], [`Error::Unsupported`] if the brokers are too old, or [`Error::Unavailable`] if
+    /// none answers within 10 s.
     pub fn open(config: KafkaConfig) -> Result<KafkaLog, Error> {
         let cluster = Arc::new(Cluster::connect(config)?);
         let log = KafkaLog {
@@ -84,17 +85,6 @@ impl KafkaLog {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
         self.threads.lock().push(thread.map_err(|e| Error::Misconfigured { reason: format!("no thread can be started: {e}") })?);
         Ok(())
-    }
-
-    /// Deletes topics with all their records; those that do not exist are passed over.
-    ///
-    /// # Errors
-    /// If the cluster can't do it now, or does not allow it.
-    pub fn delete_topics(&self, names: &[&str]) -> Result<(), Error> {
-        if names.is_empty() {
-            return Ok(());
-        }
-        self.cluster.ask("deleting topics", |client, timeout| client.delete_topics(names, timeout))
     }
 
     /// What is wrong with a transaction before anybody is asked, or its size in bytes.
@@ -198,6 +188,10 @@ impl Log for KafkaLog {
         &self.cluster.config.instance
     }
 
+    fn session_timeout(&self) -> Duration {
+        self.cluster.config.session_timeout
+    }
+
     fn fence(&self, group: &str, instance: &str, workers: usize) -> Result<(), Error> {
         let mut ids = (0..workers).flat_map(|worker| transactional_ids(group, instance, worker));
         ids.try_for_each(|id| Transactions::new(&self.cluster, &self.topics, id).ready())
@@ -223,6 +217,32 @@ impl Log for KafkaLog {
         match KafkaLog::check(&self.topics, &transaction).and_then(|bytes| self.cluster.available().map(|()| bytes)) {
             Ok(bytes) => self.queue.push(transaction, bytes),
             Err(error) => Pending::refused(error),
+        }
+    }
+
+    fn members(&self, group: &str) -> Result<Vec<String>, Error> {
+        let what = format!("members of group {group}");
+        self.cluster.ask(&what, |client, timeout| match client.group_members(group, timeout) {
+            Err(failure) if failure.code == Code::GroupIdNotFound => Ok(Vec::new()),
+            other => other,
+        })
+    }
+
+    fn delete_topics(&self, names: &[&str]) -> Result<(), Error> {
+        topics::delete(&self.cluster, names)
+    }
+
+    fn counts_by_offsets(&self) -> bool {
+        false
+    }
+
+    fn offset_at(&self, topic: TopicId, partition: Partition, at: Timestamp) -> Result<Offset, Error> {
+        let topic = self.topics.find(topic, partition)?;
+        let place = [(Arc::clone(&topic.name), partition.0 as i32)];
+        let found = self.cluster.ask(&topic.name, |client, timeout| client.offsets_at(&place, at.0.max(0), timeout))?;
+        match found.first() {
+            Some(offset) if *offset >= 0 => Ok(Offset(*offset as u64)),
+            _ => reader::end_of(&self.cluster, &topic, partition, Some(Isolation::Committed)),
         }
     }
 

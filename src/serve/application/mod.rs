@@ -1,4 +1,5 @@
-//! The routes that are the same for every application. They read; only a replay of dead letters appends, and that is the engine's.
+//! The routes that are the same for every application. They read; only a replay of dead letters appends, and that is the engine's, and
+//! pausing changes nothing that lasts.
 
 mod dead_letters;
 mod gather;
@@ -8,6 +9,7 @@ mod watches;
 
 use std::sync::Arc;
 
+pub use self::dead_letters::show as show_dead_letter;
 use self::gather::Views;
 use super::error::ApiError;
 use super::routes::Routes;
@@ -28,7 +30,8 @@ use crate::runtime::{AppendError, Handle, QueryError};
 /// | `GET /topology` | `?format=` `text` (default), `mermaid` or `dot` |
 /// | `GET /metrics` | OpenMetrics |
 /// | `GET /healthz` | 200 while the process works, also without its log; 503 once it has failed |
-/// | `GET /readyz` | 200 once the views hold what the log held at the start, else 503 |
+/// | `GET /readyz` | 200 once the views hold what the log held at the start, `{status, state}`; else 503 |
+/// | `POST /pause`, `POST /resume` | stops processing in this process, and goes on: [`Handle::pause`]; `{state}` |
 ///
 /// Views have all partitions, also those that other processes have: each is read where its task runs. While it moves, a process that follows
 /// it answers, and the answer says in `X-View-Staleness-Ms` how old it may be; where nobody does, it is 503 `NOT_READY` with `Retry-After`. A
@@ -49,6 +52,8 @@ pub fn application_routes(application: &Handle) -> Routes<Handle> {
         .get("/metrics", operations::metrics)
         .get("/healthz", operations::health)
         .get("/readyz", operations::ready)
+        .post("/pause", operations::pause)
+        .post("/resume", operations::resume)
         .merge(views)
 }
 

@@ -120,22 +120,26 @@ fn a_log_says_that_its_brokers_are_away_and_comes_back() {
     let orders = topic(&log, "orders", 1);
     put(&log, &orders, 0, &[("a", "1")]);
     broker.kill();
-    let deadline = Instant::now() + Duration::from_secs(30);
-    while log.health() == Health::Up {
-        assert!(Instant::now() < deadline, "nothing was noticed");
+    let deadline = Instant::now() + Duration::from_secs(120);
+    // Until the log has noticed, it may also try, and not know what came of it; then it refuses at once.
+    loop {
+        let refused = log.commit(appending(&orders, 0, &[("b", "2")])).wait().unwrap_err();
+        assert!(refused.is_retriable() || refused.is_outcome_unknown(), "{refused}");
+        if refused.to_string().contains("no broker answers at 127.0.0.1") {
+            break;
+        }
+        assert!(Instant::now() < deadline, "nothing was noticed: {refused}");
         pause(Duration::from_millis(20));
     }
-    let begun = Instant::now();
-    let refused = log.commit(appending(&orders, 0, &[("b", "2")])).wait().unwrap_err();
-    assert!(refused.is_retriable() && begun.elapsed() < Duration::from_secs(5), "{refused}");
-    assert!(refused.to_string().contains("no broker answers at 127.0.0.1"), "{refused}");
     broker.restart();
-    while log.health() != Health::Up {
-        assert!(Instant::now() < deadline + Duration::from_secs(30), "still {:?}", log.health());
+    while let Err(error) = log.commit(appending(&orders, 0, &[("c", "3")])).wait() {
+        assert!(error.is_retriable(), "{error}");
+        assert!(Instant::now() < deadline, "{error}; {:?}", log.health());
         pause(Duration::from_millis(20));
     }
-    put(&log, &orders, 0, &[("c", "3")]);
-    assert_eq!(crate::log::support::contents(&log, &orders, 0), ["a=1", "c=3"]);
+    assert_eq!(log.health(), Health::Up);
+    let found = crate::log::support::contents(&log, &orders, 0);
+    assert!(found == ["a=1", "c=3"], "{found:?}");
 }
 
 /// The numbers in a topic, read again as long as a client has not found the broker again.

@@ -2,6 +2,7 @@
 
 #[path = "../../kafka/broker.rs"]
 pub mod broker;
+mod brokers;
 mod failures;
 mod floor;
 mod groups;
