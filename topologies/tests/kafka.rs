@@ -182,6 +182,18 @@ fn an_outbox_is_relayed_once_over_a_kill_of_the_relay() {
     let _relay = start(&broker, "cdc", state, &["--mysql", &url]);
     eventually(|| (issued() == USERS).then_some(()));
     each_heard_once(&api, &users);
+
+    // Requests go the same way, are read by their tokens, and are the same in every process.
+    let other = start(&broker, "api", directory(), &["--mysql", &url]);
+    let (coupon, user) = (api.coupon(1), fresh_id());
+    let claim = |api: &Shop| api.post_with_key(&format!("/api/coupons/{coupon}/issue"), "k1", &json!({"userId": user}));
+    let (first, again) = (claim(&api), claim(&other));
+    first.ok(202);
+    assert_eq!((again.status, again.text(), again.position()), (202, first.text(), first.position()));
+    for api in [&api, &other] {
+        api.get(&format!("/api/users/{user}/coupons?at_least={}&wait_ms=10000", first.position())).ok(200);
+        assert_eq!(api.coupons_of(user), [coupon]);
+    }
 }
 
 /// Rows by which each user claims the coupon.
@@ -198,18 +210,6 @@ fn each_heard_once(api: &Shop, users: &[u64]) {
     for user in users {
         let newest = || api.subscribe(*user, None).next().id;
         eventually(|| (newest() == "1").then_some(()));
-    }
-
-    // Requests go the same way, are read by their tokens, and are the same in every process.
-    let other = start(&broker, "api", directory(), &["--mysql", &url]);
-    let (coupon, user) = (api.coupon(1), fresh_id());
-    let claim = |api: &Shop| api.post_with_key(&format!("/api/coupons/{coupon}/issue"), "k1", &json!({"userId": user}));
-    let (first, again) = (claim(&api), claim(&other));
-    first.ok(202);
-    assert_eq!((again.status, again.text(), again.position()), (202, first.text(), first.position()));
-    for api in [&api, &other] {
-        api.get(&format!("/api/users/{user}/coupons?at_least={}&wait_ms=10000", first.position())).ok(200);
-        assert_eq!(api.coupons_of(user), [coupon]);
     }
 }
 

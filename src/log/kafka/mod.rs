@@ -249,10 +249,12 @@ impl Log for KafkaLog {
     fn offsets(&self, group: &str) -> Result<Vec<(TopicId, Partition, Offset)>, Error> {
         let what = format!("offsets of group {group}");
         let ask = |of: Option<&[(Arc<str>, i32, i64)]>| {
-            self.cluster.ask_coordinator(&what, |client, timeout| match client.group_offsets(group, of, Offsets::Stable, timeout) {
-                Err(failure) if failure.code == Code::UnstableOffsetCommit => Err(Failure { retriable: true, ..failure }),
-                Err(failure) if failure.code == Code::GroupIdNotFound => Ok(Vec::new()),
-                other => other,
+            self.cluster.ask_coordinator(&what, |client, timeout| {
+                match client.group_offsets(group, of, Offsets::Stable, timeout) {
+                    Err(failure) if failure.code == Code::UnstableOffsetCommit => Err(Failure { retriable: true, ..failure }),
+                    Err(failure) if failure.code == Code::GroupIdNotFound => Ok(Vec::new()),
+                    other => other,
+                }
             })
         };
         // Only who is asked for by name is never passed over.
