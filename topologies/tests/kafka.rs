@@ -7,6 +7,7 @@ pub mod broker;
 use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use millstream::Partition;
@@ -300,15 +301,25 @@ fn of_two_relays_of_an_outbox_one_relays_and_the_other_ends() {
     let users: Vec<u64> = (0..USERS).map(|_| fresh_id()).collect();
     let issued = || api.get(&format!("/api/coupons/{coupon}")).ok(200)["issued"].as_u64().expect("a count");
     let claims = claims(coupon, &users);
-    // Rows are written all the while, and whoever starts last takes over.
+    // Rows are written all the while, and whoever starts last takes over: the other hears of it with its next commit.
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let (server, outbox) = (&server, &outbox);
-        scope.spawn(move || claims.chunks(5).for_each(|claims| server.run(outbox, &claims.join(";"))));
+        scope.spawn(|| {
+            claims.chunks(5).for_each(|claims| server.run(&outbox, &claims.join(";")));
+            for number in 0..1_200 {
+                if done.load(Relaxed) {
+                    return;
+                }
+                server.run(&outbox, &insert(&format!("marker-{number}"), "1", "Marker", "NULL"));
+                std::thread::park_timeout(Duration::from_millis(50));
+            }
+        });
         for (state, wanted) in [(1, USERS / 10), (0, USERS / 2)] {
             eventually(|| (issued() >= wanted).then_some(()));
             let before = std::mem::replace(&mut relays, relay(state));
             assert_eq!(before.wait(ENOUGH).code(), Some(1), "who was replaced ends");
         }
+        done.store(true, Relaxed);
     });
     eventually(|| (issued() == USERS).then_some(()));
     each_heard_once(&api, &users);
