@@ -37,6 +37,8 @@ const REST_PER_KIB: Duration = Duration::from_micros(50);
 /// The pause after a failed transaction; each further failure doubles it, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause where another member of the group is the reason.
+const LONGEST_PAUSE_OF_GROUP: Duration = Duration::from_millis(50);
 
 pub(super) struct Worker {
     shared: Arc<Shared>,
@@ -328,6 +330,10 @@ impl Worker {
         tracing::warn!(%error, "the transaction was aborted");
         self.shared.metrics.aborted();
         let (mut fatal, mut reason) = (error.is_fatal(), error.to_string());
+        if matches!(error, CommitError::Log(log::Error::Aborted { .. })) {
+            // While the group shares out tasks it refuses commits, which is soon over: nothing has failed.
+            self.pause = self.pause.min(LONGEST_PAUSE_OF_GROUP);
+        }
         while !fatal && !self.is_stopping() {
             self.rest(&reason);
             // A log that has failed answers from memory until it is read back, and does not know yet what it has committed.
