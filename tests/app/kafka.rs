@@ -264,7 +264,9 @@ fn a_version_with_more_takes_over_one_process_after_the_other_and_one_that_diffe
 
         assert_eq!(first.stop(), None);
         let third = start(names.next_version(), dirs[0].path(), 1);
-        eventually("it has tasks", || third.handle().stores().ahead().iter().any(|store| store.name == "largest" && store.entries > 0));
+        eventually("it has tasks", || {
+            third.handle().stores().ahead().iter().any(|store| store.name == "largest" && store.entries > 0)
+        });
         await_rounds(rounds, 5);
         assert_eq!(second.stop(), None);
         let fourth = start(names.next_version(), dirs[1].path(), 1);
