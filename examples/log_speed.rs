@@ -126,7 +126,7 @@ fn commits(dir: &Path, producers: u64, with_requests: bool) -> Outcome {
     })?;
     let requests = if with_requests { " with requests" } else { "" };
     begun.report(&format!("{producers} producers, commits{requests}"), commits);
-    println!("  {:.0} syncs/s", log.stats().writes as f64 / 5.0);
+    println!("  {:.0} syncs/s", log.stats().syncs as f64 / 5.0);
     Ok(())
 }
 

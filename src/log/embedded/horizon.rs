@@ -201,7 +201,10 @@ pub(super) fn run(shared: &Shared) {
             .and_then(|()| store.sync().map_err(|e| e.to_string()))
             .and_then(|()| fault::point("log:sync:done").map_err(|e| e.to_string()));
         match synced {
-            Ok(()) => shared.horizon.advance(shared, last),
+            Ok(()) => {
+                shared.counters.syncs.fetch_add(1, Ordering::Relaxed);
+                shared.horizon.advance(shared, last);
+            }
             Err(cause) => {
                 shared.horizon.fail();
                 shared.queue.ask_for_repair(&cause.into());

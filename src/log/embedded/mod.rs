@@ -24,7 +24,7 @@ use super::{
     Bounds, Committed, Error, Fetched, Health, Limits, Log, Member, Membership, Moment, Pending, StoredRequest, TopicId,
     TopicInfo, TopicSpec, Transaction,
 };
-use crate::{Offset, Partition};
+use crate::{Offset, Partition, Timestamp};
 use partition::Reader;
 use queue::Told;
 use shared::{Counters, Shared};
@@ -43,6 +43,8 @@ pub struct Stats {
     pub transactions: u64,
     /// Writes to RocksDB that carried them.
     pub writes: u64,
+    /// Syncs that made them durable.
+    pub syncs: u64,
     /// Records appended.
     pub records: u64,
     /// Bytes appended.
@@ -95,9 +97,10 @@ impl EmbeddedLog {
     /// What the log has done since it was opened.
     #[must_use]
     pub fn stats(&self) -> Stats {
-        let Counters { transactions, writes, records, bytes } = &self.shared.counters;
-        let [transactions, writes, records, bytes] = [transactions, writes, records, bytes].map(|n| n.load(Relaxed));
-        Stats { transactions, writes, records, bytes }
+        let Counters { transactions, writes, syncs, records, bytes } = &self.shared.counters;
+        let [transactions, writes, syncs, records, bytes] =
+            [transactions, writes, syncs, records, bytes].map(|n| n.load(Relaxed));
+        Stats { transactions, writes, syncs, records, bytes }
     }
 
     /// The request of this key, if it was carried out and has not expired. It may not be durable yet: see [`Log::written`].
@@ -184,6 +187,10 @@ impl Log for EmbeddedLog {
         "embedded"
     }
 
+    fn session_timeout(&self) -> Duration {
+        Duration::MAX
+    }
+
     fn fence(&self, _: &str, _: &str, _: usize) -> Result<(), Error> {
         Ok(())
     }
@@ -228,6 +235,32 @@ impl Log for EmbeddedLog {
                 synced.map_err(|e| self.shared.failed(&e))
             }
         }
+    }
+
+    fn members(&self, _: &str) -> Result<Vec<String>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn delete_topics(&self, _: &[&str]) -> Result<(), Error> {
+        Err(Error::Unsupported { what: "deleting topics of an embedded log".into() })
+    }
+
+    fn counts_by_offsets(&self) -> bool {
+        true
+    }
+
+    fn offset_at(&self, topic: TopicId, partition: Partition, at: Timestamp) -> Result<Offset, Error> {
+        const FETCH_BYTES: usize = 4 << 20;
+        let Bounds { start: mut next, end } = self.bounds(topic, partition)?;
+        while next < end {
+            let fetched = self.fetch(topic, partition, next, FETCH_BYTES)?;
+            let mut records = fetched.batches.iter().flat_map(|batch| batch.records_from(next));
+            if let Some(found) = records.find(|record| record.timestamp >= at) {
+                return Ok(found.offset);
+            }
+            next = fetched.next;
+        }
+        Ok(end)
     }
 
     fn offsets(&self, group: &str) -> Result<Vec<(TopicId, Partition, Offset)>, Error> {

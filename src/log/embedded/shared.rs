@@ -46,6 +46,7 @@ pub(super) struct Shared {
 pub(super) struct Counters {
     pub(super) transactions: AtomicU64,
     pub(super) writes: AtomicU64,
+    pub(super) syncs: AtomicU64,
     pub(super) records: AtomicU64,
     pub(super) bytes: AtomicU64,
 }
