@@ -177,11 +177,11 @@ fn a_parked_timer_fires_again_when_it_is_replayed() {
     // Timers are parked beside the first topic that their task reads.
     let parked_in = |topic| handle.dead_letters().read(topic, None, 100).expect("the log answers").expect("the topic is known");
     let all_parked = || [parked_in("small.dlq"), parked_in("in.dlq")].concat();
+    let replay_in = |topic, selection: &Selection, dry_run| {
+        wait(handle.dead_letters().replay(topic, selection, dry_run)).expect("the log takes it").expect("it is known")
+    };
     let replay = |selection: &Selection, dry_run| {
-        let in_topic = |topic| {
-            wait(handle.dead_letters().replay(topic, selection, dry_run)).expect("the log takes it").expect("it is known")
-        };
-        let [a, b] = ["small.dlq", "in.dlq"].map(in_topic);
+        let [a, b] = ["small.dlq", "in.dlq"].map(|topic| replay_in(topic, selection, dry_run));
         Replayed { matched: a.matched + b.matched, replayed: a.replayed + b.replayed }
     };
     eventually("all timers are parked", || all_parked().len() == 12);
@@ -194,7 +194,9 @@ fn a_parked_timer_fires_again_when_it_is_replayed() {
     // Still broken: parked again, and not lost.
     assert_eq!(replay(&Selection::default(), true), Replayed { matched: 12, replayed: 0 });
     let one = Selection { key: letters[0].key.as_ref().map(|key| key.to_vec()), ..Selection::default() };
-    assert_eq!(replay(&one, false), Replayed { matched: 1, replayed: 1 });
+    // In its own topic alone: it is parked again at once, perhaps beside the other, where the next replay would find it.
+    let its_topic = if parked_in("small.dlq").is_empty() { "in.dlq" } else { "small.dlq" };
+    assert_eq!(replay_in(its_topic, &one, false), Replayed { matched: 1, replayed: 1 });
     eventually("it is parked again", || all_parked().len() == 13);
     broken.store(false, Ordering::Relaxed);
     let lately = Selection { from: Some(handle.now().plus_ms(-60_000)), ..Selection::default() };

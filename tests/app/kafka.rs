@@ -129,6 +129,7 @@ fn refusal(builder: StreamBuilder, dir: &Path) -> String {
 }
 
 fn catch_up(handle: &Handle) {
+    running(handle);
     wait(handle.caught_up("counts", LONG)).expect("the view catches up");
 }
 
@@ -264,9 +265,6 @@ fn a_version_with_more_takes_over_one_process_after_the_other_and_one_that_diffe
 
         assert_eq!(first.stop(), None);
         let third = start(names.next_version(), dirs[0].path(), 1);
-        eventually("it has tasks", || {
-            third.handle().stores().ahead().iter().any(|store| store.name == "largest" && store.entries > 0)
-        });
         await_rounds(rounds, 5);
         assert_eq!(second.stop(), None);
         let fourth = start(names.next_version(), dirs[1].path(), 1);
@@ -277,14 +275,15 @@ fn a_version_with_more_takes_over_one_process_after_the_other_and_one_that_diffe
     // The last of a key's sums is its largest, in the store that the new version brought.
     let log = log_with(kafka_config());
     eventually("all is processed", || names.written(&log, "0").len() == rounds);
-    let largest =
-        |app: &App| app.handle().view("largest").expect("a store").typed(&LARGEST).get(&"0".to_owned()).and_then(Seen::wait);
-    eventually("both have their tasks", || {
-        [&third, &fourth].iter().any(|app| matches!(largest(app), Ok(Some(n)) if n == rounds as i64))
-    });
+    // The group may have given the tasks of a topic to one of them: with all at one, it has every store whole.
+    assert_eq!(fourth.stop(), None);
+    running(&third.handle());
+    let largest = third.handle().view("largest").expect("a store").typed(&LARGEST);
+    let largest = largest.get(&"0".to_owned()).and_then(Seen::wait).expect("it is here");
+    assert_eq!(largest, Some(rounds as i64));
     // A process of the old version that comes back is welcome while others are there.
     let old = start(names.sums(), dirs[2].path(), 1);
-    for app in [third, fourth, old] {
+    for app in [third, old] {
         assert_eq!(app.stop(), None);
     }
     check_each_once(names, KEYS, rounds);
@@ -440,7 +439,7 @@ fn each_right_that_is_missing_is_named_until_there_are_all() {
     assert!(said.contains("not allowed") && said.contains("millstream-process-writer (WRITE on the transactional id"), "{said}");
     allow(&["--transactional-id", "millstream-process-"]);
     let said = refused();
-    assert!(said.contains(&format!("{}-process-0 (WRITE on the transactional id", names.app)), "{said}");
+    assert!(said.contains(&format!("{}-process-0", names.app)) && said.contains("(WRITE on the transactional id"), "{said}");
     allow(&["--transactional-id", prefix]);
     // Who may not be in the group is told so when it has joined.
     let app = start().expect("it starts");

@@ -29,6 +29,7 @@ fn what_is_paused_processes_nothing_until_it_is_resumed() {
     catch_up(&handle, "counts");
     assert_eq!((sum(&handle, "a"), handle.state()), (Some(11), AppState::Running));
     handle.pause();
+    drop(handle);
     assert_eq!(app.stop(), None, "what is paused stops in order");
     let app = start(sums(), dir.path());
     assert_eq!(app.handle().state(), AppState::Running, "a restart is not paused");
