@@ -97,25 +97,28 @@ impl Shared {
                 }
             }
         }
-        if due.is_empty() {
-            return Ok(());
-        }
         let store = self.store()?;
-        store.sync().map_err(|e| self.failed(&e))?;
-        let mut write = WriteBatch::default();
-        for (topic, place, from, bounds) in &due {
+        let (mut write, mut deleted) = (WriteBatch::default(), Vec::new());
+        for (topic, place, from, bounds) in due {
             let mut to = bounds.start;
-            // The batch that holds the start stays whole.
-            store.batches(*place, topic.info.cleanup, bounds.start, bounds.end, |batch| {
+            // The batch that holds the start stays whole, until the start has passed it.
+            store.batches(place, topic.info.cleanup, bounds.start, bounds.end, |batch| {
                 to = to.min(batch.base_offset());
                 false
             })?;
-            let family = store.family(layout::batches_of(topic.info.cleanup));
-            write.delete_range_cf(family, layout::batch_key(*place, Offset(*from)), layout::batch_key(*place, to));
+            if to > Offset(from) {
+                let family = store.family(layout::batches_of(topic.info.cleanup));
+                write.delete_range_cf(family, layout::batch_key(place, Offset(from)), layout::batch_key(place, to));
+                deleted.push((topic, place, to));
+            }
         }
+        if deleted.is_empty() {
+            return Ok(());
+        }
+        store.sync().map_err(|e| self.failed(&e))?;
         store.write(write, false).map_err(|e| self.failed(&e))?;
-        for (topic, place, _, bounds) in due {
-            topic.partitions[place.1.0 as usize].lock().deleted_to = bounds.start.0;
+        for (topic, place, to) in deleted {
+            topic.partitions[place.1.0 as usize].lock().deleted_to = to.0;
         }
         Ok(())
     }

@@ -137,7 +137,11 @@ fn a_log_says_that_its_brokers_are_away_and_comes_back() {
         assert!(Instant::now() < deadline, "{error}; {:?}", log.health());
         pause(Duration::from_millis(20));
     }
-    assert_eq!(log.health(), Health::Up);
+    // A client that was slower to notice may say once more that it is away.
+    while log.health() != Health::Up {
+        assert!(Instant::now() < deadline, "{:?}", log.health());
+        pause(Duration::from_millis(20));
+    }
     let found = crate::log::support::contents(&log, &orders, 0);
     assert!(found == ["a=1", "c=3"], "{found:?}");
 }
