@@ -182,9 +182,9 @@ impl Handle {
     pub async fn replay(&self, topic: &str, selection: &Selection, dry_run: bool) -> Result<Option<Replayed>, AppendError> {
         let Some(topic) = self.parked_topic(topic)? else { return Ok(None) };
         let mut done = Replayed::default();
-        for partition in (0..topic.partitions).map(Partition) {
-            // What is parked from now on, perhaps by this very replay, is for another one.
-            let end = self.shared.log.bounds(topic.id, partition)?.end;
+        // What is parked from now on, perhaps by this very replay, is for another one.
+        let ends = (0..topic.partitions).map(Partition).map(|p| Ok((p, self.shared.log.bounds(topic.id, p)?.end)));
+        for (partition, end) in ends.collect::<Result<Vec<_>, log::Error>>()? {
             let mut next = Offset(0);
             while next < end
                 && let Some(page) = self.parked(&topic, partition, next)?
