@@ -10,12 +10,12 @@ TOOLCHAIN := $(shell sed -n 's/^channel = "\(.*\)"/\1/p' rust-toolchain.toml)
 export CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/millstream/$(TOOLCHAIN)-$(shell uname -m)
 CARGO_FLAGS := --release --workspace --locked
 
-.PHONY: help setup build run up down kafka test lint bench bench-cdc crash crashcdc mysql8 crashrun deny clean
+.PHONY: help setup build run up down kafka test lint bench bench-cdc bench-million bench-app bench-peers crash crashcdc mysql8 crashrun kafka-crash deny clean
 
 help: ## this list
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
 
-setup: ## installs what is missing: a C++ compiler, libclang, the Rust toolchain, MariaDB, Java and Maven for the tests
+setup: ## installs what is missing: a C++ compiler, libclang, the Rust toolchain, MariaDB, Redis, Java and Maven for the tests
 	@.ci/setup
 
 build: setup ## builds the release binaries
@@ -46,6 +46,17 @@ bench: setup ## the side-by-side measurements of the README
 bench-cdc: build ## change data capture beside Debezium, on one broker and one MariaDB: latency at 500 rows/s, backlogs of 50,000 rows; needs python3-venv
 	benches/peers/debezium/bench.sh "$(CARGO_TARGET_DIR)/release/shop"
 
+bench-million: build ## a million orders by the outbox: state per order, and ready again after kill -9
+	benches/million-orders.sh "$(CARGO_TARGET_DIR)/release/shop"
+
+bench-app: setup ## the application that is measured beside Kafka Streams; the last line is its command line: benches/peers/kafka-streams
+	cargo build $(CARGO_FLAGS) --bin bench-app --bin bench-floor
+	@echo "$(CARGO_TARGET_DIR)/release/bench-app"
+
+bench-peers: bench-app ## Kafka Streams and Millstream in turn, the table into benches/RESULTS.md; needs a JDK 17; N=200000 ROUNDS=1 for a short run
+	cargo bench --workspace --locked --bench engine --no-run
+	benches/peers/kafka-streams/bench.sh "$(CARGO_TARGET_DIR)/release"
+
 crash: setup ## the crash tests at full length, which `make test` has in short form
 	CRASH_ROUNDS=200 cargo test $(CARGO_FLAGS) --no-fail-fast --test main -- --nocapture crash
 
@@ -57,6 +68,10 @@ mysql8: setup ## change data capture on MySQL 8, which comes from Maven Central;
 
 crashrun: build ## ten minutes of load on the shop, killed with -9 every 20 seconds, then every invariant checked
 	tests/crash-run.sh "$(CARGO_TARGET_DIR)/release/shop"
+
+kafka-crash: setup ## an application and the shop on Kafka, killed, frozen and cut off for minutes, and 1 GB of state after a kill
+	KAFKA_TESTS=long cargo test $(CARGO_FLAGS) --no-fail-fast --test main -- --nocapture --test-threads 1 cluster:: log::kafka::failures::
+	KAFKA_TESTS=long cargo test $(CARGO_FLAGS) --no-fail-fast --test outside -- --nocapture kafka::every_promise
 
 deny: ## advisories, licences and sources of all dependencies; needs cargo-deny and the network
 	cargo deny check

@@ -42,7 +42,9 @@ mod topology;
 mod windows;
 
 pub use clock::Clock;
-pub use dsl::{GlobalTable, Grouped, Process, Stream, StreamBuilder, Table, WindowedStream, WindowedTable};
+pub use dsl::{
+    Cogrouped, GlobalTable, Grouped, Process, Stream, StreamBuilder, Table, WindowedCogroup, WindowedStream, WindowedTable,
+};
 pub use error::ProcessError;
 pub use log::embedded::Durability;
 pub use millstream_state::{Direction, Range};
@@ -51,15 +53,16 @@ pub use operators::sink::SinkValue;
 pub use record::{Headers, Offset, Partition, Record, Timestamp};
 pub use requests::RequestProcess;
 pub use runtime::{
-    Accepted, Answer, App, AppendError, Behind, Change, Config, Events, Failure, Handle, Health, MAX_PAGE, ParkedRecord,
-    QueryError, Replayed, RequestError, RequestKey, Row, Seen, Selection, Standbys, StartError, StoreStatus, Token, TypedView,
-    UnreadableToken, View, Watch, Watched,
+    Accepted, Answer, App, AppState, AppendError, Behind, Change, Config, DeadLetters, Events, Failure, Handle, Health, MAX_PAGE,
+    ParkedRecord, QueryError, Replayed, RequestError, RequestKey, Reset, ResetBegin, ResetError, ResetReport, ResetTo,
+    Restoration, RestoreListener, RestoreStep, Row, Seen, Selection, Standbys, StartError, StoreStatus, TaskStatus, ThreadError,
+    Token, TypedView, UnreadableToken, Upstream, View, Waiting, Watch, Watched,
 };
 pub use store::Store;
 pub use task::TimeDomain;
 pub use topic::Topic;
 pub use topology::{Topology, TopologyError};
-pub use windows::{JoinWindows, TimeWindows, Windowed};
+pub use windows::{JoinWindows, SessionWindows, SlidingWindows, TimeWindows, Windowed};
 
 /// The program in README.md compiles and runs.
 #[cfg(doctest)]

@@ -113,6 +113,121 @@ impl TimeWindows {
     }
 }
 
+/// Windows of one size for every set of records of a key that lie so close together (KIP-450): one ends with each record, and one begins right
+/// after each that others follow. Both ends belong to a window.
+///
+/// ```
+/// use millstream::testing::TestDriver;
+/// use millstream::{Record, SlidingWindows, StreamBuilder, Timestamp, Topic, Windowed};
+///
+/// const LOGINS: Topic<String, bool> = Topic::new("logins");
+/// const ALARMS: Topic<Windowed<String>, u64> = Topic::new("alarms");
+/// const WITHIN_A_MINUTE: SlidingWindows = SlidingWindows::of_ms(60_000).grace_ms(5_000);
+///
+/// let mut builder = StreamBuilder::new("example");
+/// let failed = builder.stream(&LOGINS).filter(|_, succeeded| !succeeded);
+/// let tries = failed.group_by_key().windowed_by(WITHIN_A_MINUTE).count("tries");
+/// tries.to_stream().flat_map_values(|tries| tries.filter(|tries| *tries == 3)).to(&ALARMS);
+///
+/// let mut driver = TestDriver::new(builder.build()?);
+/// for at in [100_000, 155_000, 170_000, 210_000] {
+///     driver.pipe(&LOGINS, &Record::new("ann".to_owned(), false, Timestamp(at)));
+/// }
+/// // Three within a minute, though no minute of the clock has them.
+/// let window = Windowed { key: "ann".to_owned(), start: Timestamp(150_000), end: Timestamp(210_000) };
+/// assert_eq!(driver.read(&ALARMS), [Record::new(window, 3, Timestamp(210_000))]);
+/// # Ok::<(), millstream::TopologyError>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SlidingWindows {
+    difference_ms: i64,
+    grace_ms: i64,
+}
+
+impl SlidingWindows {
+    /// Records at most so far apart share a window.
+    #[must_use]
+    pub const fn of_ms(difference_ms: i64) -> SlidingWindows {
+        SlidingWindows { difference_ms, grace_ms: 0 }
+    }
+
+    /// How long after its end a window still takes records that come late. 0 unless it is set.
+    #[must_use]
+    pub const fn grace_ms(self, grace_ms: i64) -> SlidingWindows {
+        SlidingWindows { grace_ms, ..self }
+    }
+
+    pub(crate) fn grace(&self) -> i64 {
+        self.grace_ms
+    }
+
+    /// From a window's start to its end.
+    pub(crate) fn difference(&self) -> i64 {
+        self.difference_ms
+    }
+
+    /// The window that begins at a time.
+    pub(crate) fn from(&self, start: Timestamp) -> Window {
+        Window { start, end: start.plus_ms(self.difference_ms) }
+    }
+
+    /// How long after its start a window may still change, or be what a new one begins with: what a store must keep it for at least.
+    pub(crate) fn lifetime_ms(&self) -> i64 {
+        self.difference_ms.saturating_mul(2).saturating_add(self.grace_ms)
+    }
+
+    pub(crate) fn mistake(&self) -> Option<String> {
+        let SlidingWindows { difference_ms, grace_ms } = self;
+        if *difference_ms <= 0 {
+            return Some(format!("sliding windows of {difference_ms} ms"));
+        }
+        (*grace_ms < 0).then(|| format!("sliding windows with a grace of {grace_ms} ms"))
+    }
+}
+
+/// Windows that are as long as the records of a key follow each other: a session ends once nothing has come for longer than the gap.
+///
+/// ```
+/// use millstream::SessionWindows;
+///
+/// const VISITS: SessionWindows = SessionWindows::gap_ms(30 * 60_000).grace_ms(60_000);
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SessionWindows {
+    gap_ms: i64,
+    grace_ms: i64,
+}
+
+impl SessionWindows {
+    /// Records at most so far apart belong to one session.
+    #[must_use]
+    pub const fn gap_ms(gap_ms: i64) -> SessionWindows {
+        SessionWindows { gap_ms, grace_ms: 0 }
+    }
+
+    /// How long after its gap a session still takes records that come late. 0 unless it is set.
+    #[must_use]
+    pub const fn grace_ms(self, grace_ms: i64) -> SessionWindows {
+        SessionWindows { grace_ms, ..self }
+    }
+
+    /// The longest pause within a session.
+    pub(crate) fn gap(&self) -> i64 {
+        self.gap_ms
+    }
+
+    /// How long after its last record a session may still change: what a store must keep it for at least.
+    pub(crate) fn lifetime_ms(&self) -> i64 {
+        self.gap_ms.saturating_add(self.grace_ms)
+    }
+
+    pub(crate) fn mistake(&self) -> Option<String> {
+        let SessionWindows { gap_ms, grace_ms } = self;
+        let part = if *gap_ms < 0 { Some(("gap", gap_ms)) } else { (*grace_ms < 0).then_some(("grace", grace_ms)) };
+        part.map(|(part, ms)| format!("sessions with a {part} of {ms} ms"))
+    }
+}
+
 /// How far apart records of two streams may lie to be joined.
 ///
 /// ```

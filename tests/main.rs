@@ -1,6 +1,8 @@
 //! The tests of the library, in one binary: each module is one subject.
 
 mod app;
+#[cfg(feature = "kafka")]
+mod cluster;
 mod conformance;
 mod crash;
 mod engine;

@@ -1,9 +1,11 @@
 //! The typed handles with which a topology is declared. Declaring has no effect but on the builder; mistakes are collected and reported
 //! by `build`, all at once.
 
+mod cogroup;
 mod global;
 mod grouped;
 mod process;
+mod sessions;
 mod stream;
 mod stream_join;
 mod suppress;
@@ -16,6 +18,7 @@ use std::sync::Arc;
 
 use millstream_state::Access;
 
+pub use self::cogroup::{Cogrouped, WindowedCogroup};
 pub use self::global::GlobalTable;
 pub use self::grouped::Grouped;
 pub use self::process::Process;

@@ -33,8 +33,12 @@ impl<K: Data, V: Data> WindowedTable<K, V> {
 
     /// The last value of each window, once it is closed; nothing for one that was deleted.
     pub fn suppress_until_close(&self, name: &str) -> Stream<Windowed<K>, V> {
-        let until =
-            Until { from: |key: &Windowed<K>, _| key.end, delay_ms: self.grace_ms, max_records: None, emit: |value| value };
+        let until = Until {
+            from: |key: &Windowed<K>, _| key.end,
+            delay_ms: self.closes_after_ms,
+            max_records: None,
+            emit: |value| value,
+        };
         suppress(&self.draft, self.node, &self.out, self.upstream.clone(), name, until)
     }
 }

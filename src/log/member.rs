@@ -56,6 +56,9 @@ pub trait Member: Send {
     /// If the group can't be asked, now or any more.
     fn changes(&mut self) -> Result<Vec<Change>, Error>;
 
+    /// Whether the group knows this member, which then has tasks or will be given some, if there are enough.
+    fn is_member(&self) -> bool;
+
     /// The task is restored: its inputs are read from these offsets on. Also goes back, after an aborted transaction.
     ///
     /// # Errors

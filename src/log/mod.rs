@@ -27,7 +27,7 @@ pub use topic::{Cleanup, TopicId, TopicInfo, TopicSpec};
 pub(crate) use transaction::AtomicMoment;
 pub use transaction::{Append, Committed, GroupOffsets, Moment, Pending, Request, StoredRequest, Transaction};
 
-use crate::{Offset, Partition};
+use crate::{Offset, Partition, Timestamp};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,6 +80,15 @@ pub trait Log: Send + Sync + 'static {
     /// [`Error::OutOfRange`] below the start or beyond the end.
     fn fetch(&self, topic: TopicId, partition: Partition, from: Offset, max_bytes: usize) -> Result<Fetched, Error>;
 
+    /// As [`Log::fetch`], for who reads a partition all the time: what has come in since the last call, without asking whether there is more. What
+    /// this process has committed may come a moment later, and the end is what is known of it.
+    ///
+    /// # Errors
+    /// As [`Log::fetch`].
+    fn follow(&self, topic: TopicId, partition: Partition, from: Offset, max_bytes: usize) -> Result<Fetched, Error> {
+        self.fetch(topic, partition, from, max_bytes)
+    }
+
     /// From where to where a partition can be read, by those who see what is durable.
     ///
     /// # Errors
@@ -101,6 +110,9 @@ pub trait Log: Send + Sync + 'static {
 
     /// What tells this process from others that share the log, and is the same after a restart.
     fn instance(&self) -> &str;
+
+    /// After how long a member of a group that has fallen silent is taken for dead; never, where one process has the log.
+    fn session_timeout(&self) -> Duration;
 
     /// Ends what the members of a dead process left open: the transactions of the first `workers` of that instance are aborted now, and
     /// they can commit nothing any more until they join again. There is nobody to be fenced where one process has the log.
@@ -144,11 +156,43 @@ pub trait Log: Send + Sync + 'static {
         self.durable(self.written()).wait()
     }
 
+    /// The members that a group has now, in words for people; none where one process has the log.
+    ///
+    /// # Errors
+    /// If the log can't be asked.
+    fn members(&self, group: &str) -> Result<Vec<String>, Error>;
+
+    /// Deletes topics with all their records, for good, and returns when they are gone; those that do not exist are passed over.
+    ///
+    /// # Errors
+    /// If it can't be done now or is not allowed, [`Error::Unsupported`] where one process has the log.
+    fn delete_topics(&self, names: &[&str]) -> Result<(), Error>;
+
+    /// Whether every offset of a topic that is not compacted is a record's; else marks of transactions have some.
+    fn counts_by_offsets(&self) -> bool;
+
+    /// The offset of the first record of a partition whose timestamp is `at` or later; the end if there is none.
+    ///
+    /// # Errors
+    /// As [`Log::bounds`].
+    fn offset_at(&self, topic: TopicId, partition: Partition, at: Timestamp) -> Result<Offset, Error>;
+
     /// How far a group has read.
     ///
     /// # Errors
     /// If the log can't be asked.
     fn offsets(&self, group: &str) -> Result<Vec<(TopicId, Partition, Offset)>, Error>;
+
+    /// How far a group has read each of these partitions, in this order, 0 where it has read nothing. It has read at least so far: a commit
+    /// that has just been decided may not show yet.
+    ///
+    /// # Errors
+    /// As [`Log::bounds`].
+    fn read_so_far(&self, group: &str, places: &[(TopicId, Partition)]) -> Result<Vec<Offset>, Error> {
+        let known = self.offsets(group)?;
+        let of = |place: &(TopicId, Partition)| known.iter().find(|(topic, partition, _)| (*topic, *partition) == *place);
+        Ok(places.iter().map(|place| of(place).map_or(Offset(0), |(.., offset)| *offset)).collect())
+    }
 
     /// Moves the start of a partition up to `before`, or to its end if that is lower, for good, and gives back the space of the
     /// batches that lie wholly below.

@@ -58,7 +58,7 @@ where
             }
             let closed_to = ctx.advance_clock(self.clock, record.timestamp).plus_ms(-self.windows.grace());
             // Before the store's time moves, so that a leap in time closes windows before it lets the store forget them.
-            emit_closed(ctx, self.id, self.store, &self.emit, closed_to, &self.out)?;
+            emit_closed(ctx, self.id, self.store, &self.emit, closed_to, |row| row, &self.out)?;
             let key_len = row.len();
             for window in self.windows.of(record.timestamp) {
                 if window.end <= closed_to {
@@ -89,19 +89,22 @@ where
     }
 }
 
-/// Emits the windows that end at or before `closed_to`, in the order of their end, then key; not those whose row was deleted.
+/// Emits the windows that end at or before `closed_to`, in the order of their end and of what waits for it, which has the row's key as `row_key`
+/// gives it; not those whose row was deleted.
 pub(super) fn emit_closed<K: Data, A: Data>(
     ctx: &mut Context,
     id: NodeId,
     store: StoreIndex,
     emit: &Emit,
     closed_to: Timestamp,
+    row_key: fn(&[u8]) -> &[u8],
     out: &Outlet<Windowed<K>, Change<A>>,
 ) -> Result<(), ProcessError> {
     let Emit::OnClose(open) = emit else { return Ok(()) };
-    while let Some((_, row)) = ctx.take_due(open, closed_to.plus_ms(1))? {
-        if let Some((value, timestamp)) = ctx.table_get::<A>(store, &row)? {
-            let key = Windowed::<K>::CODEC.decode(Some(&row));
+    while let Some((_, waiting)) = ctx.take_due(open, closed_to.plus_ms(1))? {
+        let row = row_key(&waiting);
+        if let Some((value, timestamp)) = ctx.table_get::<A>(store, row)? {
+            let key = Windowed::<K>::CODEC.decode(Some(row));
             let key = key.map_err(|e| ProcessError::failed(format_args!("a stored key {e}")))?;
             let value = Change { old: None, new: Some(value) };
             out.forward(ctx, Record { key, value, timestamp, headers: Headers::EMPTY })?;

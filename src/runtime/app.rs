@@ -1,9 +1,9 @@
 //! Starting and stopping an application.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use prometheus_client::registry::Registry;
 
 use super::commit::is_fatal;
 use super::config::{Config, Standbys};
+use super::control::Notes;
 use super::ends::{self, Ends};
 use super::handle::{Handle, Health};
 use super::housekeeping::Flushed;
@@ -21,16 +22,18 @@ use super::metrics::{Metrics, Readings};
 use super::presence::Presence;
 use super::progress::Progress;
 use super::requests::Requests;
-use super::roles::{Role, Roles};
-use super::taking::Restorers;
+use super::restoring::Restoring;
+use super::roles::Roles;
+use super::state::{Lifecycle, Phase};
+use super::taking::{Jobs, Restorers};
+use super::threads::Threads;
 use super::watch::Watchers;
-use super::worker::Worker;
 use super::{Shared, global, housekeeping, presence, standby, taking, topics};
 use crate::error::ProcessError;
-use crate::log::{self, EmbeddedLog, Inputs, Limits, Log, Membership, embedded};
+use crate::log::{self, EmbeddedLog, Limits, Log, embedded};
 use crate::record::Partition;
 use crate::task::{ROOM, Task};
-use crate::topology::{StoreIndex, SubTopology, TopicIndex, TopicRole, Topology, TopologyError};
+use crate::topology::{StoreIndex, TopicIndex, TopicRole, Topology, TopologyError};
 
 /// How many tasks are restored at the same time.
 const RESTORE_THREADS: usize = 2;
@@ -86,6 +89,27 @@ pub enum StartError {
         /// What is wrong with it.
         why: String,
     },
+    /// Processes of another version run, or have run, and do not fit together with this one.
+    #[error(
+        "this version of {application:?} does not fit the one that runs: {entry} was {noted}, and is now {given}; give what has \
+         changed another name, or reset the application, which forgets its state"
+    )]
+    Incompatible {
+        /// The application.
+        application: String,
+        /// What differs.
+        entry: String,
+        /// What it is to the others.
+        noted: String,
+        /// What it is here.
+        given: String,
+    },
+    /// A reset was begun and has not come to its end.
+    #[error("a reset of {application:?} was begun and not finished: repeat it")]
+    Resetting {
+        /// The application.
+        application: String,
+    },
     /// A task's own state cannot be read.
     #[error("{0}")]
     Task(#[from] ProcessError),
@@ -108,6 +132,8 @@ impl StartError {
             | StartError::Topology(_)
             | StartError::StateAndLogDiffer { .. }
             | StartError::InternalTopic { .. }
+            | StartError::Incompatible { .. }
+            | StartError::Resetting { .. }
             | StartError::Thread(_) => true,
         }
     }
@@ -119,13 +145,7 @@ impl App {
     /// # Errors
     /// See [`StartError`]; nothing runs then.
     pub fn start(topology: Topology, config: Config) -> Result<App, StartError> {
-        let clock = config.clock.clone();
-        let options = embedded::Options {
-            durability: config.durability,
-            limits: Limits { max_record_bytes: Limits::default().max_record_bytes + ROOM },
-            ..embedded::Options::new(move || clock.now())
-        };
-        let log = Arc::new(EmbeddedLog::open(config.data.join("log"), options)?);
+        let log = Arc::new(open_log(&config)?);
         App::launch(topology, config, log.clone(), Some(log))
     }
 
@@ -146,9 +166,17 @@ impl App {
     ) -> Result<App, StartError> {
         let (durable, flushed) = mpsc::channel();
         // Before anything is made: a topology that does not belong here leaves no topics behind.
-        let db = open_state(&topology, &config, Arc::clone(&log), durable.clone())?;
+        let incarnation = match embedded {
+            Some(_) => String::new(),
+            None => {
+                let noted = Notes::of(&*log, &topology.application)?;
+                noted.check(&topology.application, &topology.fingerprint())?;
+                noted.incarnation
+            }
+        };
+        let db = open_state(&topology, &config, Arc::clone(&log), durable.clone(), incarnation)?;
         let (topics, start) = match embedded {
-            Some(_) => (topics::create(&topology, &*log)?, 0),
+            Some(_) => (topics::create(&topology, &*log, &topics::counts(&topology, &*log)?)?, 0),
             None => topics::create_noted(&topology, &*log, config.clock.now())?,
         };
         let counts: Vec<u32> = topics.iter().map(|topic| topic.partitions).collect();
@@ -157,20 +185,25 @@ impl App {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&topology, &mut registry);
         let topology = Arc::new(topology);
+        let (restorers, jobs) = Restorers::new();
         let shared = Arc::new(Shared {
             reader: db.reader(),
             progress: Progress::new(counts.iter().copied(), &tasks),
             roles: Roles::new(&tasks),
-            presence: Presence::default(),
+            presence: Presence::new(log.session_timeout()),
             ends: Ends::default(),
             watchers: Arc::new(Watchers::new(&log)),
             requests: Requests::default(),
             metrics,
             registry: RwLock::new(registry),
+            lifecycle: Lifecycle::default(),
+            restoring: Restoring::default(),
+            threads: Threads::new(restorers),
             stopping: AtomicBool::new(false),
             failure: Mutex::new(None),
             trouble: Mutex::default(),
             parts: Mutex::default(),
+            upstream: Mutex::default(),
             starting: Mutex::default(),
             group: topology.application.as_str().into(),
             topology,
@@ -189,36 +222,22 @@ impl App {
         let tasks = if shared.embedded.is_some() { take_tasks(&shared)? } else { Vec::new() };
         note_start(&shared, &tasks)?;
         let mut app = App { shared, threads: Vec::new(), housekeeping: durable };
-        app.spawn(tasks, flushed)?;
+        app.spawn(tasks, jobs, flushed)?;
         if !globals.is_empty() {
             app.spawn_thread("global-tables".into(), move |shared| global::run(shared, globals))?;
         }
+        app.shared.enter(Phase::Started);
         Ok(app)
     }
 
-    fn spawn(&mut self, tasks: Vec<Task>, flushed: mpsc::Receiver<Flushed>) -> Result<(), StartError> {
+    fn spawn(&mut self, tasks: Vec<Task>, jobs: Jobs, flushed: mpsc::Receiver<Flushed>) -> Result<(), StartError> {
         // A group gives the tasks later, to be restored then; the only process of an embedded log has them all from the beginning.
-        let (threads, restoring) = match self.shared.embedded {
-            Some(_) => (self.shared.config.threads.clamp(1, tasks.len().max(1)), 0),
-            None => (self.shared.config.threads, RESTORE_THREADS),
-        };
-        let mut shares: Vec<Vec<Task>> = (0..threads).map(|_| Vec::new()).collect();
-        for (i, task) in tasks.into_iter().enumerate() {
-            shares[i % threads].push(task);
-        }
-        let (restorers, jobs) = Restorers::new();
+        let restoring = if self.shared.embedded.is_some() { 0 } else { RESTORE_THREADS };
         for i in 0..restoring {
             let jobs = Arc::clone(&jobs);
             self.spawn_thread(format!("restore-{i}"), move |shared| taking::run(shared, &jobs))?;
         }
-        for (i, share) in shares.into_iter().enumerate() {
-            for task in &share {
-                self.shared.roles.set(task.sub_index(), task.partition(), Role::Owner);
-            }
-            let member = self.shared.log.join(self.shared.membership(i))?;
-            let worker = Worker::new(Arc::clone(&self.shared), i, member, share, restorers.clone());
-            self.spawn_thread(format!("worker-{i}"), move |_| worker.run())?;
-        }
+        self.shared.start_threads(tasks)?;
         if self.shared.embedded.is_none() {
             let workers = presence::topic(&*self.shared.log, &self.shared.topology.application)?;
             let (ask, questions) = mpsc::channel();
@@ -263,9 +282,11 @@ impl App {
 
     fn shut_down(&mut self) {
         self.shared.stopping.store(true, Ordering::Release);
+        self.shared.enter(Phase::Stopping);
         self.shared.log.wake();
         // Its error says that the housekeeping has ended already.
         drop(self.housekeeping.send(Vec::new()));
+        self.shared.threads.join_all();
         for thread in self.threads.drain(..) {
             thread.join().expect("a thread of the application catches its panics");
         }
@@ -273,18 +294,37 @@ impl App {
         if let Err(error) = self.shared.db.clone().close() {
             tracing::warn!(%error, "the state was not flushed; the next start replays more of the log");
         }
+        self.shared.enter(Phase::Stopped);
     }
 }
 
 impl Drop for App {
     fn drop(&mut self) {
-        if !self.threads.is_empty() {
+        if !self.shared.lifecycle.is_over() {
             self.shut_down();
         }
     }
 }
 
-fn open_state(topology: &Topology, config: &Config, log: Arc<dyn Log>, durable: mpsc::Sender<Flushed>) -> Result<Db, StartError> {
+/// Opens the log in the data directory.
+pub(super) fn open_log(config: &Config) -> Result<EmbeddedLog, log::Error> {
+    let clock = config.clock.clone();
+    let options = embedded::Options {
+        durability: config.durability,
+        limits: Limits { max_record_bytes: Limits::default().max_record_bytes + ROOM },
+        ..embedded::Options::new(move || clock.now())
+    };
+    EmbeddedLog::open(config.data.join("log"), options)
+}
+
+/// Opens the state of an application. What becomes durable is told to `durable`.
+pub(super) fn open_state(
+    topology: &Topology,
+    config: &Config,
+    log: Arc<dyn Log>,
+    durable: mpsc::Sender<Flushed>,
+    incarnation: String,
+) -> Result<Db, StartError> {
     let spec =
         |store: &crate::topology::StoreDef| StoreSpec { name: store.name.clone(), access: store.access, ttl_ms: store.ttl_ms };
     let after_flush = move |outcome: Result<&FlushReport, &millstream_state::Error>| match outcome {
@@ -295,6 +335,7 @@ fn open_state(topology: &Topology, config: &Config, log: Arc<dyn Log>, durable: 
     let before_sync = move || log.sync().map_err(std::io::Error::other);
     let options = millstream_state::Options {
         fingerprint: topology.fingerprint(),
+        incarnation,
         memory_budget_bytes: config.state_memory_bytes,
         flush_every: Duration::from_millis(config.state_flush_interval_ms),
         before_sync: Some(Arc::new(before_sync)),
@@ -304,32 +345,26 @@ fn open_state(topology: &Topology, config: &Config, log: Arc<dyn Log>, durable: 
     Ok(Db::open(options)?)
 }
 
-impl Shared {
-    /// What a worker of this application is a member of.
-    fn membership(&self, worker: usize) -> Membership {
-        let only = self.config.sub_topologies.as_deref();
-        let inputs = |(sub, tasks): (&SubTopology, &u32)| {
-            let taken = only.is_none_or(|only| only.contains(&sub.name));
-            let topics = sub.sources.iter().map(|source| self.topics[self.topology.sources[source.0].topic.0].id);
-            Inputs { topics: topics.filter(|_| taken).collect(), tasks: if taken { *tasks } else { 0 } }
-        };
-        Membership {
-            group: Arc::clone(&self.group),
-            worker,
-            subs: self.topology.subs.iter().zip(&self.tasks).map(inputs).collect(),
-        }
-    }
-}
-
-/// One task for each partition of each sub-topology, restored.
+/// One task for each partition of each sub-topology, restored: several at the same time, for a start after a crash is mostly that.
 fn take_tasks(shared: &Arc<Shared>) -> Result<Vec<Task>, StartError> {
-    let mut tasks = Vec::new();
-    for sub in 0..shared.topology.subs.len() {
-        for partition in (0..shared.tasks[sub]).map(Partition) {
-            tasks.extend(taking::take(shared, sub, partition, &|| true)?);
+    let subs = shared.tasks.iter().enumerate();
+    let all: Vec<_> = subs.flat_map(|(sub, tasks)| (0..*tasks).map(move |partition| (sub, Partition(partition)))).collect();
+    let next = AtomicUsize::new(0);
+    let take = || {
+        let mut taken = Vec::new();
+        loop {
+            let place = next.fetch_add(1, Ordering::Relaxed);
+            let Some((sub, partition)) = all.get(place) else { return Ok(taken) };
+            taken.extend(taking::take(shared, *sub, *partition, &|| true)?.map(|task| (place, task)));
         }
-    }
-    Ok(tasks)
+    };
+    let taken: Result<Vec<Vec<_>>, StartError> = std::thread::scope(|scope| {
+        let restorers: Vec<_> = (0..shared.config.threads.clamp(1, all.len().max(1))).map(|_| scope.spawn(take)).collect();
+        restorers.into_iter().map(|restorer| restorer.join().unwrap_or_else(|panic| resume_unwind(panic))).collect()
+    });
+    let mut tasks: Vec<_> = taken?.into_iter().flatten().collect();
+    tasks.sort_by_key(|(place, _)| *place);
+    Ok(tasks.into_iter().map(|(_, task)| task).collect())
 }
 
 /// Notes how far the tasks are, and what is there to be processed before the views are ready.
@@ -345,7 +380,7 @@ fn note_start(shared: &Shared, tasks: &[Task]) -> Result<(), StartError> {
 impl Topology {
     /// What the state's directory must agree with: stores and their formats, and the topics that each sub-topology reads. More of
     /// either is compatible.
-    fn fingerprint(&self) -> BTreeMap<String, String> {
+    pub(super) fn fingerprint(&self) -> BTreeMap<String, String> {
         let mut fingerprint = BTreeMap::from([("application".to_owned(), self.application.clone())]);
         for (i, store) in self.stores.iter().enumerate() {
             let owner = self.subs.iter().find(|sub| sub.stores.contains(&StoreIndex(i))).map_or("", |sub| sub.name.as_str());

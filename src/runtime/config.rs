@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::restoring::RestoreListener;
 use crate::clock::Clock;
 use crate::log::embedded::Durability;
 
@@ -33,6 +34,8 @@ pub struct Config {
     pub standbys: Standbys,
     /// Where other processes reach this one's HTTP interface, as `host:port`, if it has one.
     pub advertise: Option<String>,
+    /// Hears how the restoring of stores goes.
+    pub restore_listener: Option<RestoreListener>,
     /// Wall-clock time.
     pub clock: Clock,
 }
@@ -68,6 +71,7 @@ impl Config {
             sub_topologies: None,
             standbys: Standbys::Each(0),
             advertise: None,
+            restore_listener: None,
             clock: Clock::System,
         }
     }

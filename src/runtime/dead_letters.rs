@@ -1,13 +1,16 @@
 //! Looking at dead letters and replaying them: a replayed record goes to the sub-topology, or to the part of the program beside it, that could
 //! not process it, and to no other.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use super::handle::{AppendError, Handle};
-use crate::log::{self, Append, Fetched, RecordBatch, RecordRef, TopicInfo, Transaction};
+use crate::log::{self, Append, Fetched, Log, RecordBatch, RecordRef, TopicInfo, Transaction};
 use crate::record::{Headers, Offset, Partition, Timestamp};
 use crate::task::{DeadLetter, Event};
-use crate::topology::{SubTopology, TopicIndex, TopicRole};
+use crate::topology::{SubTopology, TopicIndex, TopicRole, Topology};
 
 const FETCH_BYTES: usize = 1 << 20;
 
@@ -123,19 +126,61 @@ impl ParkedRecord {
     }
 }
 
+/// The dead letters in a log. For a running application: [`Handle::dead_letters`]; without one, a program that has the topology can look at them
+/// and replay them, too.
+#[derive(Clone)]
+pub struct DeadLetters {
+    topology: Arc<Topology>,
+    log: Arc<dyn Log>,
+}
+
 impl Handle {
-    /// The dead-letter topics of the log, and how many records each holds; `.rejected` topics, which the application fills itself, are
-    /// listed too.
+    /// The dead letters in the application's log.
+    #[must_use]
+    pub fn dead_letters(&self) -> DeadLetters {
+        DeadLetters { topology: Arc::clone(&self.shared.topology), log: Arc::clone(&self.shared.log) }
+    }
+
+    /// The topic that replays of what this part of the program has parked go to, if there is one: the part makes it, and reads it.
+    #[must_use]
+    pub fn replay_topic(&self, part: &str) -> String {
+        part_replay(&self.shared.topology, part)
+    }
+}
+
+fn part_replay(topology: &Topology, part: &str) -> String {
+    format!("{}-{part}-replay", topology.application)
+}
+
+impl DeadLetters {
+    /// The dead letters in a log; replays go to an application of this topology, whichever processes run it.
+    #[must_use]
+    pub fn new(topology: Topology, log: Arc<dyn Log>) -> DeadLetters {
+        DeadLetters { topology: Arc::new(topology), log }
+    }
+
+    /// The dead-letter topics of the log, and how many records each holds; `.rejected` topics, which applications fill themselves, are
+    /// listed too. Where marks of transactions lie between records, they are read through to be counted.
     ///
     /// # Errors
     /// If the log cannot be asked.
-    pub fn dead_letter_topics(&self) -> Result<Vec<(String, u64)>, log::Error> {
-        let topics = self.shared.log.topics()?.into_iter().filter(|topic| is_parked(&topic.name));
+    pub fn topics(&self) -> Result<Vec<(String, u64)>, log::Error> {
+        let topics = self.log.topics()?.into_iter().filter(|topic| is_parked(&topic.name));
         let counted = topics.map(|topic| {
             let mut records = 0;
             for partition in (0..topic.partitions).map(Partition) {
-                let bounds = self.shared.log.bounds(topic.id, partition)?;
-                records += bounds.end.0 - bounds.start.0;
+                let bounds = self.log.bounds(topic.id, partition)?;
+                if self.log.counts_by_offsets() {
+                    records += bounds.end.0 - bounds.start.0;
+                    continue;
+                }
+                let mut next = bounds.start;
+                while next < bounds.end
+                    && let Some(page) = self.parked(&topic, partition, next)?
+                {
+                    records += page.records().count() as u64;
+                    next = page.fetched.next;
+                }
             }
             Ok((topic.name.to_string(), records))
         });
@@ -143,7 +188,7 @@ impl Handle {
     }
 
     fn parked_topic(&self, name: &str) -> Result<Option<TopicInfo>, log::Error> {
-        if is_parked(name) { self.shared.log.topic(name) } else { Ok(None) }
+        if is_parked(name) { self.log.topic(name) } else { Ok(None) }
     }
 
     /// At most `limit` parked records of a topic, by partition and offset, from the place after `after` on. `None` if there is no such
@@ -151,7 +196,7 @@ impl Handle {
     ///
     /// # Errors
     /// If the log cannot be read.
-    pub fn dead_letters(
+    pub fn read(
         &self,
         topic: &str,
         after: Option<(Partition, Offset)>,
@@ -181,9 +226,11 @@ impl Handle {
     /// If the log cannot be read or written. It goes a megabyte at a time: what was appended before the error stays.
     pub async fn replay(&self, topic: &str, selection: &Selection, dry_run: bool) -> Result<Option<Replayed>, AppendError> {
         let Some(topic) = self.parked_topic(topic)? else { return Ok(None) };
+        let existing: BTreeMap<Arc<str>, TopicInfo> =
+            self.log.topics()?.into_iter().map(|topic| (Arc::clone(&topic.name), topic)).collect();
         let mut done = Replayed::default();
         // What is parked from now on, perhaps by this very replay, is for another one.
-        let ends = (0..topic.partitions).map(Partition).map(|p| Ok((p, self.shared.log.bounds(topic.id, p)?.end)));
+        let ends = (0..topic.partitions).map(Partition).map(|p| Ok((p, self.log.bounds(topic.id, p)?.end)));
         for (partition, end) in ends.collect::<Result<Vec<_>, log::Error>>()? {
             let mut next = Offset(0);
             while next < end
@@ -193,56 +240,50 @@ impl Handle {
                 let mut appends = Vec::new();
                 for (record, _) in page.records().filter(|(record, at)| record.offset < end && selection.holds(record, *at)) {
                     done.matched += 1;
-                    appends.extend(self.replay_of(&record)?);
+                    appends.extend(self.replay_of(&record, &existing));
                 }
                 if !dry_run && !appends.is_empty() {
                     done.replayed += appends.len() as u64;
-                    self.shared.log.commit(Transaction { appends, offsets: None, request: None }).await?;
+                    self.log.commit(Transaction { appends, offsets: None, request: None }).await?;
                 }
             }
         }
         Ok(Some(done))
     }
 
-    /// The topic that replays of what this part of the program has parked go to, if there is one: the part makes it, and reads it.
-    #[must_use]
-    pub fn replay_topic(&self, part: &str) -> String {
-        format!("{}-{part}-replay", self.shared.topology.application)
-    }
-
     /// The append that brings a parked record back to who could not process it: the dead letter as it is.
-    fn replay_of(&self, record: &RecordRef<'_>) -> Result<Option<Append>, log::Error> {
-        let letter = DeadLetter::from_record(record).filter(|letter| letter.application == self.shared.topology.application);
-        let Some(letter) = letter else { return Ok(None) };
+    fn replay_of(&self, record: &RecordRef<'_>, existing: &BTreeMap<Arc<str>, TopicInfo>) -> Option<Append> {
+        let letter = DeadLetter::from_record(record).filter(|letter| letter.application == self.topology.application)?;
         let topic = match letter.event {
-            Event::Punctuation => None,
-            Event::Part => self.shared.log.topic(&self.replay_topic(&letter.node))?,
-            Event::Record | Event::Timer { .. } => {
-                self.replay_of_topology(&letter).map(|topic| self.shared.topics[topic.0].clone())
-            }
+            Event::Punctuation => return None,
+            Event::Part => existing.get(part_replay(&self.topology, &letter.node).as_str())?,
+            Event::Record | Event::Timer { .. } => self.replay_of_topology(&letter, existing)?,
         };
-        let Some(topic) = topic.filter(|topic| letter.partition.0 < topic.partitions) else { return Ok(None) };
+        if letter.partition.0 >= topic.partitions {
+            return None;
+        }
         let mut batch = RecordBatch::new();
         batch.push(record.timestamp, record.key, record.value, &record.headers.to_headers());
-        Ok(Some(Append { topic: topic.id, partition: letter.partition, batch }))
+        Some(Append { topic: topic.id, partition: letter.partition, batch })
     }
 
     /// The replay topic of the sub-topology that reads the letter's topic.
-    fn replay_of_topology(&self, letter: &DeadLetter) -> Option<TopicIndex> {
-        let topology = &self.shared.topology;
+    fn replay_of_topology<'a>(&self, letter: &DeadLetter, existing: &'a BTreeMap<Arc<str>, TopicInfo>) -> Option<&'a TopicInfo> {
+        let topology = &self.topology;
         let source = TopicIndex(topology.topics.iter().position(|topic| topic.name == letter.topic)?);
         let inputs = |sub: &SubTopology| sub.sources.iter().map(|source| topology.sources[source.0].topic).collect::<Vec<_>>();
         let inputs = topology.subs.iter().map(inputs).find(|inputs| inputs.contains(&source))?;
         let replay = inputs.into_iter().find(|topic| topology.topics[topic.0].role == TopicRole::Replay)?;
+        let info = |topic: TopicIndex| existing.get(topology.topics[topic.0].name.as_str());
         // A timer's task may have a partition that the topic of the last record before it does not have.
         let read = if letter.event == Event::Record { source } else { replay };
-        (letter.partition.0 < self.shared.topics[read.0].partitions).then_some(replay)
+        if letter.partition.0 < info(read)?.partitions { info(replay) } else { None }
     }
 
     /// The next parked records of a partition; `None` at its end.
     fn parked(&self, topic: &TopicInfo, partition: Partition, from: Offset) -> Result<Option<Page>, log::Error> {
-        let from = from.max(self.shared.log.bounds(topic.id, partition)?.start);
-        let fetched = self.shared.log.fetch(topic.id, partition, from, FETCH_BYTES)?;
+        let from = from.max(self.log.bounds(topic.id, partition)?.start);
+        let fetched = self.log.fetch(topic.id, partition, from, FETCH_BYTES)?;
         Ok((fetched.next > from).then_some(Page { from, fetched }))
     }
 }

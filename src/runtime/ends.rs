@@ -1,5 +1,5 @@
-//! Where topics end now. Of a log in this process that is known at once; a log elsewhere is asked, and all who want to know while one
-//! question is on its way share the next: each answer is of after it was asked for.
+//! Where topics end now, and how far the application's tasks have read them, wherever they run. Of a log in this process that is known at once;
+//! a log elsewhere is asked, and all who want to know while one question is on its way share the next: each answer is of after it was asked for.
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
@@ -14,14 +14,24 @@ use crate::log;
 use crate::record::{Offset, Partition};
 use crate::topology::TopicIndex;
 
-/// The end of every partition of some topics.
+/// An offset of every partition of some topics.
 pub(super) type TopicEnds = HashMap<TopicIndex, Vec<(Partition, Offset)>>;
 
 /// How long to rest when the log cannot be asked, and how often to look whether to stop.
 const PAUSE: Duration = Duration::from_millis(20);
 const LOOK: Duration = Duration::from_millis(100);
 
+/// What is asked of topics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum What {
+    /// Where they end.
+    End,
+    /// How far they are read: what the group shows.
+    Read,
+}
+
 pub(super) struct Question {
+    what: What,
     topics: BTreeSet<TopicIndex>,
     answer: oneshot::Sender<TopicEnds>,
 }
@@ -50,8 +60,17 @@ impl Shared {
             // It fails only when it is closed, which ends everything.
             return self.ends_at_once(&topics).unwrap_or_default();
         }
+        self.ask(What::End, topics).await
+    }
+
+    /// How far the tasks of all processes have read these topics; without an answer as long as the log cannot be asked.
+    pub(super) async fn read_anywhere(&self, topics: BTreeSet<TopicIndex>) -> TopicEnds {
+        self.ask(What::Read, topics).await
+    }
+
+    async fn ask(&self, what: What, topics: BTreeSet<TopicIndex>) -> TopicEnds {
         let (answer, answered) = oneshot::channel();
-        let asked = self.ends.0.lock().as_ref().map(|questions| questions.send(Question { topics, answer }));
+        let asked = self.ends.0.lock().as_ref().map(|questions| questions.send(Question { what, topics, answer }));
         match (asked, answered.await) {
             (Some(Ok(())), Ok(ends)) => ends,
             // The application stops.
@@ -61,14 +80,22 @@ impl Shared {
 
     /// The same for a thread that may block.
     pub(super) fn ends_at_once(&self, topics: &BTreeSet<TopicIndex>) -> Result<TopicEnds, log::Error> {
+        self.at_once(What::End, topics)
+    }
+
+    fn at_once(&self, what: What, topics: &BTreeSet<TopicIndex>) -> Result<TopicEnds, log::Error> {
         let partitions = |topic: &TopicIndex| {
             let topic = *topic;
             (0..self.topics[topic.0].partitions).map(move |p| (topic, Partition(p)))
         };
         let places: Vec<(TopicIndex, Partition)> = topics.iter().flat_map(partitions).collect();
         let asked: Vec<_> = places.iter().map(|(topic, partition)| (self.topics[topic.0].id, *partition)).collect();
+        let offsets = match what {
+            What::End => self.log.open_ends(&asked)?,
+            What::Read => self.log.read_so_far(&self.group, &asked)?,
+        };
         let mut ends = TopicEnds::new();
-        for ((topic, partition), end) in places.into_iter().zip(self.log.open_ends(&asked)?) {
+        for ((topic, partition), end) in places.into_iter().zip(offsets) {
             ends.entry(topic).or_default().push((partition, end));
         }
         Ok(ends)
@@ -85,10 +112,12 @@ pub(super) fn run(shared: &Shared, questions: &Receiver<Question>) {
         };
         waiting.extend(questions.try_iter());
         while !waiting.is_empty() && !shared.stopping.load(Ordering::Acquire) {
-            let topics = waiting.iter().flat_map(|question| question.topics.iter().copied()).collect();
-            match shared.ends_at_once(&topics) {
+            let what = waiting[0].what;
+            let alike = |question: &Question| question.what == what;
+            let topics = waiting.iter().filter(|question| alike(question)).flat_map(|question| question.topics.iter().copied());
+            match shared.at_once(what, &topics.collect()) {
                 Ok(ends) => {
-                    for Question { topics, answer } in waiting.drain(..) {
+                    for Question { topics, answer, .. } in waiting.extract_if(.., |question| alike(question)) {
                         let own = topics.iter().map(|topic| (*topic, ends.get(topic).cloned().unwrap_or_default()));
                         // Who has gone does not need it.
                         drop(answer.send(own.collect()));

@@ -20,6 +20,8 @@ const FETCH_BYTES: usize = 4 << 20;
 const WAIT: Duration = Duration::from_millis(100);
 /// The sleep after a failure.
 const PAUSE: Duration = Duration::from_millis(500);
+/// What this thread's trouble is known by, beside the workers' numbers.
+const TROUBLE: usize = usize::MAX;
 
 /// A partition of a global table and how far it was read.
 pub(super) struct Followed {
@@ -55,17 +57,23 @@ pub(super) fn bootstrap(shared: &Arc<Shared>) -> Result<Vec<Followed>, StartErro
 pub(super) fn run(shared: &Arc<Shared>, mut all: Vec<Followed>) {
     while !shared.stopping.load(Ordering::Acquire) {
         let seen = shared.log.version();
-        let mut moved = false;
+        let (mut moved, mut trouble) = (false, None);
         for followed in &mut all {
             match followed.advance(shared) {
                 Ok(one) => moved |= one,
                 Err(error) if error.is_fatal() => return shared.fail(error.to_string()),
                 Err(error) => {
                     tracing::warn!(%error, "a global table cannot follow its topic for now");
-                    shared.log.wait(seen, PAUSE);
+                    trouble = Some(format!("a global table cannot follow its topic: {error}"));
                 }
             }
         }
+        if let Some(trouble) = trouble {
+            shared.trouble.lock().insert(TROUBLE, trouble);
+            shared.log.wait(seen, PAUSE);
+            continue;
+        }
+        shared.trouble.lock().remove(&TROUBLE);
         if !moved {
             shared.log.wait(seen, WAIT);
         }
@@ -90,7 +98,7 @@ impl Followed {
     fn advance(&mut self, shared: &Shared) -> Result<bool, StartError> {
         let topic = &shared.topics[self.part.def().topic.0];
         let (store, partition) = (self.part.def().store, self.part.partition());
-        let fetched = match shared.log.fetch(topic.id, partition, self.next, FETCH_BYTES) {
+        let fetched = match shared.log.follow(topic.id, partition, self.next, FETCH_BYTES) {
             // Records that were not read are gone.
             Err(log::Error::OutOfRange { .. }) => {
                 self.begin(shared)?;

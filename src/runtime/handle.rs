@@ -5,11 +5,15 @@ use std::time::{Duration, Instant};
 
 use parking_lot::RwLock;
 use prometheus_client::registry::Registry;
+use tokio::sync::watch;
 
 use super::Shared;
 use super::progress::Behind;
 use super::seen::Seen;
-use super::token::Token;
+use super::state::AppState;
+use super::threads::ThreadError;
+use super::token::{Place, Token};
+use super::upstream::Upstream;
 use super::view::{QueryError, View};
 use crate::clock::Clock;
 use crate::codec::{self, Presence};
@@ -329,7 +333,7 @@ impl Handle {
             let topic = self.shared.topics.iter().find(|topic| topic.id == id)?;
             topic.uuid.first_chunk().copied()
         };
-        Token { offsets: ends.filter_map(|(topic, partition, end)| Some((tag(topic)?, partition, end))).collect() }
+        Token(Place::Log(ends.filter_map(|(topic, partition, end)| Some((tag(topic)?, partition, end))).collect()))
     }
 
     /// Done once all is durable that was seen by now: for who was [ahead](super::Seen::ahead) and appends nothing, such as for a refusal.
@@ -379,7 +383,24 @@ impl Handle {
         self.shared.at_least(token, self.owner(store), deadline).await
     }
 
-    /// Waits until the store's view includes everything that the log holds now.
+    /// The same for these partitions alone: those of the others may be in other processes.
+    #[cfg(feature = "http")]
+    pub(crate) async fn at_least_in(
+        &self,
+        token: &Token,
+        store: &str,
+        partitions: &[Partition],
+        deadline: Duration,
+    ) -> Result<(), Behind> {
+        self.shared.at_least_in(token, self.owner(store), partitions, deadline).await
+    }
+
+    /// From now on, what has happened there is waited for before what the log holds, until it is told `None`.
+    pub fn feed_from(&self, upstream: Option<Arc<dyn Upstream>>) {
+        *self.shared.upstream.lock() = upstream;
+    }
+
+    /// Waits until the store's view includes everything that the log holds now, and what feeds it, if something does.
     ///
     /// # Errors
     /// [`Behind::TimedOut`] if that takes longer than `deadline`.
@@ -404,6 +425,53 @@ impl Handle {
     #[must_use]
     pub fn health(&self) -> Health {
         self.shared.health()
+    }
+
+    /// What the application is doing.
+    #[must_use]
+    pub fn state(&self) -> AppState {
+        self.shared.state()
+    }
+
+    /// The same, to be followed: Kafka Streams' state listener. Who looks seldom sees the last state and not all between.
+    #[must_use]
+    pub fn states(&self) -> watch::Receiver<AppState> {
+        self.shared.lifecycle.watch()
+    }
+
+    /// Stops processing in this process until [`Handle::resume`]: no record, timer or punctuation. What was processed is committed. Tasks
+    /// are still taken, restored and given up, so they do not go to others; views, watches and appends go on. A restart is not paused.
+    pub fn pause(&self) {
+        self.shared.set_paused(true);
+    }
+
+    /// Goes on after [`Handle::pause`].
+    pub fn resume(&self) {
+        self.shared.set_paused(false);
+    }
+
+    /// How many worker threads there are.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.shared.threads.count()
+    }
+
+    /// Adds a worker thread, and gives its number. Where a group shares out tasks it is one more member; else the tasks are dealt anew, for
+    /// which all threads commit first. It blocks until that is done.
+    ///
+    /// # Errors
+    /// See [`ThreadError`].
+    pub fn add_thread(&self) -> Result<usize, ThreadError> {
+        self.shared.add_thread()
+    }
+
+    /// Removes a worker thread, and gives the number that it had. It commits and leaves its group, or the tasks are dealt anew. It blocks
+    /// until that is done.
+    ///
+    /// # Errors
+    /// See [`ThreadError`].
+    pub fn remove_thread(&self) -> Result<usize, ThreadError> {
+        self.shared.remove_thread()
     }
 
     /// The metrics; an application may register more.

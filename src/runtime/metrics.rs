@@ -14,6 +14,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
 
 use super::Shared;
+use super::state::AppState;
 use crate::record::{Partition, Timestamp};
 use crate::task::Counts;
 use crate::topology::{TopicIndex, TopicRole, Topology};
@@ -120,6 +121,9 @@ impl Collector for Readings {
                 inputs.extend(partitions.filter(|p| shared.roles.get(index, *p).is_mine()).map(|p| (topic, p)));
             }
         }
+        for global in &shared.topology.globals {
+            inputs.extend((0..shared.topics[global.topic.0].partitions).map(|partition| (global.topic, Partition(partition))));
+        }
         let places: Vec<_> = inputs.iter().map(|(topic, p)| (shared.topics[topic.0].id, *p)).collect();
         // Without the log the rest is still worth knowing.
         for ((topic, partition), end) in inputs.into_iter().zip(shared.log.open_ends(&places).unwrap_or_default()) {
@@ -132,11 +136,32 @@ impl Collector for Readings {
             let labels = [("topic", info.name.to_string()), ("partition", partition.to_string())];
             ConstGauge::new(end.0.saturating_sub(done)).encode(lag.encode_family(&labels)?)?;
         }
+        let mut states = encoder.encode_descriptor(
+            "millstream_application_state",
+            "1 for the state that the application is in, by Kafka Streams' name",
+            None,
+            prometheus_client::metrics::MetricType::Gauge,
+        )?;
+        let now = shared.state();
+        for state in AppState::ALL {
+            ConstGauge::new(u64::from(state == now)).encode(states.encode_family(&[("state", state.name())])?)?;
+        }
+        let mut remaining = encoder.encode_descriptor(
+            "millstream_restore_remaining_records",
+            "Offsets of a changelog that are not yet in a store which is being restored",
+            None,
+            prometheus_client::metrics::MetricType::Gauge,
+        )?;
+        for (store, partition, records) in shared.restoring.remaining() {
+            let labels = [("store", shared.topology.stores[store.0].name.clone()), ("partition", partition.to_string())];
+            ConstGauge::new(records).encode(remaining.encode_family(&labels)?)?;
+        }
         let mut gauge = |name: &str, help: &str, value: u64| {
             let gauge = ConstGauge::new(value);
             let encoder = encoder.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Gauge)?;
             gauge.encode(encoder)
         };
+        gauge("millstream_worker_threads", "Threads that run tasks", shared.threads.count() as u64)?;
         let memory = shared.db.memory();
         gauge("millstream_state_memory_bytes", "Memory that state takes", (memory.rows + memory.cache) as u64)?;
         gauge("millstream_state_dirty_bytes", "Committed rows that are not on disk yet", memory.dirty as u64)?;

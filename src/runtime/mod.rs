@@ -3,22 +3,31 @@
 mod app;
 mod commit;
 mod config;
+mod control;
 mod dead_letters;
 mod ends;
 mod global;
 mod handle;
 mod housekeeping;
 mod metrics;
+mod overview;
+#[cfg(feature = "http")]
+mod places;
 mod presence;
 mod progress;
 mod requests;
+mod reset;
 mod restore;
+mod restoring;
 mod roles;
 mod seen;
 mod standby;
+mod state;
 mod taking;
+mod threads;
 mod token;
 mod topics;
+mod upstream;
 mod view;
 mod watch;
 mod windows;
@@ -35,12 +44,20 @@ use prometheus_client::registry::Registry;
 
 pub use self::app::{App, StartError};
 pub use self::config::{Config, Standbys};
-pub use self::dead_letters::{Failure, ParkedRecord, Replayed, Selection};
+pub use self::dead_letters::{DeadLetters, Failure, ParkedRecord, Replayed, Selection};
 pub use self::handle::{AppendError, Events, Handle, Health, StoreStatus};
+pub use self::overview::TaskStatus;
+#[cfg(feature = "http")]
+pub(crate) use self::places::{Place, TaskPlace};
 pub use self::progress::Behind;
 pub use self::requests::{Accepted, Answer, RequestError, RequestKey};
+pub use self::reset::{Reset, ResetBegin, ResetError, ResetReport, ResetTo};
+pub use self::restoring::{Restoration, RestoreListener, RestoreStep};
 pub use self::seen::Seen;
+pub use self::state::AppState;
+pub use self::threads::ThreadError;
 pub use self::token::{Token, UnreadableToken};
+pub use self::upstream::{Upstream, Waiting};
 pub use self::view::{MAX_PAGE, QueryError, Row, TypedView, View};
 pub use self::watch::{Change, Watch, Watched};
 
@@ -49,7 +66,10 @@ use self::metrics::Metrics;
 use self::presence::Presence;
 use self::progress::{Progress, Starting};
 use self::requests::Requests;
+use self::restoring::Restoring;
 use self::roles::Roles;
+use self::state::Lifecycle;
+use self::threads::Threads;
 use self::watch::Watchers;
 use crate::log::{self, EmbeddedLog, Limits, Log, TopicInfo};
 use crate::task::Task;
@@ -84,12 +104,17 @@ pub(crate) struct Shared {
     pub requests: Requests,
     pub metrics: Metrics,
     pub registry: RwLock<Registry>,
+    pub lifecycle: Lifecycle,
+    pub restoring: Restoring,
+    pub threads: Threads,
     pub stopping: AtomicBool,
     failure: Mutex<Option<String>>,
     /// Why a worker cannot go on for now, by its number.
     trouble: Mutex<BTreeMap<usize, String>>,
     /// What other parts of the program say of themselves, by their name: see [`Handle::report`].
     parts: Mutex<BTreeMap<&'static str, String>>,
+    /// What feeds the log, if something does.
+    upstream: Mutex<Option<Arc<dyn Upstream>>>,
     /// What the log held at the start and the views do not yet hold.
     starting: Mutex<Starting>,
 }
@@ -103,6 +128,7 @@ impl Shared {
     fn fail(&self, reason: String) {
         self.failure.lock().get_or_insert(reason);
         self.stopping.store(true, Ordering::Release);
+        self.note_state();
     }
 
     fn ready(&self) -> bool {

@@ -1,6 +1,8 @@
-//! How far the tasks have committed, and waiting for it: the ground of read-your-writes.
+//! How far the tasks have committed, and waiting for it: the ground of read-your-writes. Of tasks that run here or are followed here this
+//! process knows by itself; of others the group's offsets tell, so nobody waits for a task by asking the process that runs it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -8,10 +10,15 @@ use tokio::sync::watch;
 
 use super::Shared;
 use super::ends::TopicEnds;
-use super::token::{Token, UnreadableToken};
+use super::roles::Role;
+use super::token::{Place, Token, TopicTag, UnreadableToken};
 use crate::log::{self, AtomicMoment, Moment};
 use crate::record::{Offset, Partition};
 use crate::topology::TopicIndex;
+
+/// How soon the group is asked again how far others have come, and how often it is looked whether tasks have moved to others.
+const AGAIN: Duration = Duration::from_millis(5);
+const LOOK: Duration = Duration::from_millis(100);
 
 /// The committed offset of every partition that is read, and a signal that one has moved; and when the last commit of each task is durable.
 pub(crate) struct Progress {
@@ -130,9 +137,9 @@ impl Shared {
         targets.iter().copied().filter(|(partition, _)| self.roles.get(sub, *partition).is_mine()).collect()
     }
 
-    fn resolve(&self, token: &Token) -> Result<Targets, UnreadableToken> {
+    fn resolve(&self, offsets: &[(TopicTag, Partition, Offset)]) -> Result<Targets, UnreadableToken> {
         let mut targets = Targets::new();
-        for (tag, partition, offset) in &token.offsets {
+        for (tag, partition, offset) in offsets {
             let topic = self.topics.iter().position(|topic| topic.uuid.starts_with(tag)).ok_or(UnreadableToken)?;
             if partition.0 >= self.topics[topic].partitions {
                 return Err(UnreadableToken);
@@ -145,18 +152,54 @@ impl Shared {
     /// Waits until the sub-topology's state includes everything up to the token, hop by hop along the topics: a sub-topology on the way
     /// has committed past its targets, then the ends of what it writes are the next ones' targets. Each counts once, so a cycle is
     /// followed once round. In the end all of it is durable.
+    /// A place in what feeds the log is waited for there, and goes on from the ends that the topics have then.
     pub(crate) async fn at_least(&self, token: &Token, sub: usize, deadline: Duration) -> Result<(), Behind> {
-        let targets = self.resolve(token)?;
-        tokio::time::timeout(deadline, self.reach(targets, sub)).await.unwrap_or(Err(Behind::TimedOut))
+        self.within(deadline, self.reach_token(token, sub, &|_| true)).await
     }
 
-    /// Waits until the sub-topology's state includes everything that the log holds now.
+    /// The same for these partitions of the sub-topology alone.
+    pub(crate) async fn at_least_in(
+        &self,
+        token: &Token,
+        sub: usize,
+        partitions: &[Partition],
+        deadline: Duration,
+    ) -> Result<(), Behind> {
+        self.within(deadline, self.reach_token(token, sub, &|partition| partitions.contains(&partition))).await
+    }
+
+    async fn within(&self, deadline: Duration, reach: impl Future<Output = Result<(), Behind>>) -> Result<(), Behind> {
+        tokio::time::timeout(deadline, reach).await.unwrap_or(Err(Behind::TimedOut))
+    }
+
+    async fn reach_token(&self, token: &Token, sub: usize, wanted: &(dyn Fn(Partition) -> bool + Sync)) -> Result<(), Behind> {
+        match &token.0 {
+            Place::Log(offsets) => self.reach(self.resolve(offsets)?, sub, wanted).await,
+            Place::Upstream(place) => {
+                let upstream = self.upstream.lock().clone().ok_or(UnreadableToken)?;
+                upstream.passed(place).await?;
+                self.reach_ends(sub, wanted).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until the sub-topology's state includes everything that the log holds now, and what feeds it.
     pub(crate) async fn caught_up(&self, sub: usize, deadline: Duration) -> Result<(), Behind> {
         let caught_up = async {
-            let inputs = self.upstream_of(sub).into_iter().flat_map(|upstream| self.inputs_of(upstream));
-            self.reach(self.ends(inputs).await, sub).await
+            let upstream = self.upstream.lock().clone();
+            if let Some(upstream) = upstream {
+                upstream.drained().await;
+            }
+            self.reach_ends(sub, &|_| true).await;
+            Ok(())
         };
-        tokio::time::timeout(deadline, caught_up).await.unwrap_or(Err(Behind::TimedOut))
+        self.within(deadline, caught_up).await
+    }
+
+    async fn reach_ends(&self, sub: usize, wanted: &(dyn Fn(Partition) -> bool + Sync)) {
+        let inputs = self.upstream_of(sub).into_iter().flat_map(|upstream| self.inputs_of(upstream));
+        self.reach(self.ends(inputs).await, sub, wanted).await;
     }
 
     fn inputs_of(&self, sub: usize) -> impl Iterator<Item = TopicIndex> {
@@ -182,19 +225,17 @@ impl Shared {
         order
     }
 
-    async fn reach(&self, mut targets: Targets, sub: usize) -> Result<(), Behind> {
+    /// `wanted` are the partitions of `sub` that count.
+    async fn reach(&self, mut targets: Targets, sub: usize, wanted: &(dyn Fn(Partition) -> bool + Sync)) {
         let hops = self.upstream_of(sub);
         for &hop in &hops {
-            let inputs: Vec<TopicIndex> = self.inputs_of(hop).filter(|topic| targets.contains_key(topic)).collect();
-            if inputs.is_empty() {
+            let inputs = self.inputs_of(hop).filter_map(|topic| Some((topic, targets.get(&topic)?)));
+            let left = inputs.flat_map(|(topic, ends)| ends.iter().map(move |(partition, end)| (topic, *partition, *end)));
+            let left: Vec<_> = left.filter(|(_, partition, _)| hop != sub || wanted(*partition)).collect();
+            if left.is_empty() {
                 continue;
             }
-            let mut moved = self.progress.moved.subscribe();
-            while !inputs.iter().all(|topic| self.progress.reached(*topic, &targets[topic])) {
-                if moved.changed().await.is_err() {
-                    return Err(Behind::TimedOut);
-                }
-            }
+            self.pass(hop, left).await;
             if hop != sub {
                 // What the sub-topology has written by now is what those that read it must come to.
                 extend(&mut targets, self.ends(self.topology.outputs(hop).iter().copied()).await);
@@ -208,6 +249,38 @@ impl Shared {
         while self.log.durable(at).await.is_err() {
             tokio::time::sleep(PAUSE).await;
         }
-        Ok(())
+    }
+
+    /// Waits until the tasks of a sub-topology have committed past all of these.
+    async fn pass(&self, sub: usize, mut left: Vec<(TopicIndex, Partition, Offset)>) {
+        let mut moved = self.progress.moved.subscribe();
+        if self.embedded.is_none() {
+            // Who follows tasks tells how far they have come only while somebody waits.
+            self.log.wake();
+        }
+        loop {
+            moved.borrow_and_update();
+            left.retain(|(topic, partition, end)| self.progress.committed(*topic, *partition) < *end);
+            let elsewhere = left.iter().filter(|(_, partition, _)| !self.is_told_here(sub, *partition));
+            let elsewhere: BTreeSet<TopicIndex> = elsewhere.map(|(topic, ..)| *topic).collect();
+            let pause = if elsewhere.is_empty() { LOOK } else { AGAIN };
+            if !elsewhere.is_empty() {
+                let read = self.read_anywhere(elsewhere).await;
+                let is_read = |topic, partition, end| {
+                    read.get(&topic).is_some_and(|read| read.iter().any(|(of, next)| *of == partition && *next >= end))
+                };
+                left.retain(|(topic, partition, end)| self.is_told_here(sub, *partition) || !is_read(*topic, *partition, *end));
+            }
+            if left.is_empty() {
+                return;
+            }
+            // Whichever comes first: somebody has moved, or it is time to ask or look again.
+            drop(tokio::time::timeout(pause, moved.changed()).await);
+        }
+    }
+
+    /// Whether this process knows by itself how far a task has come.
+    fn is_told_here(&self, sub: usize, partition: Partition) -> bool {
+        self.embedded.is_some() || self.topology.global(sub).is_some() || self.roles.get(sub, partition) != Role::Away
     }
 }

@@ -8,13 +8,14 @@ use std::time::Duration;
 
 use millstream_state::{Position, TaskState};
 
+use super::restoring::StoreRestoration;
 use super::{Shared, StartError};
-use crate::log::{StoredBatch, TopicId, TopicInfo};
-use crate::record::{Offset, Partition};
+use crate::log::{Fetched, StoredBatch, TopicId, TopicInfo};
+use crate::record::{Offset, Partition, Timestamp};
 use crate::topology::{DELETE_RETENTION_MS, StoreIndex};
 
 /// How much of a changelog is read at once, in bytes.
-const FETCH_BYTES: usize = 4 << 20;
+pub(super) const FETCH_BYTES: usize = 4 << 20;
 /// How long to wait for an open transaction to end before it is looked whether the task is still wanted.
 const WAIT: Duration = Duration::from_millis(50);
 
@@ -30,7 +31,7 @@ pub(super) fn restore(
     let stores = &shared.topology.subs[sub].stores;
     let ends = shared.log.open_ends(&changelogs(shared, stores, partition))?;
     for (&store, end) in stores.iter().zip(ends) {
-        let Some(applied) = restore_store(shared, sub, (store, end), partition, state, wanted)? else { return Ok(None) };
+        let Some(applied) = restore_store(shared, (store, end), partition, state, wanted)? else { return Ok(None) };
         records += applied;
     }
     Ok(Some(records))
@@ -77,27 +78,28 @@ fn begin(
 
 fn restore_store(
     shared: &Shared,
-    sub: usize,
     (store, end): (StoreIndex, Offset),
     partition: Partition,
     state: &mut TaskState,
     wanted: &dyn Fn() -> bool,
 ) -> Result<Option<u64>, StartError> {
     let mut next = prepare(shared, store, partition, state, end)?;
-    let mut records = 0;
+    let mut restoration = StoreRestoration::start(shared, store, partition, next, end);
     while next < end {
         let seen = shared.log.version();
-        let applied = apply(shared, store, partition, state, next, |_, _, _| {})?;
+        let fetched = shared.log.fetch(shared.changelog(store).id, partition, next, FETCH_BYTES)?;
+        let applied = apply(shared, store, state, next, fetched, |_, _, _| {})?;
         if !wanted() {
             return Ok(None);
         }
         if applied.next == next {
-            shared.presence.fence_silent(shared, sub, partition)?;
             shared.log.wait(seen, WAIT);
+        } else {
+            restoration.took(applied.records, applied.next);
         }
-        (next, records) = (applied.next, records + applied.records);
+        next = applied.next;
     }
-    Ok(Some(records))
+    Ok(Some(restoration.ended()))
 }
 
 /// Where the changelog of a store is to be read from, its state cleared if that does not lead there. `end` is the changelog's.
@@ -109,8 +111,13 @@ pub(super) fn prepare(
     end: Offset,
 ) -> Result<Offset, StartError> {
     let changelog = shared.changelog(store);
+    let position = state.position(store.id());
+    // Who followed it until now has all of it: wherever it begins is before that.
+    if position.is_some_and(|at| at.topic_id == changelog.uuid && at.offset == end.0) {
+        return Ok(end);
+    }
     let start = shared.log.bounds(changelog.id, partition)?.start;
-    match begin(shared, changelog, state.position(store.id()), start, end) {
+    match begin(shared, changelog, position, start, end) {
         Ok(next) => Ok(next),
         // What lies behind the state was trimmed: there is nothing to rebuild it from.
         Err(misfit) if shared.embedded.is_some() => Err(refused(shared, store, partition, &misfit, start, end)),
@@ -130,24 +137,26 @@ pub(super) struct Applied {
     /// The changelog's end, as far as is known.
     pub(super) end: Offset,
     pub(super) records: u64,
+    /// When the last of it was committed, by the clock of who did.
+    pub(super) committed_at: Option<Timestamp>,
 }
 
-/// Takes the next committed part of a changelog into the state, if there is one, and then tells `each` row of it.
+/// Takes a part of a changelog, as it was read from `next` on, into the state, and then tells `each` row of it.
 pub(super) fn apply(
     shared: &Shared,
     store: StoreIndex,
-    partition: Partition,
     state: &mut TaskState,
     next: Offset,
+    fetched: Fetched,
     mut each: impl FnMut(&[u8], Option<&[u8]>, Offset),
 ) -> Result<Applied, StartError> {
     let changelog = shared.changelog(store);
-    let fetched = shared.log.fetch(changelog.id, partition, next, FETCH_BYTES)?;
     let mut records = 0;
+    let committed_at = fetched.batches.last().map(StoredBatch::appended_at);
     if fetched.next > next {
         let rows = || fetched.batches.iter().flat_map(|batch| batch.records_from(next));
         let keyed = rows().filter_map(|record| Some((record.key?, record.value)));
-        let wall_ms = fetched.batches.last().map_or(shared.config.clock.now(), StoredBatch::appended_at).0;
+        let wall_ms = committed_at.unwrap_or(shared.config.clock.now()).0;
         let until = Position { topic_id: changelog.uuid, offset: fetched.next.0, wall_ms };
         state.restore(store.id(), keyed.inspect(|_| records += 1), until)?;
         for record in rows() {
@@ -156,7 +165,7 @@ pub(super) fn apply(
             }
         }
     }
-    Ok(Applied { next: fetched.next, end: fetched.end, records })
+    Ok(Applied { next: fetched.next, end: fetched.end, records, committed_at })
 }
 
 fn refused(shared: &Shared, store: StoreIndex, partition: Partition, misfit: &Misfit, start: Offset, end: Offset) -> StartError {

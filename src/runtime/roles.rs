@@ -1,9 +1,9 @@
 //! What this process is to each task: its owner, one that follows it, or nobody. Who reads a task's rows asks here first, for rows of a task
 //! that has gone elsewhere stay where they are and grow old.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
 
-use crate::record::Partition;
+use crate::record::{Partition, Timestamp};
 
 /// ```text
 /// Away ⇄ Taking ─▶ Owner ─▶ Away      (assigned, restored, revoked)
@@ -35,24 +35,39 @@ impl Role {
     }
 }
 
-/// The roles, by sub-topology and partition.
-pub(crate) struct Roles(Vec<Vec<AtomicU8>>);
+/// The roles, by sub-topology and partition, and when a standby last had everything.
+pub(crate) struct Roles {
+    roles: Vec<Vec<AtomicU8>>,
+    current_at: Vec<Vec<AtomicI64>>,
+}
 
 impl Roles {
     /// All tasks are elsewhere. `tasks` says how many each sub-topology has.
     pub(super) fn new(tasks: &[u32]) -> Roles {
-        Roles(tasks.iter().map(|count| (0..*count).map(|_| AtomicU8::new(0)).collect()).collect())
+        let roles = tasks.iter().map(|count| (0..*count).map(|_| AtomicU8::new(0)).collect()).collect();
+        let current_at = tasks.iter().map(|count| (0..*count).map(|_| AtomicI64::new(0)).collect()).collect();
+        Roles { roles, current_at }
     }
 
     pub(super) fn set(&self, sub: usize, partition: Partition, role: Role) {
         let number = Role::ALL.iter().position(|other| *other == role).expect("it is one of all") as u8;
-        self.0[sub][partition.0 as usize].store(number, Ordering::Release);
+        self.roles[sub][partition.0 as usize].store(number, Ordering::Release);
+    }
+
+    /// A standby has everything that was committed at this time.
+    pub(super) fn is_current(&self, sub: usize, partition: Partition, at: Timestamp) {
+        self.current_at[sub][partition.0 as usize].store(at.0, Ordering::Release);
+    }
+
+    /// When a standby last had everything.
+    pub(super) fn current_at(&self, sub: usize, partition: Partition) -> Timestamp {
+        Timestamp(self.current_at[sub][partition.0 as usize].load(Ordering::Acquire))
     }
 
     /// Changes a role only if it is still `from`: two threads may want to.
     pub(super) fn change(&self, sub: usize, partition: Partition, from: Role, to: Role) -> bool {
         let [from, to] = [from, to].map(|role| Role::ALL.iter().position(|other| *other == role).expect("one of all") as u8);
-        let place = &self.0[sub][partition.0 as usize];
+        let place = &self.roles[sub][partition.0 as usize];
         place.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
@@ -67,12 +82,12 @@ impl Roles {
     }
 
     fn all(&self) -> impl Iterator<Item = Role> {
-        self.0.iter().flatten().map(|place| Role::ALL[usize::from(place.load(Ordering::Acquire))])
+        self.roles.iter().flatten().map(|place| Role::ALL[usize::from(place.load(Ordering::Acquire))])
     }
 
     /// What this process is to a task; one that there is not is elsewhere.
     pub(crate) fn get(&self, sub: usize, partition: Partition) -> Role {
-        let place = self.0.get(sub).and_then(|tasks| tasks.get(partition.0 as usize));
+        let place = self.roles.get(sub).and_then(|tasks| tasks.get(partition.0 as usize));
         place.map_or(Role::Away, |place| Role::ALL[usize::from(place.load(Ordering::Acquire))])
     }
 }

@@ -45,13 +45,16 @@ pub(super) struct Job {
     done: mpsc::Sender<Taken>,
 }
 
+/// What workers have asked for.
+pub(super) type Jobs = Arc<Mutex<mpsc::Receiver<Job>>>;
+
 /// Where workers ask for tasks.
 #[derive(Clone)]
 pub(super) struct Restorers(mpsc::Sender<Job>);
 
 impl Restorers {
     /// The workers' end, and that of the restoring threads, which share it.
-    pub(super) fn new() -> (Restorers, Arc<Mutex<mpsc::Receiver<Job>>>) {
+    pub(super) fn new() -> (Restorers, Jobs) {
         let (jobs, queue) = mpsc::channel();
         (Restorers(jobs), Arc::new(Mutex::new(queue)))
     }

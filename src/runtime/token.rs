@@ -8,13 +8,30 @@ use crate::record::{Offset, Partition};
 /// Identifies a topic across restarts: the beginning of its unique id.
 pub(crate) type TopicTag = [u8; 4];
 
-const VERSION: u8 = 1;
+/// What the bytes of a token begin with: what the rest is.
+const OFFSETS: u8 = 1;
+const UPSTREAM: u8 = 2;
 const ENTRY: usize = 4 + 4 + 8;
 
-/// Offsets that something must have come to, as opaque URL-safe text.
-#[derive(Clone, Debug, PartialEq, Eq, Default)]
-pub struct Token {
-    pub(crate) offsets: Vec<(TopicTag, Partition, Offset)>,
+/// A position that something must have come to, as opaque URL-safe text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token(pub(crate) Place);
+
+/// Where a token is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Offsets of the log.
+    Log(Vec<(TopicTag, Partition, Offset)>),
+    /// A place in what feeds the log, in its own words.
+    Upstream(String),
+}
+
+impl Token {
+    /// A place in what feeds the log: see [`Upstream`](super::Upstream).
+    #[must_use]
+    pub fn upstream(place: impl Into<String>) -> Token {
+        Token(Place::Upstream(place.into()))
+    }
 }
 
 /// The text is not a token that this log gave.
@@ -29,11 +46,20 @@ fn checksum(bytes: &[u8]) -> [u8; 4] {
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = vec![VERSION];
-        for (topic, partition, offset) in &self.offsets {
-            bytes.extend_from_slice(topic);
-            bytes.extend_from_slice(&partition.0.to_be_bytes());
-            bytes.extend_from_slice(&offset.0.to_be_bytes());
+        let mut bytes = Vec::new();
+        match &self.0 {
+            Place::Log(offsets) => {
+                bytes.push(OFFSETS);
+                for (topic, partition, offset) in offsets {
+                    bytes.extend_from_slice(topic);
+                    bytes.extend_from_slice(&partition.0.to_be_bytes());
+                    bytes.extend_from_slice(&offset.0.to_be_bytes());
+                }
+            }
+            Place::Upstream(place) => {
+                bytes.push(UPSTREAM);
+                bytes.extend_from_slice(place.as_bytes());
+            }
         }
         bytes.extend_from_slice(&checksum(&bytes));
         let digit = |half: u8| char::from_digit(u32::from(half), 16).unwrap_or('0');
@@ -52,16 +78,21 @@ impl FromStr for Token {
         let digit = |c: u8| (c as char).to_digit(16).unwrap_or(0) as u8;
         let bytes: Vec<u8> = text.as_bytes().chunks_exact(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect();
         let (body, sum) = bytes.split_last_chunk::<4>().ok_or(UnreadableToken)?;
-        let entries = match body {
-            [VERSION, entries @ ..] if *sum == checksum(body) && entries.len().is_multiple_of(ENTRY) => entries,
-            _ => return Err(UnreadableToken),
-        };
-        let offsets = entries.chunks_exact(ENTRY).map(|entry| {
-            let topic = *entry.first_chunk()?;
-            let partition = u32::from_be_bytes(*entry[4..].first_chunk()?);
-            Some((topic, Partition(partition), Offset(u64::from_be_bytes(*entry[8..].first_chunk()?))))
-        });
-        Ok(Token { offsets: offsets.collect::<Option<_>>().ok_or(UnreadableToken)? })
+        if *sum != checksum(body) {
+            return Err(UnreadableToken);
+        }
+        match body {
+            [OFFSETS, entries @ ..] if entries.len().is_multiple_of(ENTRY) => {
+                let offsets = entries.chunks_exact(ENTRY).map(|entry| {
+                    let topic = *entry.first_chunk()?;
+                    let partition = u32::from_be_bytes(*entry[4..].first_chunk()?);
+                    Some((topic, Partition(partition), Offset(u64::from_be_bytes(*entry[8..].first_chunk()?))))
+                });
+                Ok(Token(Place::Log(offsets.collect::<Option<_>>().ok_or(UnreadableToken)?)))
+            }
+            [UPSTREAM, place @ ..] => Ok(Token::upstream(std::str::from_utf8(place).map_err(|_| UnreadableToken)?)),
+            _ => Err(UnreadableToken),
+        }
     }
 }
 
@@ -74,15 +105,21 @@ mod tests {
         #[test]
         fn a_token_is_read_back_from_its_text(offsets in prop::collection::vec(any::<([u8; 4], u32, u64)>(), 0..5)) {
             let offsets = offsets.into_iter().map(|(topic, partition, offset)| (topic, Partition(partition), Offset(offset)));
-            let token = Token { offsets: offsets.collect() };
+            let token = Token(Place::Log(offsets.collect()));
             let text = token.to_string();
             prop_assert!(text.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{text} is safe in a URL");
             prop_assert_eq!(text.parse(), Ok(token));
         }
 
         #[test]
+        fn so_is_one_of_what_feeds_the_log(place in "\\PC{0,40}") {
+            let token = Token::upstream(place);
+            prop_assert_eq!(token.to_string().parse(), Ok(token));
+        }
+
+        #[test]
         fn a_mistyped_token_is_told(offset in any::<u64>(), at in any::<prop::sample::Index>(), typed in "[0-9a-f]") {
-            let token = Token { offsets: vec![([1, 2, 3, 4], Partition(5), Offset(offset))] };
+            let token = Token(Place::Log(vec![([1, 2, 3, 4], Partition(5), Offset(offset))]));
             let mut text = token.to_string();
             let at = at.index(text.len());
             text.replace_range(at..=at, &typed);

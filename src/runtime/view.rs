@@ -27,8 +27,10 @@ pub const MAX_PAGE: usize = 1_000;
 #[derive(Clone)]
 pub struct View {
     shared: Arc<Shared>,
-    store: StoreIndex,
+    pub(super) store: StoreIndex,
     sub: usize,
+    /// The partition that is looked at; all of them if `None`.
+    pub(super) only: Option<Partition>,
 }
 
 /// Why a view could not be read.
@@ -65,7 +67,7 @@ pub type Row = (Bytes, Bytes);
 
 impl View {
     pub(super) fn new(shared: Arc<Shared>, store: StoreIndex, sub: usize) -> View {
-        View { shared, store, sub }
+        View { shared, store, sub, only: None }
     }
 
     fn def(&self) -> &StoreDef {
@@ -93,20 +95,22 @@ impl View {
         }
     }
 
-    fn tasks(&self) -> impl Iterator<Item = TaskId> {
+    pub(super) fn tasks(&self) -> impl Iterator<Item = TaskId> {
         let sub_topology = self.sub as u32;
-        (0..self.partitions()).map(move |partition| TaskId { sub_topology, partition })
+        let partitions = self.only.map_or(0..self.partitions(), |Partition(only)| only..only + 1);
+        partitions.map(move |partition| TaskId { sub_topology, partition })
     }
 
     /// Reads the committed rows of a task that is here, and says when they are durable.
-    fn read<T>(&self, task: TaskId, f: impl FnOnce(&TaskView<'_>) -> T) -> Result<(T, Moment), QueryError> {
+    pub(super) fn read<T>(&self, task: TaskId, f: impl FnOnce(&TaskView<'_>) -> T) -> Result<(T, Moment), QueryError> {
         let (sub, partition) = (self.sub, Partition(task.partition));
         if self.kind() == StoreKind::Global || self.shared.roles.get(sub, partition).is_readable() {
             let read = self.shared.reader.read(task, f)?;
             // It is noted before the rows can be read.
             return Ok((read, self.shared.progress.committed_at(sub, partition)));
         }
-        let endpoint = self.shared.presence.endpoint_of(sub, partition);
+        let [owners, _] = self.shared.presence.endpoints_of(self.shared.log.instance(), self.shared.sub_name(sub), partition);
+        let endpoint = owners.into_iter().next();
         Err(QueryError::Elsewhere { store: self.name().to_owned(), partition, endpoint })
     }
 

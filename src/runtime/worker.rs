@@ -1,7 +1,7 @@
 //! A worker thread: fetches for its tasks, lets them step, and commits for all of them when they are idle, or at the latest after the
 //! commit interval or at the byte budget.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
@@ -37,11 +37,17 @@ const REST_PER_KIB: Duration = Duration::from_micros(50);
 /// The pause after a failed transaction; each further failure doubles it, up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause where another member of the group is the reason.
+const LONGEST_PAUSE_OF_GROUP: Duration = Duration::from_millis(50);
 
 pub(super) struct Worker {
     shared: Arc<Shared>,
     number: usize,
     member: Box<dyn Member>,
+    /// Whether the group knows this worker.
+    joined: bool,
+    /// Whether this worker is to hand over what it has and end, while others go on.
+    leave: Arc<AtomicBool>,
     tasks: Vec<Task>,
     /// Tasks that the group gave and that are not restored yet.
     wanted: Vec<Wanted>,
@@ -71,13 +77,20 @@ impl Worker {
         member: Box<dyn Member>,
         tasks: Vec<Task>,
         restorers: Restorers,
+        leave: Arc<AtomicBool>,
     ) -> Worker {
+        let joined = member.is_member();
+        if !joined {
+            shared.note_joining(true);
+        }
         // What a task noted when it was taken is pending from the beginning.
         let (pending_since, last_commit) = (Some(Instant::now()), Instant::now());
         Worker {
             shared,
             number,
             member,
+            joined,
+            leave,
             tasks,
             wanted: Vec::new(),
             restorers,
@@ -90,19 +103,46 @@ impl Worker {
         }
     }
 
-    /// Runs until the application stops or cannot go on.
-    pub(super) fn run(mut self) {
-        while !self.is_stopping() {
-            if let Err(error) = self.turn()
-                && !self.recover(&error)
-            {
-                // Nothing is committed after a transaction that failed before its tasks were taken anew: its outputs are gone.
-                return;
+    /// Runs until the application stops or cannot go on, or until the worker is asked to leave. The answer is its tasks, all that they did
+    /// committed, if no group gives them to others.
+    pub(super) fn run(mut self) -> Vec<Task> {
+        loop {
+            while !self.is_stopping() && !self.leave.load(Ordering::Acquire) {
+                if let Err(error) = self.turn()
+                    && !self.recover(&error)
+                {
+                    // Nothing is committed after a transaction that failed before its tasks were taken anew: its outputs are gone.
+                    return Vec::new();
+                }
+            }
+            let Err(error) = commit(&self.shared, &mut *self.member, &mut self.tasks) else { return self.hand_over() };
+            if self.is_stopping() {
+                tracing::warn!(%error, "the last transaction was not committed; it is repeated at the next start");
+                return Vec::new();
+            }
+            if !self.recover(&error) {
+                return Vec::new();
             }
         }
-        if let Err(error) = commit(&self.shared, &mut *self.member, &mut self.tasks) {
-            tracing::warn!(%error, "the last transaction was not committed; it is repeated at the next start");
+    }
+
+    /// Gives up all tasks, between transactions.
+    fn hand_over(mut self) -> Vec<Task> {
+        self.shared.note_counts(&mut self.tasks);
+        self.shared.trouble.lock().remove(&self.number);
+        let tasks = std::mem::take(&mut self.tasks);
+        if self.shared.embedded.is_some() && !self.is_stopping() {
+            return tasks;
         }
+        let held = tasks.iter().map(|task| (task.sub_index(), task.partition()));
+        let held: Vec<_> = held.chain(self.wanted.iter().map(|wanted| (wanted.sub, wanted.partition))).collect();
+        drop(tasks);
+        self.wanted.clear();
+        if !self.is_stopping() {
+            // The member leaves after this, and only then the group gives them to others, perhaps of this process.
+            held.into_iter().for_each(|(sub, partition)| self.shared.roles.set(sub, partition, Role::Away));
+        }
+        Vec::new()
     }
 
     fn is_stopping(&self) -> bool {
@@ -111,7 +151,9 @@ impl Worker {
 
     /// Takes and gives up tasks as the group says. Only between transactions: what a task has not committed goes with it.
     fn follow_group(&mut self) -> Result<(), CommitError> {
-        for change in self.member.changes()? {
+        let changes = self.member.changes()?;
+        let is_news = !changes.is_empty();
+        for change in changes {
             match change {
                 Change::Assigned { sub, partition } => {
                     self.shared.roles.set(sub, partition, Role::Taking);
@@ -125,6 +167,16 @@ impl Worker {
                 }
             }
         }
+        if is_news {
+            // Who follows a task lets it go, or may begin to.
+            self.shared.log.wake();
+        }
+        if !self.joined && self.member.is_member() {
+            self.joined = true;
+            self.shared.note_joining(false);
+        } else if is_news {
+            self.shared.note_state();
+        }
         while let Ok(Taken { sub, partition, outcome }) = self.taken.1.try_recv() {
             let Some(place) = self.wanted.iter().position(|wanted| (wanted.sub, wanted.partition) == (sub, partition)) else {
                 continue;
@@ -136,6 +188,7 @@ impl Worker {
             // If it cannot begin now, it is taken anew with the others: what the group gave is told once.
             self.tasks.push(task);
             self.shared.roles.set(sub, partition, Role::Owner);
+            self.shared.note_state();
             self.pending_since = Some(Instant::now());
             self.begin(self.tasks.len() - 1)?;
         }
@@ -160,6 +213,9 @@ impl Worker {
         if self.pending_since.is_none() {
             self.follow_group()?;
         }
+        if self.shared.lifecycle.is_paused() {
+            return self.pause();
+        }
         self.fetch()?;
         let round = self.process()?;
         if self.pending_since.is_none() && (round.worked || self.tasks.iter().any(Task::has_moved)) {
@@ -175,9 +231,22 @@ impl Worker {
             let until_retry = round.retry_at.map(|at| at.0.saturating_sub(self.shared.config.clock.now().0).max(0) as u64);
             let until_commit = self.pending_since.map(|_| self.rest.saturating_sub(self.last_commit.elapsed()));
             let wait = MAX_WAIT.min(until_retry.map_or(MAX_WAIT, Duration::from_millis)).min(until_commit.unwrap_or(MAX_WAIT));
-            self.member.wait(if self.wanted.is_empty() { wait } else { wait.min(RESTORE_WAIT) });
+            self.wait(wait);
         }
         Ok(())
+    }
+
+    /// A turn without processing: what was processed before is committed, and the group is followed.
+    fn pause(&mut self) -> Result<(), CommitError> {
+        if self.pending_since.is_some() {
+            return self.commit();
+        }
+        self.wait(MAX_WAIT);
+        Ok(())
+    }
+
+    fn wait(&mut self, wait: Duration) {
+        self.member.wait(if self.wanted.is_empty() { wait } else { wait.min(RESTORE_WAIT) });
     }
 
     fn interval(&self) -> Duration {
@@ -261,6 +330,10 @@ impl Worker {
         tracing::warn!(%error, "the transaction was aborted");
         self.shared.metrics.aborted();
         let (mut fatal, mut reason) = (error.is_fatal(), error.to_string());
+        if matches!(error, CommitError::Log(log::Error::Aborted { .. })) {
+            // While the group shares out tasks it refuses commits, which is soon over: nothing has failed.
+            self.pause = self.pause.min(LONGEST_PAUSE_OF_GROUP);
+        }
         while !fatal && !self.is_stopping() {
             self.rest(&reason);
             // A log that has failed answers from memory until it is read back, and does not know yet what it has committed.
@@ -288,6 +361,16 @@ impl Worker {
             self.shared.fail(reason);
         }
         false
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        if !self.joined {
+            self.shared.note_joining(false);
+        } else {
+            self.shared.note_state();
+        }
     }
 }
 

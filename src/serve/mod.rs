@@ -8,7 +8,7 @@
 //! module that names hyper.
 //!
 //! ```text
-//! server ─▶ connection ─▶ service ─▶ routes ─▶ handlers (application/, the program's own)
+//! server ─▶ connection ─▶ service ─▶ routes ─▶ handlers (application/, the program's own) ─▶ peers
 //!            socket        cors        request, response, error
 //!            activity      rate        events, feed
 //!            stream
@@ -23,6 +23,7 @@ mod error;
 mod events;
 mod feed;
 mod metrics;
+mod peers;
 mod query;
 mod rate;
 mod request;
@@ -35,7 +36,7 @@ mod stream;
 
 pub use hyper::{HeaderMap, Method, StatusCode, header};
 
-pub use self::application::application_routes;
+pub use self::application::{application_routes, show_dead_letter};
 pub use self::config::{Config, RateLimit};
 pub use self::error::ApiError;
 pub use self::events::{Event, Events};

@@ -21,6 +21,7 @@ use super::activity::{Activity, Phase};
 use super::error::ApiError;
 use super::query;
 use super::routes::{Params, Route};
+use crate::record::Partition;
 use crate::runtime::{Behind, Handle, Token};
 
 /// Ids are JSON numbers that every client can hold exactly.
@@ -280,17 +281,39 @@ impl Request {
     /// # Errors
     /// 400 `INVALID_FIELD` if one of them is unreadable, 504 `VIEW_BEHIND` if the view does not come so far in time.
     pub async fn at_least(&self, application: &Handle, store: &str) -> Result<(), ApiError> {
-        let wait = Duration::from_millis(self.query_number("wait_ms", 2_000, 0..=10_000)?);
-        let Some(text) = self.query("at_least")? else { return Ok(()) };
-        let token: Token = text.parse().map_err(|error| ApiError::invalid_field("at_least", error))?;
-        match application.at_least(&token, store, wait).await {
-            Ok(()) => Ok(()),
-            Err(error @ Behind::Unreadable(_)) => Err(ApiError::invalid_field("at_least", error)),
-            Err(error @ Behind::TimedOut) => {
-                Err(ApiError::new(StatusCode::GATEWAY_TIMEOUT, "VIEW_BEHIND", error.to_string()).retry_after(1))
-            }
-        }
+        let (wait, token) = (self.wait()?, self.token()?);
+        let Some(token) = token else { return Ok(()) };
+        waited(application.at_least(&token, store, wait).await)
     }
+
+    /// The same for these partitions of the store alone.
+    pub(super) async fn at_least_in(&self, application: &Handle, store: &str, partitions: &[Partition]) -> Result<(), ApiError> {
+        let (wait, token) = (self.wait()?, self.token()?);
+        let Some(token) = token else { return Ok(()) };
+        waited(application.at_least_in(&token, store, partitions, wait).await)
+    }
+
+    fn token(&self) -> Result<Option<Token>, ApiError> {
+        let wrong = |error| ApiError::invalid_field("at_least", error);
+        self.query("at_least")?.map(|text| text.parse().map_err(wrong)).transpose()
+    }
+
+    /// How long the request may wait for what it names.
+    pub(super) fn wait(&self) -> Result<Duration, ApiError> {
+        self.query_number("wait_ms", 2_000, 0..=10_000).map(Duration::from_millis)
+    }
+
+    /// The path and the query as they were sent.
+    pub(super) fn path_and_query(&self) -> &str {
+        self.head.uri.path_and_query().map_or("/", |whole| whole.as_str())
+    }
+}
+
+fn waited(outcome: Result<(), Behind>) -> Result<(), ApiError> {
+    outcome.map_err(|error| match error {
+        Behind::Unreadable(_) => ApiError::invalid_field("at_least", error),
+        Behind::TimedOut => ApiError::new(StatusCode::GATEWAY_TIMEOUT, "VIEW_BEHIND", error.to_string()).retry_after(1),
+    })
 }
 
 /// Reads a JSON object into `T`, with the errors of [`Request::json`].

@@ -266,7 +266,8 @@ impl Context {
         self.set_at(store, key, value, timestamp, self.stream_time())
     }
 
-    /// Sets or deletes a row of a window store, which is read with `table_get`. Either makes the store's time at least the window's `start`.
+    /// Sets or deletes a row of a window store, which is read with `table_get`. Either makes the store's time at least the window's `start`, or
+    /// whatever else its rows are kept by.
     pub(crate) fn window_set<V: Data>(
         &mut self,
         store: StoreIndex,

@@ -155,8 +155,14 @@ pub(crate) fn offset(state: &TaskState, store: StoreId, topic: &str) -> Result<O
     value.as_ref().map_or(Ok(Offset(0)), |value| number(value).map(Offset))
 }
 
+/// The row that says the next offset of an input topic.
+pub(crate) fn offset_row(topic: &str, next: Offset) -> (Vec<u8>, Vec<u8>) {
+    (named(OFFSET, topic), next.0.to_be_bytes().to_vec())
+}
+
 pub(super) fn set_offset(state: &mut TaskState, store: StoreId, topic: &str, next: Offset) {
-    state.put(store, &named(OFFSET, topic), &next.0.to_be_bytes());
+    let (row, value) = offset_row(topic, next);
+    state.put(store, &row, &value);
 }
 
 pub(crate) fn stream_time(state: &TaskState, store: StoreId) -> Result<Timestamp, ProcessError> {

@@ -83,6 +83,8 @@ pub(crate) enum StoreKind {
     /// Key and window -> timestamp and value; its own time is the greatest start of a window that was written to it, and rows outlive their
     /// start by the time-to-live.
     Window,
+    /// As a window store, by the end of sessions in place of the start of windows.
+    Session,
     /// Key and time, as a window that starts and ends there -> the values that a side of a join has seen then. Its time and what it forgets
     /// are as a window store's.
     Join,
@@ -101,6 +103,7 @@ impl StoreKind {
             StoreKind::KeyValue => Some("key-value"),
             StoreKind::Table => Some("table"),
             StoreKind::Window => Some("window"),
+            StoreKind::Session => Some("session"),
             StoreKind::Join => Some("join"),
             StoreKind::Global => Some("global-table"),
             StoreKind::Buffer | StoreKind::TaskMeta => None,
@@ -109,12 +112,12 @@ impl StoreKind {
 
     /// Whether keys have a window, by which rows are kept.
     pub(crate) fn is_windowed(self) -> bool {
-        matches!(self, StoreKind::Window | StoreKind::Join)
+        matches!(self, StoreKind::Window | StoreKind::Session | StoreKind::Join)
     }
 
     /// Whether values have a timestamp before them.
     pub(crate) fn has_timestamps(self) -> bool {
-        matches!(self, StoreKind::Table | StoreKind::Window | StoreKind::Global)
+        matches!(self, StoreKind::Table | StoreKind::Window | StoreKind::Session | StoreKind::Global)
     }
 }
 

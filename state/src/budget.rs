@@ -18,12 +18,12 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// Divides `total`: five eighths for rows and an eighth for the block cache; the rest is what a flush needs to sort and to build its
+    /// Divides `total`: five eighths for rows and a quarter for the block cache; the rest is what a flush needs to sort and to build its
     /// table file (a third of the dirty rows) and what compactions hold.
     pub(crate) fn new(total: usize) -> Budget {
         let rows = total / 8 * 5;
         let (hot, hot_dirty, overlays) = Default::default();
-        Budget { rows, dirty: rows * 2 / 5, cache: total / 8, hot, hot_dirty, overlays }
+        Budget { rows, dirty: rows * 2 / 5, cache: total / 4, hot, hot_dirty, overlays }
     }
 
     /// Bytes of rows in memory.
@@ -40,9 +40,10 @@ impl Budget {
         self.used() > self.rows
     }
 
-    /// Whether the flusher has work that should not wait.
+    /// Whether the flusher has work that should not wait. That memory is short is not enough: mostly it is enough to forget rows that are on
+    /// disk, and a flush of few rows costs a compaction as one of many does.
     pub(crate) fn pressing(&self) -> bool {
-        self.dirty() >= self.dirty || self.exceeded()
+        self.dirty() >= self.dirty
     }
 
     /// Whether a row that was read may stay in memory. Fewer than there may be, so that reading does not push.

@@ -16,6 +16,7 @@ use crate::error::{Error, OpenError};
 use crate::flush::{self, FlushReport};
 use crate::flusher::{self, Pace};
 use crate::hot::{HotStore, HotTask};
+use crate::incarnation;
 use crate::lock::Lock;
 use crate::meta;
 use crate::options::{Access, AfterFlush, Home, Options, Position, StoreId, StoreSpec, TaskId};
@@ -81,7 +82,14 @@ impl Db {
         let (disk, directory, lock): (Box<dyn Disk>, _, _) = match &options.home {
             Home::Directory(directory) => {
                 let lock = lock(directory)?;
-                (Box::new(Rocks::open(directory, names, budget.cache)?), directory.clone(), Some(lock))
+                let failed = |cause| OpenError::Io { directory: directory.clone(), cause };
+                if incarnation::keep_to(directory, &options.incarnation, LOCK).map_err(failed)? {
+                    tracing::warn!(
+                        "state directory {} is from before the application was reset: it was emptied",
+                        directory.display()
+                    );
+                }
+                (Box::new(Rocks::open(directory, names, &budget)?), directory.clone(), Some(lock))
             }
             Home::Memory(disk) => {
                 let names = std::iter::once("default".to_owned()).chain(names).collect();
@@ -288,6 +296,9 @@ impl Shared {
     }
 }
 
+/// The file that is locked.
+const LOCK: &str = "lock";
+
 /// Makes the directory if it is missing and locks it against every other process. RocksDB has a lock too, but its refusal cannot be told from
 /// other failures of the file system.
 fn lock(directory: &Path) -> Result<Lock, OpenError> {
@@ -296,7 +307,7 @@ fn lock(directory: &Path) -> Result<Lock, OpenError> {
         return Err(OpenError::NotADirectory(directory.to_owned()));
     }
     std::fs::create_dir_all(directory).map_err(failed)?;
-    let file = File::options().create(true).truncate(false).write(true).open(directory.join("lock")).map_err(failed)?;
+    let file = File::options().create(true).truncate(false).write(true).open(directory.join(LOCK)).map_err(failed)?;
     Lock::take(file).map_err(|error| match error {
         TryLockError::WouldBlock => OpenError::Locked(directory.to_owned()),
         TryLockError::Error(cause) => failed(cause),

@@ -33,6 +33,7 @@ pub mod fault;
 mod flush;
 mod flusher;
 mod hot;
+mod incarnation;
 mod index;
 mod lock;
 mod meta;

@@ -19,6 +19,8 @@ pub struct Options {
     pub stores: Vec<StoreSpec>,
     /// What must still be so when the directory is opened again, by name: see [`OpenError::Incompatible`](crate::OpenError::Incompatible).
     pub fingerprint: BTreeMap<String, String>,
+    /// The life of the program that the state is of; empty for the first. A directory of another one is emptied when it is opened.
+    pub incarnation: String,
     /// Bytes for everything in memory: rows with their buckets, block cache, and what a flush and RocksDB need to work. Default 256 MiB.
     pub memory_budget_bytes: usize,
     /// Whether a thread of the database flushes by itself (default). Without it, `flush` and `make_room` do it on the caller's thread, which
@@ -47,6 +49,7 @@ impl Options {
             home,
             stores,
             fingerprint: BTreeMap::new(),
+            incarnation: String::new(),
             memory_budget_bytes: 256 << 20,
             background: true,
             flush_every: Duration::from_secs(30),

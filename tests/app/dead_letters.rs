@@ -32,11 +32,11 @@ fn fragile(broken: &Arc<AtomicBool>) -> StreamBuilder {
 }
 
 fn replay(handle: &Handle, selection: &Selection, dry_run: bool) -> Replayed {
-    wait(handle.replay("in.dlq", selection, dry_run)).expect("the log takes it").expect("the topic is known")
+    wait(handle.dead_letters().replay("in.dlq", selection, dry_run)).expect("the log takes it").expect("the topic is known")
 }
 
 fn parked(handle: &Handle) -> Vec<millstream::ParkedRecord> {
-    handle.dead_letters("in.dlq", None, 100).expect("the log answers").expect("the topic is known")
+    handle.dead_letters().read("in.dlq", None, 100).expect("the log answers").expect("the topic is known")
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn a_parked_record_is_listed_and_when_replayed_processed_once_where_it_failed() 
     append(&handle, "a", 100);
     catch_up(&handle, "heard");
     assert_eq!(sum(&handle, "a"), Some(110));
-    assert!(handle.dead_letter_topics().expect("the log answers").contains(&("in.dlq".to_owned(), 1)));
+    assert!(handle.dead_letters().topics().expect("the log answers").contains(&("in.dlq".to_owned(), 1)));
     let letters = parked(&handle);
     let failure = letters[0].failure.clone().expect("an engine parked it");
     assert_eq!((failure.cause.as_str(), failure.node.as_str(), failure.offset), ("Failed: negative", "sum", Offset(1)));
@@ -112,7 +112,7 @@ fn a_record_of_the_largest_size_can_be_parked() {
     catch_up(&handle, "seen");
     let seen = handle.view("seen").expect("a store").typed(&SEEN);
     assert_eq!(seen.get(&"small".to_owned()).and_then(Seen::wait).expect("the view answers"), Some(1));
-    let letters = handle.dead_letters("texts.dlq", None, 10).expect("the log answers").expect("the topic is known");
+    let letters = handle.dead_letters().read("texts.dlq", None, 10).expect("the log answers").expect("the topic is known");
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0].value.as_ref().map(|value| value.len()), Some(largest), "all of it is kept");
     assert_eq!(letters[0].failure.as_ref().expect("an engine parked it").offset, Offset(0));
@@ -175,10 +175,12 @@ fn a_parked_timer_fires_again_when_it_is_replayed() {
         append(&handle, key, 1_000 + n);
     }
     // Timers are parked beside the first topic that their task reads.
-    let parked_in = |topic| handle.dead_letters(topic, None, 100).expect("the log answers").expect("the topic is known");
+    let parked_in = |topic| handle.dead_letters().read(topic, None, 100).expect("the log answers").expect("the topic is known");
     let all_parked = || [parked_in("small.dlq"), parked_in("in.dlq")].concat();
     let replay = |selection: &Selection, dry_run| {
-        let in_topic = |topic| wait(handle.replay(topic, selection, dry_run)).expect("the log takes it").expect("it is known");
+        let in_topic = |topic| {
+            wait(handle.dead_letters().replay(topic, selection, dry_run)).expect("the log takes it").expect("it is known")
+        };
         let [a, b] = ["small.dlq", "in.dlq"].map(in_topic);
         Replayed { matched: a.matched + b.matched, replayed: a.replayed + b.replayed }
     };

@@ -5,9 +5,12 @@ use std::path::Path;
 
 use millstream::codec::{Data, Decimal, Utf8};
 use millstream::log::{Append, EmbeddedLog, Log, RecordBatch, Transaction, embedded, partition};
-use millstream::{App, Clock, Direction, Events, Headers, Range, Record, Seen, Store, StreamBuilder, Timestamp, Topic, Watched};
+use millstream::{
+    App, Clock, Direction, Events, Headers, Health, Range, Record, Seen, Store, StreamBuilder, Timestamp, Topic, Watched,
+};
+use millstream_state::fault::{self, Action};
 
-use super::support::{LONG, catch_up, start, wait};
+use super::support::{LONG, alone, catch_up, eventually, start, wait};
 
 const RATES: Topic<u64, String> = Topic::with_codecs("rates", &Decimal, &Utf8).partitions(3).compacted();
 const ORDERS: Topic<String, u64> = Topic::new("orders").partitions(4);
@@ -121,4 +124,23 @@ fn a_table_whose_state_is_lost_is_read_again_from_its_topic() {
     assert_eq!(view.get(&key).and_then(Seen::wait).expect("it can be read").as_deref(), Some(&b"r"[..]));
     drop(view);
     assert_eq!(app.stop(), None);
+}
+
+#[test]
+fn a_table_that_cannot_follow_its_topic_says_so_and_goes_on() {
+    alone("app::global_tables::a_table_that_cannot_follow_its_topic_says_so_and_goes_on", || {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let app = start(builder(), dir.path());
+        let handle = app.handle();
+        fault::arm("state:restore:applied", 1, Action::Fail);
+        let token = handle.append_blocking(Events::new().with(&RATES, &rate(1, "r"))).expect("it is appended");
+        eventually("it says so", || matches!(handle.health(), Health::Degraded(why) if why.contains("global table")));
+        fault::disarm("state:restore:applied");
+        wait(handle.at_least(&token, "rates", LONG)).expect("the table follows its topic");
+        eventually("it is well again", || handle.health() == Health::Up);
+        let view = handle.view("rates").expect("it has a view").typed(&TABLE);
+        assert_eq!(view.get(&1).and_then(Seen::wait).expect("it can be read").as_deref(), Some("r"));
+        drop((handle, view));
+        assert_eq!(app.stop(), None);
+    });
 }

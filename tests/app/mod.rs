@@ -6,6 +6,9 @@ mod dead_letters;
 mod faults;
 mod global_tables;
 mod idle;
+#[cfg(feature = "kafka")]
+mod kafka;
+mod operating;
 mod reading;
 mod requests;
 mod starting;

@@ -110,6 +110,7 @@ fn declare(builder: &mut StreamBuilder, operator: &str, params: &Value) {
             let limit_ms = params["timeLimitMs"].as_i64().expect("timeLimitMs is a number");
             table.suppress_for_ms("suppress", limit_ms, params["maxRecords"].as_u64()).to(&topic("out"));
         }
+        "cogroup" => updates(&windowing::cogrouped(builder, params, true).aggregate("store", String::new)),
         "group-by-key-count" => {
             counts(&present(&builder.stream(&topic("in"))).group_by_key().count("store"));
         }

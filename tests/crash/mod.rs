@@ -2,7 +2,9 @@
 //! timers; it is killed at every step of commit, flush and restore, and at random moments, and started again. In the end outputs and
 //! state are those of a run that never crashed: every acknowledged request is counted once, every timer fired once, nothing else.
 
+mod global_tables;
 mod power;
+mod timers;
 mod windows;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -46,9 +48,10 @@ fn config(dir: &Path) -> Config {
 }
 
 /// What a child does: appends what `events` makes of each number that it is asked for, says which were acknowledged, and stops when all of
-/// them are through, and `after` too. Nothing where the test harness calls it and not a parent.
+/// them are in the `store`, and `after` is through, too. Nothing where the test harness calls it and not a parent.
 fn live(
     topology: Topology,
+    store: &str,
     before: impl AsyncFnOnce(&Handle),
     events: fn(&Handle, u64) -> Events,
     after: impl AsyncFnOnce(&Handle),
@@ -76,7 +79,7 @@ fn live(
             }
         }
         running.join_all().await;
-        handle.caught_up("counts", LONG).await.expect("the counts catch up");
+        handle.caught_up(store, LONG).await.expect("the store catches up");
         after(&handle).await;
     });
     assert_eq!(app.stop(), None);
@@ -92,6 +95,7 @@ fn child() {
     };
     live(
         topology(),
+        "counts",
         async |_| {},
         events,
         async |handle| {
@@ -173,11 +177,38 @@ impl Life {
         clean
     }
 
-    /// Finishes without a crash and compares everything with what `total` numbers must come to.
-    fn check(mut self, total: u64) {
+    /// Dies once at each of these points; how many numbers that took.
+    fn die_at_each(&mut self, points: &[(&str, u32)], numbers_each: u64) -> u64 {
+        let mut total = 0;
+        for (point, nth) in points {
+            total += numbers_each;
+            let child = self.spawn(total, Some(&format!("{point}:{nth}:abort")));
+            assert!(!self.follow(child, |_| false), "{point} was never reached for the time {nth}");
+        }
+        total
+    }
+
+    /// Is killed at random moments, before so many numbers are acknowledged; how many numbers there are to be.
+    fn die_at_random(&mut self, most: u64) -> u64 {
+        let mut below = random();
+        for _ in 0..rounds() {
+            let child = self.spawn(u64::MAX, None);
+            let until = 1 + below(most) as usize;
+            assert!(!self.follow(child, |heard| heard >= until));
+        }
+        self.acknowledged.last().map_or(0, |last| last + 1).next_multiple_of(KEYS) + KEYS
+    }
+
+    /// Finishes without a crash.
+    fn finish(&mut self, total: u64) {
         let child = self.spawn(total, None);
         assert!(self.follow(child, |_| false), "the last run stops cleanly");
         assert_eq!(self.acknowledged, (0..total).collect());
+    }
+
+    /// Finishes without a crash and compares everything with what `total` numbers must come to.
+    fn check(mut self, total: u64) {
+        self.finish(total);
         let expected: BTreeMap<u64, u64> =
             (0..KEYS).map(|key| (key, (0..total).filter(|n| n % KEYS == key).count() as u64)).collect();
         let mut input: Vec<u64> = read(self.dir.path(), &INPUT).into_iter().map(|record| record.key).collect();
@@ -226,24 +257,13 @@ const POINTS: &[(&str, u32)] = &[
 #[test]
 fn a_crash_at_each_step_of_commit_flush_and_restore_changes_nothing() {
     let mut life = Life::new("crash::child");
-    let mut total = 0;
-    for (point, nth) in POINTS {
-        total += 600;
-        let child = life.spawn(total, Some(&format!("{point}:{nth}:abort")));
-        assert!(!life.follow(child, |_| false), "{point} was never reached for the time {nth}");
-    }
+    let total = life.die_at_each(POINTS, 600);
     life.check(total);
 }
 
 #[test]
 fn a_kill_at_any_moment_changes_nothing() {
-    let mut below = random();
     let mut life = Life::new("crash::child");
-    for _ in 0..rounds() {
-        let child = life.spawn(u64::MAX, None);
-        let until = 1 + below(400) as usize;
-        assert!(!life.follow(child, |heard| heard >= until));
-    }
-    let total = life.acknowledged.last().map_or(0, |last| last + 1).next_multiple_of(KEYS) + KEYS;
+    let total = life.die_at_random(400);
     life.check(total);
 }

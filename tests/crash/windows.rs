@@ -1,22 +1,26 @@
-//! The same for what keeps time: windowed counts, emitted on update and on close, an outer join of two streams and a join with a global
-//! table. The child is killed at random moments; in the end outputs and stores are what the test driver, which never crashes, makes of the
+//! The same for what keeps time: windowed counts, emitted on update and on close, over windows of each kind, a cogroup, an outer join of two streams
+//! and a join with a global table. The child is killed at random moments; in the end outputs and stores are what the test driver, which never crashes, makes of the
 //! same input.
 
 use millstream::testing::TestDriver;
 use millstream::{
-    App, Direction, Events, Handle, Headers, JoinWindows, Range, Record, Seen, Store, StreamBuilder, TimeWindows, Timestamp,
-    Topic, Topology, Windowed,
+    App, Direction, Events, Handle, Headers, JoinWindows, Range, Record, Seen, SessionWindows, SlidingWindows, Store,
+    StreamBuilder, TimeWindows, Timestamp, Topic, Topology, Windowed,
 };
 
-use super::{LONG, Life, config, live, random, rounds};
+use super::{LONG, Life, config, live};
 use crate::app::support::read;
 
 const INPUT: Topic<u64, u64> = Topic::new("clicks").partitions(2).keep_forever();
 const NAMES: Topic<u64, String> = Topic::new("names").partitions(2).compacted();
 const CLOSED: Topic<Windowed<u64>, u64> = Topic::new("closed").keep_forever();
+const VISITS: Topic<Windowed<u64>, u64> = Topic::new("visits").keep_forever();
+const NEAR: Topic<Windowed<u64>, u64> = Topic::new("near").keep_forever();
 /// As many partitions as the input has, so that the records of one task lie in order.
 const JOINED: Topic<u64, String> = Topic::new("joined").partitions(2).keep_forever();
-const COUNTS: Store<Windowed<u64>, u64> = Store::ordered("counts");
+/// Stores that are compared in the end.
+const STORES: [Store<Windowed<u64>, u64>; 4] =
+    [Store::ordered("counts"), Store::ordered("visits"), Store::ordered("near"), Store::ordered("evens-less-odds")];
 const KEYS: u64 = 20;
 
 fn topology() -> Topology {
@@ -33,7 +37,17 @@ fn topology() -> Topology {
         .to_stream()
         .flat_map_values(|count| count)
         .to(&CLOSED);
+    let visits = input.group_by_key().windowed_by(SessionWindows::gap_ms(40).grace_ms(60)).emit_on_close();
+    visits.count("visits").to_stream().flat_map_values(|count| count).to(&VISITS);
+    let near = input.group_by_key().windowed_by(SlidingWindows::of_ms(60).grace_ms(60)).emit_on_close();
+    near.count("near").to_stream().flat_map_values(|count| count).to(&NEAR);
     let (even, odd) = input.branch(|_, n| n % 2 == 0);
+    even.group_by_key()
+        .cogroup(|_, n, so_far: u64| so_far.wrapping_add(n))
+        .with(&odd.group_by_key(), |_, n, so_far| so_far.wrapping_sub(n))
+        .windowed_by(windows)
+        .retention_ms(2_000)
+        .aggregate("evens-less-odds", || 0);
     let within = JoinWindows::of_ms(60).grace_ms(30);
     let show = |n: Option<u64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
     let joined = even.outer_join_stream("pairs", &odd, within, move |even, odd| format!("{}+{}", show(even), show(odd)));
@@ -59,25 +73,18 @@ fn child() {
         let token = handle.append(names).await.expect("the names are appended");
         handle.at_least(&token, "names", LONG).await.expect("the table has the names");
     };
-    live(topology(), names, |_, n| Events::new().with(&INPUT, &input(n)), async |_| {});
+    live(topology(), "counts", names, |_, n| Events::new().with(&INPUT, &input(n)), async |_| {});
 }
 
 #[test]
 fn a_kill_at_any_moment_loses_no_window_and_no_pair() {
-    let mut below = random();
     let mut life = Life::new("crash::windows::child");
-    for _ in 0..rounds() {
-        let child = life.spawn(u64::MAX, None);
-        let until = 1 + below(300) as usize;
-        assert!(!life.follow(child, |heard| heard >= until));
-    }
-    let total = life.acknowledged.last().map_or(0, |last| last + 1) + 50;
-    let child = life.spawn(total, None);
-    assert!(life.follow(child, |_| false), "the last run stops cleanly");
-    assert_eq!(life.acknowledged, (0..total).collect());
+    let total = life.die_at_random(300);
+    life.finish(total);
 
     let inputs = read(life.dir.path(), &INPUT);
-    let (closed, joined) = (read(life.dir.path(), &CLOSED), read(life.dir.path(), &JOINED));
+    let joined = read(life.dir.path(), &JOINED);
+    let closed = [CLOSED, VISITS, NEAR].map(|topic| (read(life.dir.path(), &topic), topic));
     let mut numbers: Vec<u64> = inputs.iter().map(|record| record.value).collect();
     numbers.sort_unstable();
     assert_eq!(numbers, (0..total).collect::<Vec<_>>(), "each request is in the input once");
@@ -92,11 +99,19 @@ fn a_kill_at_any_moment_loses_no_window_and_no_pair() {
         records.sort_by(|a, b| (&a.key, a.value, a.timestamp).cmp(&(&b.key, b.value, b.timestamp)));
         records
     };
-    assert_eq!(by_window(closed), by_window(driver.read(&CLOSED)), "each window closed once");
+    for (closed, topic) in closed {
+        let (closed, expected) = (by_window(closed), by_window(driver.read(&topic)));
+        assert!(closed.len() > 10, "{}", topic.name());
+        assert_eq!(closed, expected, "each window of {} closed once", topic.name());
+    }
 
     let app = App::start(topology(), config(life.dir.path())).expect("the application starts");
-    let view = app.handle().view("counts").expect("a store of the topology").typed(&COUNTS);
-    let mut counts = driver.rows(&COUNTS);
-    counts.sort();
-    assert_eq!(view.page(&Range::all(), Direction::Forward, 1_000).and_then(Seen::wait).expect("the view answers"), counts);
+    for store in STORES {
+        let view = app.handle().view(store.name()).expect("a store of the topology").typed(&store);
+        let mut rows = driver.rows(&store);
+        rows.sort();
+        assert!(!rows.is_empty(), "{}", store.name());
+        let page = view.page(&Range::all(), Direction::Forward, 1_000).and_then(Seen::wait).expect("the view answers");
+        assert_eq!(page, rows, "{}", store.name());
+    }
 }

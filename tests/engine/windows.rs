@@ -40,7 +40,7 @@ fn windows_that_cannot_be_are_refused() {
     let retention = mistakes(|builder| {
         drop(windowed(builder, TimeWindows::tumbling_ms(10).grace_ms(5)).retention_ms(14).count("counts"));
     });
-    let expected = "store \"counts\" keeps windows for 14 ms, but they may change for 15 ms: their size and grace";
+    let expected = "store \"counts\" keeps windows for 14 ms, but they may change for 15 ms: their size or gap, and grace";
     assert_eq!(retention, [expected]);
     let never = mistakes(|builder| {
         drop(windowed(builder, TimeWindows::unlimited_from(Timestamp(0))).emit_on_close().count("counts"));

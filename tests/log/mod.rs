@@ -5,5 +5,5 @@
 mod contract;
 mod embedded;
 #[cfg(feature = "kafka")]
-mod kafka;
+pub mod kafka;
 mod support;

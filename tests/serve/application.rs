@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::world::{INBOX, Switches, World, topology};
 use super::{Client, Running, config};
+use crate::app::support::eventually;
 
 /// `a00` to `a09` and `b10` to `b19`, each with its number as its price.
 fn twenty() -> Vec<(String, u64)> {
@@ -317,8 +318,23 @@ fn operators_see_topology_metrics_and_health() {
     for name in ["kafka_consumer_lag", "millstream_process_seconds_total{", "millstream_end_to_end_seconds_bucket{", "# EOF\n"] {
         assert!(text.contains(name), "{name}: {text}");
     }
+    for lag in ["{topic=\"inbox\",partition=\"1\"}", "{topic=\"rates\",partition=\"1\"}"] {
+        assert!(text.contains(&format!("kafka_consumer_lag{lag} 0\n")), "of inputs and of global tables, {lag}: {text}");
+    }
     for path in ["/healthz", "/readyz"] {
         assert_eq!(client.get(path).status, 200);
+    }
+}
+
+#[test]
+fn an_application_that_has_failed_says_why() {
+    let world = World::start();
+    world.rate("eur", 7);
+    world.rate("usd", 13); // which is more than the thread that reads it can take
+    for path in ["/healthz", "/readyz"] {
+        eventually("it fails", || world.server.connect().get(path).status == 503);
+        let message = world.server.connect().get(path).refused(503, "FAILED");
+        assert!(message.contains("global-tables") && message.contains("an unlucky rate"), "{message}");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use millstream::serve::{ApiError, Caller, Request, Response, Routes, StatusCode};
+use millstream::serve::{ApiError, Caller, Config, Request, Response, Routes, StatusCode};
 use serde_json::json;
 use tokio::sync::Notify;
 
@@ -214,6 +214,8 @@ fn what_is_not_http_is_refused_in_the_shape_of_all_errors() {
     }
     let long = "x".repeat(100_000);
     ask(&format!("GET /wait HTTP/1.1\r\nhost: x\r\nlong: {long}\r\n\r\n")).refused(431, "HEADERS_TOO_LARGE");
+    let roomy = Running::start(Config { max_head_bytes: 256 << 10, ..config() }, routes(&world));
+    roomy.connect().send(format!("GET /{long} HTTP/1.1\r\nhost: x\r\n\r\n")).answer().refused(414, "URI_TOO_LONG");
     let many: String = (0..500).map(|n| format!("x-{n}: 1\r\n")).collect();
     ask(&format!("GET /wait HTTP/1.1\r\nhost: x\r\n{many}\r\n")).refused(431, "HEADERS_TOO_LARGE");
     let answer = ask(&format!("GET /{long} HTTP/1.1\r\nhost: x\r\n\r\n"));

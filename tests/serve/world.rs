@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
+use millstream::codec::{Codec, Data, Json};
 use millstream::serve::{ApiError, Feed, Request, Response, Routes, Shown, application_routes};
 use millstream::{
     App, Config, Events, Handle, Process, ProcessError, Record, Scope, Store, StreamBuilder, TimeWindows, Timestamp, Token,
@@ -15,8 +16,25 @@ use super::{Running, config};
 
 pub const PRICES: Topic<String, u64> = Topic::new("prices").partitions(3);
 pub const INBOX: Topic<u64, String> = Topic::new("inbox").partitions(2);
+const RATES: Topic<String, Rate> = Topic::new("rates").partitions(2).compacted();
 const MESSAGES: Store<(u64, u64), String> = Store::ordered("messages");
 const NEWEST: Store<u64, u64> = Store::keyed("newest");
+
+/// A number; whoever reads 13 panics.
+#[derive(Clone, serde::Serialize)]
+pub struct Rate(u64);
+
+impl<'de> serde::Deserialize<'de> for Rate {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Rate, D::Error> {
+        let rate = u64::deserialize(deserializer)?;
+        assert_ne!(rate, 13, "an unlucky rate");
+        Ok(Rate(rate))
+    }
+}
+
+impl Data for Rate {
+    const CODEC: &'static dyn Codec<Rate> = &Json;
+}
 
 /// What the topology's processor obeys.
 #[derive(Default)]
@@ -41,6 +59,7 @@ pub fn topology(switches: &Arc<Switches>) -> Topology {
     });
     let mut builder = StreamBuilder::new("post-office");
     builder.table(&PRICES, "prices");
+    builder.global_table(&RATES, "rates");
     let inbox = builder.stream(&INBOX);
     inbox
         .group_by_key()
@@ -81,6 +100,12 @@ impl World {
         let records = prices.into_iter().map(|(name, price)| Record::new(name.into(), price, Timestamp(1)));
         let events = records.fold(Events::new(), |events, record| events.with(&PRICES, &record));
         self.handle.append_blocking(events).unwrap()
+    }
+
+    /// Sets a rate, which is in a global table.
+    pub fn rate(&self, currency: &str, rate: u64) {
+        let record = Record::new(currency.to_owned(), Rate(rate), Timestamp(1));
+        self.handle.append_blocking(Events::new().with(&RATES, &record)).unwrap();
     }
 
     /// Sends messages to a user, in one transaction.

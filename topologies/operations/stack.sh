@@ -106,7 +106,7 @@ SQL
     }
     on worker1 "$worker1_port" worker --standbys 1 --threads 2
     on worker2 "$worker2_port" worker --standbys 1 --threads 2
-    on api "$api_port" api
+    on api "$api_port" api --mysql "$mysql" --redis "redis://127.0.0.1:$redis_port"
     on cdc "$cdc_port" cdc --mysql "$mysql"
     on sink "$sink_port" sink --url "http://127.0.0.1:$endpoint_port/events"
     for part in endpoint worker1 worker2 api cdc sink; do

@@ -2,6 +2,7 @@
 //! exit code 2 and one sentence that names the flag. Nothing is opened or started here.
 
 mod cluster;
+mod gate;
 mod outbox;
 mod sink;
 
@@ -15,9 +16,12 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 use jiff::SignedDuration;
+use millstream::{ResetTo, Timestamp};
+use mysql_async::Opts;
 
 pub use self::cluster::{ApiServer, Cdc, Cluster, GroupProtocol, KafkaMechanism, Worker};
-pub use self::outbox::Outbox;
+pub use self::gate::Gate;
+pub use self::outbox::{Database, Outbox};
 pub use self::sink::{Delivery, Receive, Sink};
 use crate::client::Target;
 use crate::time::Iso;
@@ -39,9 +43,11 @@ pub enum Command {
     Receive(Receive),
     /// Print a topology
     Topology(Topology),
-    /// Look at dead letters and replay them, through a running shop
+    /// Look at dead letters and replay them, through a running shop or in the cluster itself
     #[command(subcommand)]
     Dlq(Dlq),
+    /// Forget what the shop knows and begin its inputs anew; it must not run meanwhile
+    Reset(Reset),
     /// Put load on a running shop, then check through its API that nothing was lost, doubled or oversold
     Load(Load),
 }
@@ -67,9 +73,12 @@ pub struct Dev {
     /// How clients are served
     #[command(flatten)]
     pub interface: Interface,
-    /// Follow the outbox of a MySQL or MariaDB database in its binlog
+    /// Write requests through the outbox of a MySQL or MariaDB database, and follow it in its binlog
     #[command(flatten)]
     pub outbox: Outbox,
+    /// A gate before coupons
+    #[command(flatten)]
+    pub gate: Gate,
     /// Deliver the events of data-platform to this URL, each as a POST of JSON with X-Idempotency-Key
     #[arg(long, env = "SHOP_SINK_URL", value_name = "URL", help_heading = "Deliveries")]
     pub sink_url: Option<String>,
@@ -157,6 +166,9 @@ pub struct Topology {
     /// How to print it
     #[arg(long, env = "SHOP_TOPOLOGY_FORMAT", value_name = "FORMAT", default_value = "text")]
     pub format: TopologyFormat,
+    /// The cluster, to print with its tasks, who has them and their lag
+    #[command(flatten)]
+    pub cluster: Option<Cluster>,
 }
 
 /// How a topology is printed.
@@ -194,9 +206,9 @@ impl Remote {
 pub enum Dlq {
     /// List the topics that hold dead letters, and how many
     List {
-        /// The running shop
+        /// Where they are
         #[command(flatten)]
-        remote: Remote,
+        place: Place,
     },
     /// Print the dead letters of a topic, oldest first, each as a line of JSON
     Show {
@@ -205,9 +217,9 @@ pub enum Dlq {
         /// Print at most so many
         #[arg(long, env = "SHOP_DLQ_LIMIT", value_name = "N", default_value = "50")]
         limit: NonZeroUsize,
-        /// The running shop
+        /// Where they are
         #[command(flatten)]
-        remote: Remote,
+        place: Place,
     },
     /// Give dead letters back to the step that failed on them
     Replay(Replay),
@@ -230,9 +242,44 @@ pub struct Replay {
     /// Only count what would be replayed
     #[arg(long, env = "SHOP_DLQ_DRY_RUN")]
     pub dry_run: bool,
+    /// Where they are
+    #[command(flatten)]
+    pub place: Place,
+}
+
+/// Where dead letters are: in the cluster if one is named, else asked of a running shop.
+#[derive(Args, Clone, Debug)]
+pub struct Place {
     /// The running shop
     #[command(flatten)]
     pub remote: Remote,
+    /// The cluster
+    #[command(flatten)]
+    pub cluster: Option<Cluster>,
+}
+
+/// `shop reset`
+#[derive(Args, Clone, Debug)]
+#[command(group(ArgGroup::new("where").args(["brokers", "data"]).required(true)))]
+pub struct Reset {
+    /// The cluster
+    #[command(flatten)]
+    pub cluster: Option<Cluster>,
+    /// Directory of log and state of a shop that has no cluster
+    #[arg(long, env = "SHOP_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where its inputs are read from: earliest, latest, or a time such as 2026-01-31T12:00:00Z or milliseconds since 1970
+    #[arg(long, env = "SHOP_RESET_TO", value_name = "PLACE", default_value = "earliest", value_parser = reset_to)]
+    pub to: ResetTo,
+    /// Topics that are read from there; the others that it reads go on at their end [default: those that it does not write itself]
+    #[arg(long, env = "SHOP_RESET_INPUT_TOPICS", value_name = "TOPIC", value_delimiter = ',')]
+    pub input_topics: Option<Vec<String>>,
+    /// Only say what would be done
+    #[arg(long, env = "SHOP_RESET_DRY_RUN")]
+    pub dry_run: bool,
+    /// Also while processes of the shop are there, which then fail
+    #[arg(long, env = "SHOP_RESET_FORCE")]
+    pub force: bool,
 }
 
 /// `shop load`
@@ -249,6 +296,10 @@ pub struct Load {
     /// add up. With --coupons both at once, each at the rate and with half of the connections
     #[arg(long, env = "SHOP_LOAD_ORDERS")]
     pub orders: bool,
+    /// With --orders: database whose outbox the shop relays; an outside program then makes a part of the orders and payments by inserting
+    /// rows, in any order, twice, or without an order. Better given by the environment
+    #[arg(long, env = "SHOP_LOAD_OUTBOX", value_name = "URL", requires = "orders", hide_env_values = true)]
+    outbox: Option<String>,
     /// Users that claim, and users that order
     #[arg(long, env = "SHOP_LOAD_USERS", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
     pub users: u32,
@@ -276,6 +327,21 @@ pub struct Load {
     /// Print the result as one JSON object
     #[arg(long, env = "SHOP_LOAD_JSON")]
     pub json: bool,
+}
+
+impl Load {
+    /// The database of the outside program.
+    ///
+    /// # Errors
+    /// One sentence that names the flag, without the password.
+    pub fn database(&self) -> Result<Option<Opts>, String> {
+        let Some(url) = &self.outbox else { return Ok(None) };
+        match Opts::from_url(url) {
+            Ok(opts) if opts.db_name().is_some() => Ok(Some(opts)),
+            Ok(_) => Err("--outbox names no database: mysql://USER:PASSWORD@HOST:PORT/DATABASE".into()),
+            Err(error) => Err(format!("--outbox is not mysql://USER:PASSWORD@HOST:PORT/DATABASE: {error}")),
+        }
+    }
 }
 
 /// How fast to send.
@@ -347,7 +413,7 @@ fn read(args: impl IntoIterator<Item = impl Into<OsString> + Clone>) -> Result<C
         Command::Cdc(cdc) => &cdc.interface,
         Command::Sink(sink) => &sink.interface,
         Command::Receive(receive) => &receive.interface,
-        Command::Topology(_) | Command::Dlq(_) | Command::Load(_) => return Ok(command),
+        Command::Topology(_) | Command::Dlq(_) | Command::Reset(_) | Command::Load(_) => return Ok(command),
     };
     if interface.listen.ip().is_loopback() || interface.auth_secret_file.is_some() || interface.insecure_no_auth {
         return Ok(command);
@@ -384,6 +450,16 @@ fn bytes(text: &str) -> Result<usize, String> {
 /// Milliseconds since 1970.
 fn time_ms(text: &str) -> Result<i64, String> {
     Iso::parse(text).map(|Iso(at)| at.0).ok_or_else(|| "a time is like 2026-01-31T12:00:00Z, or milliseconds since 1970".into())
+}
+
+fn reset_to(text: &str) -> Result<ResetTo, String> {
+    match text {
+        "earliest" => Ok(ResetTo::Earliest),
+        "latest" => Ok(ResetTo::Latest),
+        text => time_ms(text)
+            .map(|ms| ResetTo::Time(Timestamp(ms)))
+            .map_err(|_| "earliest, latest, or a time like 2026-01-31T12:00:00Z, or milliseconds since 1970".into()),
+    }
 }
 
 fn token(text: &str) -> Result<String, String> {
@@ -446,11 +522,27 @@ mod tests {
         check("shop dlq show", &["TOPIC"]);
         check("shop dlq list --url ftp://x", &["--url"]);
         check("shop dlq replay t --from yesterday", &["--from", "1970"]);
+        check("shop reset", &["--brokers", "--data"]);
+        check("shop reset --data x --to never", &["--to", "earliest"]);
+        check("shop reset --data x --brokers y", &["--brokers", "--data"]);
+        check("shop dlq list --kafka-tls", &["--brokers"]);
         check("shop load", &["--coupons", "--idle-listeners"]);
         check("shop load --coupons --rate 0", &["--rate", "max"]);
         check("shop load --coupons --users 0", &["--users"]);
         check("shop load --coupons --limit-percent 101", &["--limit-percent"]);
         check("shop load --coupons --seed x", &["--seed"]);
+        check("shop load --coupons --outbox mysql://x/app", &["--orders"]);
+    }
+
+    #[test]
+    fn a_database_that_is_none_is_told_without_the_password() {
+        for (url, named) in
+            [("nonsense", "mysql://"), ("mysql://user:secret@host", "database"), ("pg://user:secret@host/app", "mysql://")]
+        {
+            let Ok(Command::Load(load)) = read(["shop", "load", "--orders", "--outbox", url]) else { panic!("{url}") };
+            let sentence = load.database().expect_err(url);
+            assert!(sentence.contains("--outbox") && sentence.contains(named) && !sentence.contains("secret"), "{sentence}");
+        }
     }
 
     #[test]
@@ -459,6 +551,18 @@ mod tests {
             match read(["shop", "dlq", "replay", "coupon-issue.dlq", "--from", from]) {
                 Ok(Command::Dlq(Dlq::Replay(replay))) => assert_eq!((replay.from, replay.to), (Some(1500), None)),
                 other => panic!("{other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn dead_letters_are_in_the_cluster_that_is_named() {
+        for (args, expected) in [("shop dlq list", None), ("shop dlq list --brokers k:1 --kafka-tls", Some("k:1"))] {
+            match read(args.split(' ')) {
+                Ok(Command::Dlq(Dlq::List { place })) => {
+                    assert_eq!(place.cluster.as_ref().map(|cluster| cluster.brokers.as_str()), expected, "{args}");
+                }
+                other => panic!("{args}: {other:?}"),
             }
         }
     }

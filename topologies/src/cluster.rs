@@ -12,9 +12,9 @@ use uuid::Uuid;
 
 use crate::api::{Api, routes};
 use crate::cli::{ApiServer, Cdc, Cluster, GroupProtocol, KafkaMechanism, Sink, Worker};
-use crate::metrics;
 use crate::serving::{self, Error, Front, Parts, misconfigured};
 use crate::topology::{self, Settings};
+use crate::{metrics, restoring};
 
 /// Runs topologies until a signal comes.
 ///
@@ -32,6 +32,7 @@ pub fn work(worker: &Worker) -> Result<(), Error> {
             sub_topologies,
             standbys: Standbys::Each(worker.standbys),
             advertise: Some(advertise),
+            restore_listener: restoring::bar(),
             ..Config::shared(&worker.state)
         };
         if let Some(threads) = worker.threads {
@@ -51,6 +52,9 @@ pub fn work(worker: &Worker) -> Result<(), Error> {
 /// See [`Error`].
 pub fn serve_api(api_server: &ApiServer) -> Result<(), Error> {
     serving::run(&api_server.logging, async {
+        let gate = api_server.gate.settings().map_err(Error::Misconfigured)?;
+        let database = api_server.database.address().map_err(Error::Misconfigured)?;
+        let outbox = database.map(|address| (address, api_server.database.cdc_name.clone()));
         let topology = topology::shared(&Settings::default()).map_err(misconfigured)?;
         let front = Front::open(&api_server.interface).await?;
         let config = Config {
@@ -62,9 +66,12 @@ pub fn serve_api(api_server: &ApiServer) -> Result<(), Error> {
         };
         let app = start(topology, config, &api_server.cluster, |kafka| kafka).await?;
         let handle = app.handle();
-        let api = Api::new(&handle, api_server.interface.lang);
+        let mut parts = Parts::none();
+        let home = parts.home(&handle, outbox);
+        let gate = parts.gate(&handle, gate).await?;
+        let api = Api::new(&handle, api_server.interface.lang, home, gate);
         metrics::register(&api, &mut handle.registry().write());
-        let served = front.serve(&handle, routes(&api), Parts::none()).await;
+        let served = front.serve(&handle, routes(&api), parts).await;
         drop((api, handle));
         serving::stop(app, served).await
     })
@@ -154,7 +161,11 @@ fn instance(state: &Path) -> Result<String, Error> {
     Ok(new)
 }
 
-fn kafka_config(cluster: &Cluster) -> Result<KafkaConfig, Error> {
+/// How the cluster of the command line is reached.
+///
+/// # Errors
+/// If what it says is wrong, or a file cannot be read.
+pub fn kafka_config(cluster: &Cluster) -> Result<KafkaConfig, Error> {
     let mut kafka = KafkaConfig::new(&cluster.brokers).group_protocol(match cluster.group_protocol {
         GroupProtocol::Auto => kafka::GroupProtocol::Auto,
         GroupProtocol::Classic => kafka::GroupProtocol::Classic,

@@ -9,7 +9,7 @@ use crate::api::{Api, routes};
 use crate::cli::Dev;
 use crate::serving::{self, Error, Front, Parts, misconfigured};
 use crate::topology::Settings;
-use crate::{demo, metrics, topology};
+use crate::{demo, metrics, restoring, topology};
 
 /// Serves until a signal comes.
 ///
@@ -21,20 +21,29 @@ pub fn run(dev: &Dev) -> Result<(), Error> {
 
 async fn serve(dev: &Dev) -> Result<(), Error> {
     let outbox = dev.outbox.settings().map_err(Error::Misconfigured)?;
+    let gate = dev.gate.settings().map_err(Error::Misconfigured)?;
     let deliveries = dev.sink_url.as_deref().map(|url| dev.delivery.settings("--sink-url", url));
     let deliveries = deliveries.transpose().map_err(Error::Misconfigured)?;
     let front = Front::open(&dev.interface).await?;
-    let mut config = Config { state_memory_bytes: dev.memory_budget, ..Config::embedded(&dev.data) };
+    let mut config =
+        Config { state_memory_bytes: dev.memory_budget, restore_listener: restoring::bar(), ..Config::embedded(&dev.data) };
     if let Some(threads) = dev.threads {
         config.threads = threads.get();
     }
     let settings = Settings { payment_timeout_ms: dev.payment_timeout.as_millis() as i64 };
     let app = App::start(topology::all(&settings).map_err(misconfigured)?, config).map_err(misconfigured)?;
     let handle = app.handle();
-    let api = Api::new(&handle, dev.interface.lang);
+    let mut parts = Parts::none();
+    // Where an outbox is routed otherwise, what the shop would write there would not come back to its topics.
+    let own = outbox.as_ref().filter(|outbox| outbox.routing.is_of_the_shop());
+    if own.is_none() && outbox.is_some() {
+        tracing::warn!("requests go straight to the log: the outbox is routed otherwise than the shop's own");
+    }
+    let home = parts.home(&handle, own.map(|outbox| (outbox.address.clone(), outbox.name.clone())));
+    let gate = parts.gate(&handle, gate).await?;
+    let api = Api::new(&handle, dev.interface.lang, home, gate);
     metrics::register(&api, &mut handle.registry().write());
     let demo = dev.demo.then(|| tokio::spawn(demo::run(front.address(), front.admin_token(&handle))));
-    let mut parts = Parts::none();
     outbox.into_iter().for_each(|outbox| parts.relay(&handle, outbox));
     deliveries.into_iter().for_each(|deliveries| parts.deliver(&handle, deliveries));
     let served = front.serve(&handle, routes(&api), parts).await;

@@ -1,12 +1,19 @@
-//! `shop dlq`: looks at the dead letters of a running shop and has them replayed, over its HTTP API.
+//! `shop dlq`: looks at dead letters and has them replayed: those of a running shop over its HTTP API, or those of a cluster by itself.
 
 use std::io;
 
+use std::sync::Arc;
+
+use millstream::log::{self, KafkaLog};
+use millstream::serve::show_dead_letter;
+use millstream::{AppendError, DeadLetters, Selection, Timestamp};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::cli::{Dlq, Replay};
+use crate::cli::{Cluster, Dlq, Replay};
 use crate::client::{Connection, Target};
+use crate::topology::{self, Settings};
+use crate::{cluster, serving};
 
 /// Why it did not work, in one sentence.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +27,18 @@ pub enum Error {
     /// The shop's answer was not one.
     #[error("the shop's answer is not understood: {0}")]
     Unreadable(#[from] serde_json::Error),
+    /// The cluster cannot be used as the command line says.
+    #[error("{0}")]
+    Cluster(#[from] serving::Error),
+    /// The cluster refused.
+    #[error("{0}")]
+    Log(#[from] log::Error),
+    /// A replay could not be appended.
+    #[error("{0}")]
+    Append(#[from] AppendError),
+    /// There is no such topic in the cluster.
+    #[error("there is no dead-letter topic {0}")]
+    UnknownTopic(String),
 }
 
 #[derive(Deserialize)]
@@ -47,22 +66,56 @@ struct Replayed {
 
 /// Does what the command says and prints the result to standard output.
 pub async fn run(command: &Dlq) -> Result<(), Error> {
+    let (Dlq::List { place } | Dlq::Show { place, .. } | Dlq::Replay(Replay { place, .. })) = command;
+    match &place.cluster {
+        Some(cluster) => in_cluster(command, cluster).await,
+        None => over_http(command, &place.remote.target()).await,
+    }
+}
+
+async fn over_http(command: &Dlq, target: &Target) -> Result<(), Error> {
     match command {
-        Dlq::List { remote } => {
-            let answer: Topics = call(&remote.target(), "GET", "/dlq", &[]).await?;
-            for Topic { topic, records } in answer.topics {
-                println!("{records:>10} {topic}");
-            }
+        Dlq::List { .. } => {
+            let answer: Topics = call(target, "GET", "/dlq", &[]).await?;
+            print_topics(answer.topics.into_iter().map(|Topic { topic, records }| (topic, records)));
         }
-        Dlq::Show { topic, limit, remote } => show(&remote.target(), topic, limit.get()).await?,
-        Dlq::Replay(replay) => {
-            let Replay { topic, from, to, key, dry_run, remote } = replay;
+        Dlq::Show { topic, limit, .. } => show(target, topic, limit.get()).await?,
+        Dlq::Replay(Replay { topic, from, to, key, dry_run, .. }) => {
             let body = json!({"from": from, "to": to, "key": key, "dryRun": dry_run}).to_string();
-            let answer: Replayed = call(&remote.target(), "POST", &format!("/dlq/{topic}/replay"), body.as_bytes()).await?;
-            println!("{} matched, {} replayed", answer.matched, answer.replayed);
+            let answer: Replayed = call(target, "POST", &format!("/dlq/{topic}/replay"), body.as_bytes()).await?;
+            print_replayed(&answer);
         }
     }
     Ok(())
+}
+
+/// The same without a running shop. What is replayed waits in the cluster for the workers.
+async fn in_cluster(command: &Dlq, cluster: &Cluster) -> Result<(), Error> {
+    let topology = topology::shared(&Settings::default()).map_err(serving::misconfigured)?;
+    let letters = DeadLetters::new(topology, Arc::new(KafkaLog::open(cluster::kafka_config(cluster)?)?));
+    match command {
+        Dlq::List { .. } => print_topics(letters.topics()?),
+        Dlq::Show { topic, limit, .. } => {
+            let records = letters.read(topic, None, limit.get())?.ok_or_else(|| Error::UnknownTopic(topic.clone()))?;
+            records.iter().for_each(|record| println!("{}", show_dead_letter(record)));
+        }
+        Dlq::Replay(Replay { topic, from, to, key, dry_run, .. }) => {
+            let (from, to) = (from.map(Timestamp), to.map(Timestamp));
+            let selection = Selection { from, to, key: key.clone().map(String::into_bytes) };
+            let replayed = letters.replay(topic, &selection, *dry_run).await?;
+            let millstream::Replayed { matched, replayed } = replayed.ok_or_else(|| Error::UnknownTopic(topic.clone()))?;
+            print_replayed(&Replayed { matched, replayed });
+        }
+    }
+    Ok(())
+}
+
+fn print_topics(topics: impl IntoIterator<Item = (String, u64)>) {
+    topics.into_iter().for_each(|(topic, records)| println!("{records:>10} {topic}"));
+}
+
+fn print_replayed(Replayed { matched, replayed }: &Replayed) {
+    println!("{matched} matched, {replayed} replayed");
 }
 
 async fn show(target: &Target, topic: &str, limit: usize) -> Result<(), Error> {

@@ -12,6 +12,7 @@ mod demo;
 mod dev;
 mod dlq;
 mod events;
+mod gate;
 mod inventory;
 mod load;
 mod logging;
@@ -20,9 +21,12 @@ mod metrics;
 mod notifications;
 mod open_files;
 mod orders;
+mod outbox;
 mod payments;
 mod points;
 mod receive;
+mod reset;
+mod restoring;
 mod serving;
 mod sink;
 mod statistics;
@@ -34,6 +38,7 @@ mod topology;
 use std::process::ExitCode;
 
 use cli::{Command, TopologyFormat};
+use millstream::log::KafkaLog;
 
 fn main() -> ExitCode {
     let outcome = match cli::parse() {
@@ -44,7 +49,11 @@ fn main() -> ExitCode {
         Command::Sink(sink) => served(cluster::deliver(&sink)),
         Command::Receive(receive) => served(receive::run(&receive)),
         Command::Topology(command) => print_topology(&command).map_err(|error| (2, error)),
-        Command::Load(command) => as_client(load::run(&command)),
+        Command::Load(command) => match command.database() {
+            Ok(outbox) => as_client(load::run(&command, outbox.as_ref())),
+            Err(sentence) => Err((2, sentence)),
+        },
+        Command::Reset(command) => served(reset::run(&command)),
         Command::Dlq(command) => as_client(dlq::run(&command)),
     };
     match outcome {
@@ -72,12 +81,21 @@ fn as_client<E: ToString>(command: impl Future<Output = Result<(), E>>) -> Resul
 
 fn print_topology(command: &cli::Topology) -> Result<(), String> {
     let built = match &command.name {
+        None if command.cluster.is_some() => topology::shared(&topology::Settings::default()),
         None => topology::all(&topology::Settings::default()),
         Some(name) => {
             topology::named(name).ok_or_else(|| format!("there is no topology {name:?}, only {}", topology::names()))?
         }
     };
     let topology = built.map_err(|error| error.to_string())?;
+    let tasks = match &command.cluster {
+        Some(cluster) => {
+            let log = cluster::kafka_config(cluster).map_err(|error| error.to_string())?;
+            let log = KafkaLog::open(log).map_err(|error| error.to_string())?;
+            topology.tasks_in(&log).map_err(|error| error.to_string())?
+        }
+        None => Vec::new(),
+    };
     print!(
         "{}",
         match command.format {
@@ -86,5 +104,9 @@ fn print_topology(command: &cli::Topology) -> Result<(), String> {
             TopologyFormat::Dot => topology.to_dot(""),
         }
     );
+    for task in tasks.iter().filter(|_| command.format == TopologyFormat::Text) {
+        let owner = task.owner.as_deref().unwrap_or("nobody");
+        println!("  Task: {}-{} (owner: {owner}, lag: {})", task.sub_topology, task.partition, task.lag);
+    }
     Ok(())
 }

@@ -15,7 +15,7 @@ use prometheus_client::registry::Registry;
 
 use crate::api::Api;
 use crate::orders::domain::Status;
-use crate::orders::topology::REJECTIONS;
+use crate::orders::topology::Counted;
 
 /// Registers the shop's metrics. They end with the API.
 pub fn register(api: &Arc<Api>, registry: &mut Registry) {
@@ -49,33 +49,33 @@ impl Collector for Readings {
                 return Ok(());
             }
         };
-        let count = |name: &str| counts.get(name).copied().unwrap_or(0);
-        gauge("order_completed_count", "Orders completed so far", count(Status::Confirmed.name()))?;
+        let count = |what: Counted<'_>| counts.get(&what.to_string()).copied().unwrap_or(0);
+        let completed = count(Counted::Turned(Some(Status::Pending), Status::Confirmed));
+        gauge("order_completed_count", "Orders completed so far", completed)?;
         let help = "Events that orders refused";
-        ConstCounter::new(count(REJECTIONS)).encode(encoder.encode_descriptor(
+        ConstCounter::new(count(Counted::Refused)).encode(encoder.encode_descriptor(
             "shop_rejected_events",
             help,
             None,
             MetricType::Counter,
         )?)?;
-        let help = "Orders that ever had the status";
+        let help = "Changes of orders' statuses; from nothing where they begin";
         let mut family = encoder.encode_descriptor("shop_order_transitions", help, None, MetricType::Counter)?;
-        for status in STATUSES {
-            ConstCounter::new(count(status.name())).encode(family.encode_family(&[("to", status.name())])?)?;
+        for (from, to) in Status::TRANSITIONS {
+            let labels = [("from", from.map_or("", Status::name)), ("to", to.name())];
+            ConstCounter::new(count(Counted::Turned(from, to))).encode(family.encode_family(&labels)?)?;
         }
         let help = "Orders that failed, by the reason";
         let mut family = encoder.encode_descriptor("shop_orders_failed", help, None, MetricType::Counter)?;
+        let any_reason = Counted::Failed("").to_string();
         for (name, count) in &counts {
-            if let Some(reason) = name.strip_prefix("FAILED:") {
+            if let Some(reason) = name.strip_prefix(&any_reason) {
                 ConstCounter::new(*count).encode(family.encode_family(&[("reason", reason)])?)?;
             }
         }
         Ok(())
     }
 }
-
-const STATUSES: [Status; 6] =
-    [Status::Pending, Status::Confirmed, Status::Shipped, Status::Delivered, Status::Cancelled, Status::Failed];
 
 /// What each partition counted, together.
 fn order_counts(api: &Api) -> Result<BTreeMap<String, u64>, QueryError> {

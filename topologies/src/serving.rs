@@ -3,6 +3,7 @@
 
 use std::io::Write as _;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use millstream::serve::{Config as HttpConfig, RateLimit, Routes, Server};
@@ -13,8 +14,11 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
 use crate::api::auth::Secret;
+use crate::api::write::Home;
 use crate::cdc::{self, Relay};
 use crate::cli::{Interface, Logging};
+use crate::gate::{self, Gate};
+use crate::outbox::{self, Outbox};
 use crate::{logging, open_files, sink};
 
 /// How often it is looked whether the application still runs.
@@ -142,6 +146,40 @@ impl Parts {
         });
     }
 
+    /// Where requests are written: through an outbox, if there is one, whose relay has that name.
+    pub fn home(&mut self, app: &Handle, outbox: Option<(cdc::Address, String)>) -> Home {
+        let Some((address, relay)) = outbox else { return Home::Log };
+        let (sender, relayed) = watch::channel(None);
+        let outbox = Outbox::open(app, address, relayed);
+        let (followed, kept) = (outbox::follow(app.clone(), relay, sender), outbox.clone().keep(app.clone()));
+        let mut stop = self.stop.subscribe();
+        self.running.spawn(async move {
+            tokio::select! {
+                stopped = kept => Err(stopped.into()),
+                never = followed => match never {},
+                _ = stop.wait_for(|stop| *stop) => Ok(()),
+            }
+        });
+        Home::Outbox(outbox)
+    }
+
+    /// The gate before coupons, if there is one.
+    ///
+    /// # Errors
+    /// If Redis does not let the shop in.
+    pub async fn gate(&mut self, app: &Handle, settings: Option<gate::Settings>) -> Result<Option<Arc<Gate>>, Error> {
+        let Some(settings) = settings else { return Ok(None) };
+        let gate = Gate::open(app, settings).await.map_err(Error::Misconfigured)?;
+        let (kept, mut stop) = (Arc::clone(&gate).keep(), self.stop.subscribe());
+        self.running.spawn(async move {
+            tokio::select! {
+                never = kept => match never {},
+                _ = stop.wait_for(|stop| *stop) => Ok(()),
+            }
+        });
+        Ok(Some(gate))
+    }
+
     /// Delivers events. What is out is finished when it is to stop.
     pub fn deliver(&mut self, app: &Handle, deliveries: sink::Settings) {
         let delivering = sink::run(app.clone(), deliveries, self.stop.subscribe());
@@ -184,6 +222,7 @@ impl From<cdc::Stop> for Error {
 /// # Errors
 /// Why it had failed, else why serving ended.
 pub async fn stop(app: App, served: Result<(), Error>) -> Result<(), Error> {
+    app.handle().feed_from(None);
     match tokio::task::spawn_blocking(|| app.stop()).await {
         Ok(None) => served,
         Ok(Some(reason)) => Err(Error::Failed(reason)),

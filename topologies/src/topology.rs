@@ -3,6 +3,7 @@
 
 use millstream::{StreamBuilder, Topology, TopologyError};
 
+use crate::cdc::{CDC_POSITIONS, POSITIONS};
 use crate::coupons::topology::{CATALOGUE, COUPON_ISSUE};
 use crate::inventory::topology::INVENTORY;
 use crate::orders::topology::ORDER_EVENTS;
@@ -46,7 +47,14 @@ const ALL: [(&str, Declare); 8] = [
 /// # Errors
 /// If one is declared wrongly.
 pub fn all(settings: &Settings) -> Result<Topology, TopologyError> {
-    build(&ALL, settings)
+    let mut builder = declared(&ALL, settings);
+    follow_relays(&mut builder);
+    builder.build()
+}
+
+/// How far relays have come, for whoever waits for them.
+fn follow_relays(builder: &mut StreamBuilder) {
+    builder.global_table(&POSITIONS, CDC_POSITIONS.name());
 }
 
 /// The one of this name, if there is one.
@@ -55,7 +63,7 @@ pub fn all(settings: &Settings) -> Result<Topology, TopologyError> {
 /// If it is declared wrongly.
 pub fn named(name: &str) -> Option<Result<Topology, TopologyError>> {
     let found = ALL.iter().position(|(known, _)| *known == name)?;
-    Some(build(&ALL[found..=found], &Settings::default()))
+    Some(declared(&ALL[found..=found], &Settings::default()).build())
 }
 
 /// What can be asked for, for people.
@@ -70,6 +78,7 @@ pub fn names() -> String {
 /// If one is declared wrongly.
 pub fn shared(settings: &Settings) -> Result<Topology, TopologyError> {
     let mut builder = declared(&ALL, settings);
+    follow_relays(&mut builder);
     builder.accept_requests(6, |requests| {
         requests
             .sink(&CATALOGUE)
@@ -80,10 +89,6 @@ pub fn shared(settings: &Settings) -> Result<Topology, TopologyError> {
             .sink(&POINTS_COMMANDS)
     });
     builder.build()
-}
-
-fn build(topologies: &[(&str, Declare)], settings: &Settings) -> Result<Topology, TopologyError> {
-    declared(topologies, settings).build()
 }
 
 fn declared(topologies: &[(&str, Declare)], settings: &Settings) -> StreamBuilder {

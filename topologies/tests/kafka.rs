@@ -2,12 +2,16 @@
 //! every promise kept in the end.
 
 #[path = "../../tests/kafka/broker.rs"]
-mod broker;
+pub mod broker;
 
+use std::collections::BTreeSet;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
+use millstream::Partition;
+use millstream::log::{KafkaConfig, KafkaLog, Log};
 use serde_json::json;
 use tempfile::TempDir;
 
@@ -18,23 +22,30 @@ use crate::sink::endpoint::{Endpoint, Reply};
 use crate::sink::{all_of, trade};
 
 /// Starts one process of a shop on this cluster, with a directory of its own for what it keeps.
-fn start(broker: &Broker, role: &str, state: Arc<TempDir>, args: &[&str]) -> Shop {
+pub fn start(broker: &Broker, role: &str, state: Arc<TempDir>, args: &[&str]) -> Shop {
     let dir = state.path().to_str().expect("UTF-8").to_owned();
     let address = broker.address();
     let mut command = command(&[role, "--brokers", &address, "--listen", FREE, "--log-level", "error", "--state", &dir]);
     Shop::spawn(command.args(args).stdin(Stdio::null()), state)
 }
 
-fn directory() -> Arc<TempDir> {
+pub fn directory() -> Arc<TempDir> {
     Arc::new(TempDir::new().expect("a directory"))
 }
 
+/// `KAFKA_TESTS=long` is five minutes of it.
 #[test]
 fn every_promise_is_kept_while_workers_are_killed_and_stopped() {
     const ENOUGH: Duration = Duration::from_secs(10);
+    let (seconds, every, frozen, users, rate) = if std::env::var("KAFKA_TESTS").is_ok_and(|length| length == "long") {
+        (300, 5, 15, "2000", "50")
+    } else {
+        (9, 3, 2, "60", "12")
+    };
+    let (every, frozen) = (Duration::from_secs(every), Duration::from_secs(frozen));
     let broker = Broker::start();
-    let first = start(&broker, "worker", directory(), &["--threads", "2"]);
-    let second = start(&broker, "worker", directory(), &["--threads", "1", "--standbys", "1"]);
+    let flags = [["--threads", "2"], ["--threads", "1"], ["--standbys", "1"]];
+    let mut workers: Vec<Shop> = flags.iter().map(|flags| start(&broker, "worker", directory(), flags)).collect();
     let api = start(&broker, "api", directory(), &[]);
 
     // The same request is carried out once, whoever decides it.
@@ -46,27 +57,106 @@ fn every_promise_is_kept_while_workers_are_killed_and_stopped() {
     api.get(&format!("/api/users/{user}/coupons?at_least={}&wait_ms=10000", once.position())).ok(200);
     assert_eq!(api.coupons_of(user), [coupon]);
 
-    let url = api.url();
-    let load =
-        ["load", "--coupons", "--orders", "--users", "60", "--rate", "12", "--seconds", "8", "--listeners", "10", "--url", &url];
-    let load =
-        command(&load).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
+    let (url, length) = (api.url(), seconds.to_string());
+    let load = ["load", "--coupons", "--orders", "--users", users, "--rate", rate, "--listeners", "10", "--seconds", &length];
+    let mut load = command(&[&load[..], &["--url", &url]].concat());
+    let mut load = load.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary runs");
     let orders = || api.get("/api/stats").json()["windows"].as_array().map_or(0, Vec::len);
     eventually(|| (orders() > 0).then_some(()));
 
-    let state = Arc::clone(&first.data);
-    first.signal("KILL");
-    drop(first);
-    let first = start(&broker, "worker", state, &["--threads", "2"]);
-    second.signal("TERM");
-    assert!(second.wait(ENOUGH).success(), "a worker stops in order");
+    let mut random = random();
+    let (begun, mut kills, mut was_frozen) = (Instant::now(), 0, false);
+    while begun.elapsed() + every < Duration::from_secs(seconds) && load.try_wait().expect("a child").is_none() {
+        let number = random(workers.len() as u64) as usize;
+        let state = Arc::clone(&workers[number].data);
+        // A worker that was killed is started again while the others go on; it is ready when it has what the group gives it.
+        drop(workers.remove(number));
+        workers.insert(number, start(&broker, "worker", state, &flags[number]));
+        kills += 1;
+        if !was_frozen && begun.elapsed() > Duration::from_secs(seconds) / 3 {
+            broker.freeze();
+            pass(frozen);
+            broker.thaw();
+            was_frozen = true;
+        }
+        pass(every);
+    }
+    println!("{kills} kills, and a broker that stood still for {frozen:?}: {was_frozen}");
+    assert!(kills > 0 && was_frozen, "the machine is too slow for this");
+    let last = workers.pop().expect("three workers");
+    last.signal("TERM");
+    assert!(last.wait(ENOUGH).success(), "a worker stops in order");
 
     let output = load.wait_with_output().expect("a child");
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && said.matches("every invariant holds").count() == 2, "{said}");
-    for process in [api, first] {
+    println!("{said}");
+    outputs_are_counted(&broker);
+    for process in workers.into_iter().chain([api]) {
         process.signal("TERM");
         assert!(process.wait(ENOUGH).success(), "{said}");
+    }
+}
+
+/// Looks at the topics themselves: each claim was told of once, and no event came about twice.
+fn outputs_are_counted(broker: &Broker) {
+    let log = KafkaLog::open(KafkaConfig::new(broker.address())).expect("the broker answers");
+    let claims = records(&log, "coupon-issue").len();
+    let news = records(&log, "shop.notifications");
+    let of_claims = |value: &[u8]| [&b"coupon-issued"[..], b"coupon-rejected"].iter().any(|news| find(value, news));
+    let told = news.iter().filter(|record| of_claims(&record.value)).count();
+    assert_eq!((claims, true), (told, claims > 0), "each claim is answered once");
+    for topic in ["order-events", "payment-events", "coupon-issue"] {
+        let events = records(&log, topic);
+        let ids: BTreeSet<&Vec<u8>> = events.iter().filter_map(|record| record.id.as_ref()).collect();
+        assert!(!events.is_empty() && ids.len() == events.len(), "{topic}: {} events of {} ids", events.len(), ids.len());
+    }
+}
+
+struct Event {
+    id: Option<Vec<u8>>,
+    value: Vec<u8>,
+}
+
+fn find(text: &[u8], word: &[u8]) -> bool {
+    text.windows(word.len()).any(|part| part == word)
+}
+
+/// Every committed record of a topic.
+fn records(log: &dyn Log, topic: &str) -> Vec<Event> {
+    let topic = log.topic(topic).expect("the broker answers").expect("the topic exists");
+    let mut events = Vec::new();
+    for partition in (0..topic.partitions).map(Partition) {
+        let bounds = log.bounds(topic.id, partition).expect("the broker answers");
+        let mut next = bounds.start;
+        while next < bounds.end {
+            let fetched = log.fetch(topic.id, partition, next, 1 << 20).expect("the broker answers");
+            for record in fetched.batches.iter().flat_map(|batch| batch.records_from(next)) {
+                let id = record.headers.iter().find(|(name, _)| *name == "id").map(|(_, id)| id.to_vec());
+                events.push(Event { id, value: record.value.unwrap_or_default().to_vec() });
+            }
+            next = fetched.next;
+        }
+    }
+    events
+}
+
+/// Numbers below what is asked for, from a seed that is printed.
+fn random() -> impl FnMut(u64) -> u64 {
+    let seed = std::env::var("CRASH_SEED").map_or(u64::from(std::process::id()), |text| text.parse().expect("a number"));
+    println!("CRASH_SEED={seed}");
+    let mut random = seed;
+    move |n| {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (random >> 33) % n
+    }
+}
+
+/// Lets time pass: that is what is tested.
+fn pass(time: Duration) {
+    let until = Instant::now() + time;
+    while Instant::now() < until {
+        std::thread::park_timeout(until.saturating_duration_since(Instant::now()));
     }
 }
 
@@ -77,7 +167,7 @@ fn an_outbox_is_relayed_once_over_a_kill_of_the_relay() {
     let outbox = server.database();
     let url = server.url("app", &outbox);
     let _worker = start(&broker, "worker", directory(), &["--threads", "2"]);
-    let api = start(&broker, "api", directory(), &[]);
+    let api = start(&broker, "api", directory(), &["--mysql", &url]);
     let state = directory();
     let relay = start(&broker, "cdc", Arc::clone(&state), &["--mysql", &url]);
     let coupon = api.coupon(USERS);
@@ -93,6 +183,18 @@ fn an_outbox_is_relayed_once_over_a_kill_of_the_relay() {
     let _relay = start(&broker, "cdc", state, &["--mysql", &url]);
     eventually(|| (issued() == USERS).then_some(()));
     each_heard_once(&api, &users);
+
+    // Requests go the same way, are read by their tokens, and are the same in every process.
+    let other = start(&broker, "api", directory(), &["--mysql", &url]);
+    let (coupon, user) = (api.coupon(1), fresh_id());
+    let claim = |api: &Shop| api.post_with_key(&format!("/api/coupons/{coupon}/issue"), "k1", &json!({"userId": user}));
+    let (first, again) = (claim(&api), claim(&other));
+    first.ok(202);
+    assert_eq!((again.status, again.text(), again.position()), (202, first.text(), first.position()));
+    for api in [&api, &other] {
+        api.get(&format!("/api/users/{user}/coupons?at_least={}&wait_ms=10000", first.position())).ok(200);
+        assert_eq!(api.coupons_of(user), [coupon]);
+    }
 }
 
 /// Rows by which each user claims the coupon.
@@ -112,6 +214,77 @@ fn each_heard_once(api: &Shop, users: &[u64]) {
     }
 }
 
+/// Runs `shop` to its end, which must be good, and gives what it printed.
+fn printed(args: &[&str]) -> String {
+    let output = run(args);
+    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("UTF-8")
+}
+
+#[test]
+fn operators_pause_look_after_dead_letters_and_reset() {
+    const TOPIC: &str = "coupon-issue.dlq";
+    let broker = Broker::start();
+    let address = broker.address();
+    let worker_state = directory();
+    let worker = start(&broker, "worker", Arc::clone(&worker_state), &["--threads", "2"]);
+    let api = start(&broker, "api", directory(), &[]);
+    let coupon = api.coupon(5);
+    let issued = |api: &Shop| api.get(&format!("/api/coupons/{coupon}")).json()["issued"].as_u64();
+
+    assert_eq!(worker.post("/pause", &json!({})).ok(200)["state"], "PAUSED");
+    assert_eq!(worker.get("/readyz").ok(200)["state"], "PAUSED");
+    let token = api.claim(coupon, fresh_id()).position();
+    assert_eq!(api.get(&format!("/api/coupons/{coupon}?at_least={token}&wait_ms=1000")).status, 504, "nothing is processed");
+    assert_eq!(worker.post("/resume", &json!({})).ok(200)["state"], "RUNNING");
+    eventually(|| (issued(&api) == Some(1)).then_some(()));
+
+    let address_of_worker = worker.address.to_string();
+    let tasks = || printed(&["topology", "coupons", "--brokers", &address]);
+    let owned = |said: &str| said.matches(&format!("(owner: {address_of_worker}, lag: ")).count() == 3;
+    eventually(|| owned(&tasks()).then_some(()));
+
+    // What another program writes and nobody understands is parked, and dealt with without a running shop's help.
+    broker.tool("org.apache.kafka.tools.ConsoleProducer", &["--topic", "coupon-issue"], "nonsense\n");
+    let list = || printed(&["dlq", "list", "--brokers", &address]);
+    eventually(|| list().lines().any(|line| line.trim() == format!("1 {TOPIC}")).then_some(()));
+    let shown = printed(&["dlq", "show", TOPIC, "--brokers", &address]);
+    assert!(shown.lines().count() == 1 && shown.contains("\"value\":\"nonsense\"") && shown.contains("cause"), "{shown}");
+    let replay = |more: &[&str]| printed(&[&["dlq", "replay", TOPIC, "--brokers", &address], more].concat());
+    assert_eq!(replay(&["--dry-run"]), "1 matched, 0 replayed\n");
+    assert_eq!(replay(&["--key", "another"]), "0 matched, 0 replayed\n");
+    assert_eq!(replay(&["--to", "1"]), "0 matched, 0 replayed\n");
+    assert_eq!(replay(&[]), "1 matched, 1 replayed\n");
+    // It still cannot be processed.
+    eventually(|| list().lines().any(|line| line.trim() == format!("2 {TOPIC}")).then_some(()));
+    let unknown = run(&["dlq", "show", "order-events", "--brokers", &address]);
+    assert!(!unknown.status.success() && String::from_utf8_lossy(&unknown.stderr).contains("order-events"), "{unknown:?}");
+
+    let reset = |more: &[&str]| run(&[&["reset", "--brokers", &address], more].concat());
+    let said = refusal(&reset(&[]));
+    assert!(said.contains("\"shop\" runs: stop") && said.matches("process").count() == 2, "{said}");
+    for process in [worker, api] {
+        process.signal("TERM");
+        assert!(process.wait(Duration::from_secs(20)).success());
+    }
+    let planned = printed(&["reset", "--brokers", &address, "--to", "latest", "--dry-run"]);
+    assert!(
+        planned.contains("shop-coupons-changelog would be forgotten") && planned.contains("shop.coupons would begin at"),
+        "{planned}"
+    );
+    assert_eq!(
+        printed(&["reset", "--brokers", &address, "--to", "latest"]),
+        planned.replace("would be ", "").replace("would begin", "begins")
+    );
+    let _worker = start(&broker, "worker", worker_state, &["--threads", "2"]);
+    let api = start(&broker, "api", directory(), &[]);
+    eventually(|| (api.get(&format!("/api/coupons/{coupon}")).status == 404).then_some(()));
+    let coupon = api.coupon(5);
+    let token = api.claim(coupon, fresh_id()).position();
+    let found = api.get(&format!("/api/coupons/{coupon}?at_least={token}&wait_ms=10000")).ok(200);
+    assert_eq!(found["issued"], 1);
+}
+
 #[test]
 fn of_two_relays_of_an_outbox_one_relays_and_the_other_ends() {
     const USERS: u64 = 300;
@@ -128,15 +301,25 @@ fn of_two_relays_of_an_outbox_one_relays_and_the_other_ends() {
     let users: Vec<u64> = (0..USERS).map(|_| fresh_id()).collect();
     let issued = || api.get(&format!("/api/coupons/{coupon}")).ok(200)["issued"].as_u64().expect("a count");
     let claims = claims(coupon, &users);
-    // Rows are written all the while, and whoever starts last takes over.
+    // Rows are written all the while, and whoever starts last takes over: the other hears of it with its next commit.
+    let done = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let (server, outbox) = (&server, &outbox);
-        scope.spawn(move || claims.chunks(5).for_each(|claims| server.run(outbox, &claims.join(";"))));
+        scope.spawn(|| {
+            claims.chunks(5).for_each(|claims| server.run(&outbox, &claims.join(";")));
+            for number in 0..1_200 {
+                if done.load(Relaxed) {
+                    return;
+                }
+                server.run(&outbox, &insert(&format!("marker-{number}"), "1", "Marker", "NULL"));
+                std::thread::park_timeout(Duration::from_millis(50));
+            }
+        });
         for (state, wanted) in [(1, USERS / 10), (0, USERS / 2)] {
             eventually(|| (issued() >= wanted).then_some(()));
             let before = std::mem::replace(&mut relays, relay(state));
             assert_eq!(before.wait(ENOUGH).code(), Some(1), "who was replaced ends");
         }
+        done.store(true, Relaxed);
     });
     eventually(|| (issued() == USERS).then_some(()));
     each_heard_once(&api, &users);

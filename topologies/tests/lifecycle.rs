@@ -95,6 +95,38 @@ fn what_is_no_directory_is_named() {
 }
 
 #[test]
+fn a_reset_begins_the_inputs_anew() {
+    let shop = Shop::start();
+    let (coupon, user) = (shop.coupon(10), fresh_id());
+    shop.claim_and_wait(coupon, user);
+    let data = Arc::clone(&shop.data);
+    let dir = data.path().to_str().expect("UTF-8").to_owned();
+    assert!(refusal(&run(&["reset", "--data", &dir])).contains("in use"), "it runs");
+    shop.signal("TERM");
+    assert!(shop.wait(STOP).success());
+
+    let output = run(&["reset", "--data", &dir]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(
+        output.status.success() && said.contains("coupon-issue begins at") && said.contains("shop-coupons-changelog forgotten"),
+        "{output:?}"
+    );
+    let shop = Shop::start_on(Arc::clone(&data), FREE);
+    // What clients wrote is processed once more.
+    assert_eq!(shop.coupons_of(user), [coupon]);
+    shop.signal("TERM");
+    assert!(shop.wait(STOP).success());
+
+    assert!(run(&["reset", "--data", &dir, "--to", "latest"]).status.success());
+    let shop = Shop::start_on(data, FREE);
+    assert_eq!(shop.coupons_of(user), [0_u64; 0]);
+    assert_eq!(shop.get(&format!("/api/coupons/{coupon}")).status, 404);
+    let coupon = shop.coupon(10);
+    shop.claim_and_wait(coupon, user);
+    assert_eq!(shop.coupons_of(user), [coupon]);
+}
+
+#[test]
 fn the_environment_is_as_good_as_flags() {
     let data = TempDir::new().expect("a directory");
     let file = data.path().join("file");
@@ -116,6 +148,8 @@ fn wrong_usage_is_one_sentence_that_names_the_flag() {
         (&["topology", "--format", "x"], "--format"),
         (&["load"], "--coupons"),
         (&["dlq", "show"], "TOPIC"),
+        (&["reset"], "--brokers"),
+        (&["reset", "--data", "/nonexistent/data"], "/nonexistent/data"),
     ] {
         let said = refusal(&run(args));
         assert!(said.contains(named), "{args:?}: {said}");

@@ -1,6 +1,7 @@
 //! The shop from outside: the real binary is started, driven over HTTP, stopped and killed, and has to keep its contract.
 //! Nothing here knows how it works inside.
 
+mod anywhere;
 mod auth;
 mod bounds;
 mod cdc;
@@ -8,6 +9,7 @@ mod coupons;
 mod crash;
 mod events;
 mod faults;
+mod gate;
 mod hostile;
 mod http;
 mod idempotency;
@@ -15,6 +17,7 @@ mod kafka;
 mod lifecycle;
 mod operations;
 mod orders;
+mod outbox;
 mod routes;
 mod shop;
 mod sink;

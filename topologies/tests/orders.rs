@@ -271,8 +271,19 @@ fn what_is_refused_for_good_is_kept_with_the_reason_and_its_user_hears() {
         "{record}"
     );
     assert_eq!(record["value"]["orderId"].to_string(), record["key"].to_string(), "{record}");
+    let orders = events.iter().filter(|event| event.name == "order-cancelled").count();
+    shop.confirmed(fresh_id(), product);
     let metrics = shop.get("/metrics");
-    assert!(metrics.text().lines().any(|line| line == format!("shop_rejected_events_total {rejected}")), "{}", metrics.text());
+    let counted = |line: &str| assert!(metrics.text().lines().any(|known| known == line), "{line}: {}", metrics.text());
+    counted(&format!("shop_rejected_events_total {rejected}"));
+    for (from, to, orders) in [
+        ("", "PENDING", orders + 1),
+        ("PENDING", "CANCELLED", orders),
+        ("PENDING", "CONFIRMED", 1),
+        ("CONFIRMED", "CANCELLED", 0),
+    ] {
+        counted(&format!("shop_order_transitions_total{{from=\"{from}\",to=\"{to}\"}} {orders}"));
+    }
 
     // A replay gives it to the order once more, which refuses it once more.
     let counted = shop.post("/dlq/order-events.rejected/replay", &json!({"dryRun": true})).ok(200);

@@ -60,7 +60,7 @@ pub fn run_command(command: &mut Command) -> Output {
 }
 
 /// Sends a signal, by the name `kill` knows.
-fn kill(signal: &str, process: u32) {
+pub fn kill(signal: &str, process: u32) {
     assert!(Command::new("sh").args(["-c", &format!("kill -{signal} {process}")]).status().expect("a shell").success());
 }
 

@@ -27,6 +27,10 @@ impl Member for SoleMember {
         Ok(Vec::new())
     }
 
+    fn is_member(&self) -> bool {
+        true
+    }
+
     fn begin(&mut self, _: usize, _: Partition, _: &[(TopicId, Offset)]) -> Result<(), Error> {
         Ok(())
     }

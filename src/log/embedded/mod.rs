@@ -24,7 +24,7 @@ use super::{
     Bounds, Committed, Error, Fetched, Health, Limits, Log, Member, Membership, Moment, Pending, StoredRequest, TopicId,
     TopicInfo, TopicSpec, Transaction,
 };
-use crate::{Offset, Partition};
+use crate::{Offset, Partition, Timestamp};
 use partition::Reader;
 use queue::Told;
 use shared::{Counters, Shared};
@@ -187,6 +187,10 @@ impl Log for EmbeddedLog {
         "embedded"
     }
 
+    fn session_timeout(&self) -> Duration {
+        Duration::MAX
+    }
+
     fn fence(&self, _: &str, _: &str, _: usize) -> Result<(), Error> {
         Ok(())
     }
@@ -231,6 +235,32 @@ impl Log for EmbeddedLog {
                 synced.map_err(|e| self.shared.failed(&e))
             }
         }
+    }
+
+    fn members(&self, _: &str) -> Result<Vec<String>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn delete_topics(&self, _: &[&str]) -> Result<(), Error> {
+        Err(Error::Unsupported { what: "deleting topics of an embedded log".into() })
+    }
+
+    fn counts_by_offsets(&self) -> bool {
+        true
+    }
+
+    fn offset_at(&self, topic: TopicId, partition: Partition, at: Timestamp) -> Result<Offset, Error> {
+        const FETCH_BYTES: usize = 4 << 20;
+        let Bounds { start: mut next, end } = self.bounds(topic, partition)?;
+        while next < end {
+            let fetched = self.fetch(topic, partition, next, FETCH_BYTES)?;
+            let mut records = fetched.batches.iter().flat_map(|batch| batch.records_from(next));
+            if let Some(found) = records.find(|record| record.timestamp >= at) {
+                return Ok(found.offset);
+            }
+            next = fetched.next;
+        }
+        Ok(end)
     }
 
     fn offsets(&self, group: &str) -> Result<Vec<(TopicId, Partition, Offset)>, Error> {

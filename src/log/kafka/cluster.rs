@@ -20,6 +20,9 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// How long the brokers have to answer when a log is opened.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
+/// From this version on, the request that puts offsets into a transaction carries the group's generation.
+const TXN_OFFSETS_WITH_GENERATION: i16 = 3;
+
 /// What is known about a cluster.
 pub(super) struct Cluster {
     pub(super) config: KafkaConfig,
@@ -88,7 +91,7 @@ impl Cluster {
             cluster.asker.poll(Duration::ZERO);
             let Err(failure) = answer else {
                 cluster.status.answered();
-                return Ok(cluster);
+                return cluster.suffices().map(|()| cluster);
             };
             // A wrong name or password does not get right by asking again; a broker that is starting gets up.
             let reason = cluster.status.known.lock().reason.clone();
@@ -103,6 +106,18 @@ impl Cluster {
                     return Err(Error::Unavailable { cause: cause.into() });
                 }
                 _ => {}
+            }
+        }
+    }
+
+    /// Whether the brokers can what exactly once rests on: offsets in a transaction with the group's generation (KIP-447, in 2.5). librdkafka
+    /// would leave the generation out for older ones, and nothing would stop a worker whose tasks are somebody else's.
+    pub(super) fn suffices(&self) -> Result<(), Error> {
+        match self.asker.txn_offsets_version() {
+            Some(version) if version >= TXN_OFFSETS_WITH_GENERATION => Ok(()),
+            _ => {
+                let what = format!("exactly once on the brokers at {}: they are older than Kafka 2.5", self.config.brokers());
+                Err(Error::Unsupported { what })
             }
         }
     }
@@ -126,7 +141,19 @@ impl Cluster {
     /// Asks the cluster for something, again while it is busy with itself.
     pub(super) fn ask<T>(&self, what: &str, request: impl Fn(&Client, Duration) -> Result<T, Failure>) -> Result<T, Error> {
         self.available()?;
-        self.insist(what, |client| request(client, ATTEMPT))
+        self.insist(&self.asker, what, |client| request(client, ATTEMPT))
+    }
+
+    /// As `ask`, of the coordinator of a group. By a client of its own: librdkafka 2.12 does not ask a coordinator again whose connection was
+    /// lost at the wrong moment, and keeps such questions until they time out.
+    pub(super) fn ask_coordinator<T>(
+        &self,
+        what: &str,
+        request: impl Fn(&Client, Duration) -> Result<T, Failure>,
+    ) -> Result<T, Error> {
+        self.available()?;
+        let asker = client(Kind::Producer, &self.config.asker(), self.status.events())?;
+        self.insist(&asker, what, |client| request(client, ATTEMPT))
     }
 
     /// As `ask`, with an answer that is not there yet as another reason to ask again.
@@ -141,10 +168,10 @@ impl Cluster {
         })
     }
 
-    fn insist<T>(&self, what: &str, request: impl Fn(&Client) -> Result<T, Failure>) -> Result<T, Error> {
+    fn insist<T>(&self, asker: &Client, what: &str, request: impl Fn(&Client) -> Result<T, Failure>) -> Result<T, Error> {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let failure = match request(&self.asker) {
+            let failure = match request(asker) {
                 Ok(answer) => return Ok(answer),
                 Err(failure) => failure,
             };

@@ -226,9 +226,12 @@ impl KafkaConfig {
         config
     }
 
-    /// Asks for topics, ends and offsets.
+    /// Asks for topics, ends and offsets, and what brokers can.
     pub(super) fn asker(&self) -> ClientConfig {
-        self.common("admin")
+        let mut config = self.common("admin");
+        let debug = config.get("debug").map_or("feature".to_owned(), |more| format!("{more},feature"));
+        config.set("debug", debug);
+        config
     }
 
     /// Reads without a group.
@@ -284,11 +287,25 @@ impl KafkaConfig {
 
     /// A producer of transactions.
     pub(super) fn producer(&self, transactional_id: &str) -> ClientConfig {
-        let mut config = self.common("producer");
+        let mut config = self.producing();
         config.set("transactional.id", transactional_id);
         config.set("transaction.timeout.ms", self.transaction_timeout.as_millis().to_string());
+        config
+    }
+
+    /// A producer of records that need no transaction.
+    pub(super) fn single_producer(&self) -> ClientConfig {
+        let mut config = self.producing();
+        config.set("message.timeout.ms", "15000");
+        config
+    }
+
+    fn producing(&self) -> ClientConfig {
+        let mut config = self.common("producer");
         config.set("enable.idempotence", "true");
         config.set("acks", "all");
+        // Most of what is asked again is whether the transaction before is marked by now, which takes milliseconds.
+        config.set("retry.backoff.ms", "5");
         // Records come in bulk and are flushed at once; this much lets batches fill while they are queued.
         config.set("linger.ms", "5");
         config.set("batch.num.messages", "100000");
@@ -314,7 +331,9 @@ impl KafkaConfig {
             }
         }
         // What a property of one kind of client means nothing to the other is accepted by both.
-        for config in [self.reader(), self.producer("check"), self.member("check", GroupProtocol::Classic)] {
+        for config in
+            [self.reader(), self.producer("check"), self.single_producer(), self.member("check", GroupProtocol::Classic)]
+        {
             if let Err(error) = config.create_native_config() {
                 return wrong(error.to_string());
             }
@@ -324,7 +343,7 @@ impl KafkaConfig {
 }
 
 /// How often a member says that it lives. Changes of a group are heard of with it, so it is most of a planned hand-over.
-pub(super) const HEARTBEAT: Duration = Duration::from_millis(300);
+pub(super) const HEARTBEAT: Duration = Duration::from_millis(100);
 
 /// The largest record, with room for what is around it, that topics made here take.
 pub(super) const MAX_MESSAGE_BYTES: usize = 2 << 20;
@@ -332,8 +351,10 @@ pub(super) const MAX_MESSAGE_BYTES: usize = 2 << 20;
 /// Properties that the guarantees rest on.
 const FIXED: &[&str] = &[
     "acks",
+    "api.version.request",
     "auto.offset.reset",
     "bootstrap.servers",
+    "broker.version.fallback",
     "enable.auto.commit",
     "enable.auto.offset.store",
     "enable.gapless.guarantee",
@@ -344,6 +365,7 @@ const FIXED: &[&str] = &[
     "group.protocol",
     "isolation.level",
     "message.max.bytes",
+    "message.timeout.ms",
     "metadata.broker.list",
     "partition.assignment.strategy",
     "request.required.acks",

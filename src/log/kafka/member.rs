@@ -1,4 +1,4 @@
-//! A worker thread's place in its group: one consumer, one producer.
+//! A worker thread's place in its group: one consumer, and two producers that take turns.
 //!
 //! A task is one partition of an anchor, the input of its sub-topology with the most partitions. The group shares out anchors; the other
 //! inputs of a task come and go with the anchor's partition, so co-partitioned inputs are always together. What the group gives is read only
@@ -15,7 +15,7 @@ use super::progress::Signal;
 use super::reader::{self, Reading};
 use super::topics::Topics;
 use super::transactions::{Read, Transactions};
-use super::{KafkaLog, transactional_id};
+use super::{KafkaLog, transactional_ids};
 use crate::{Offset, Partition};
 use parking_lot::Mutex;
 use rdkafka::types::RDKafkaErrorCode as Code;
@@ -39,7 +39,8 @@ pub(super) struct KafkaMember {
     consumer: Client,
     shared: Arc<Mutex<Shared>>,
     signal: Arc<Signal>,
-    transactions: Transactions,
+    /// Used in turn, the first one next: a producer cannot begin while its last transaction is being marked, which the other need not wait for.
+    transactions: [Transactions; 2],
 }
 
 /// An input of a task that has begun.
@@ -64,13 +65,19 @@ struct Shared {
 impl KafkaMember {
     pub(super) fn join(log: &KafkaLog, membership: &Membership) -> Result<KafkaMember, Error> {
         let (cluster, topics) = (Arc::clone(&log.cluster), Arc::clone(&log.topics));
+        cluster.suffices()?;
         let anchors = anchors(&topics, membership)?;
         let group = &membership.group;
         let protocol = chosen(&cluster, group)?;
-        let id = transactional_id(group, &cluster.config.instance, membership.worker);
-        let mut transactions = Transactions::new(&cluster, &topics, id);
+        let ids = transactional_ids(group, &cluster.config.instance, membership.worker);
+        let mut transactions = ids.map(|id| Transactions::new(&cluster, &topics, id));
         // What this worker left open when it died holds up whoever reads its topics.
-        transactions.ready()?;
+        std::thread::scope(|scope| {
+            let [one, other] = &mut transactions;
+            let one = scope.spawn(|| one.ready());
+            let other = other.ready();
+            one.join().expect("a producer does not panic").and(other)
+        })?;
         let shared = Arc::new(Mutex::new(Shared {
             anchors: anchors.iter().cloned().collect(),
             tasks: membership.subs.iter().map(|sub| sub.tasks).collect(),
@@ -128,7 +135,7 @@ impl Shared {
 impl Member for KafkaMember {
     fn changes(&mut self) -> Result<Vec<Change>, Error> {
         // What a producer left open that had to be given up would hold back whoever restores.
-        self.transactions.ready()?;
+        self.transactions.iter_mut().try_for_each(Transactions::ready)?;
         let mut failed = None;
         while self.group.consume(1, Duration::ZERO, |message| failed = message.error().or(failed)) > 0 {}
         let mut shared = self.shared.lock();
@@ -145,6 +152,11 @@ impl Member for KafkaMember {
             }
             _ => Ok(changes),
         }
+    }
+
+    fn is_member(&self) -> bool {
+        // Who asks for nothing has nothing to wait for.
+        self.shared.lock().anchors.is_empty() || GroupMetadata::of_member(&self.consumer).is_some()
     }
 
     fn begin(&mut self, sub: usize, partition: Partition, offsets: &[(TopicId, Offset)]) -> Result<(), Error> {
@@ -206,16 +218,25 @@ impl Member for KafkaMember {
                 let [next, end] = [input.reading.next, input.reading.end()].map(|at| Offset(at as u64));
                 Ok(Fetched { batches: batch.into_iter().collect(), next, end })
             }
-            Err(failure) if matches!(failure.code, Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
+            Err(failure) => {
+                // It may be of what was read here before (librdkafka does not take back that a place is gone), and it was counted as a
+                // record: it is read anew from here.
                 let topic = self.topics.find(id, partition)?;
+                let place = [(Arc::clone(&topic.name), partition.0 as i32, from.0 as i64)];
+                input.reading.go_to(from);
+                let anew = self.consumer.incremental_unassign(&place).and_then(|()| self.consumer.incremental_assign(&place));
+                anew.map_err(|failure| error::of(&failure, &topic.name))?;
+                let is_gone = matches!(failure.code, Code::AutoOffsetReset | Code::OffsetOutOfRange);
+                if !is_gone && !error::is_passing(&failure) {
+                    return Err(error::of(&failure, &topic.name));
+                }
                 let bounds = reader::bounds(&self.cluster, &self.topics, id, partition)?;
-                Err(reader::out_of_range(&topic, partition, from, bounds))
+                if is_gone && (from < bounds.start || from > bounds.end) {
+                    return Err(reader::out_of_range(&topic, partition, from, bounds));
+                }
+                tracing::debug!(target: "kafka", %partition, topic = &*topic.name, %from, "read anew: {}", failure.text);
+                Ok(Fetched { batches: Vec::new(), next: from, end: bounds.end.max(from) })
             }
-            Err(failure) if error::is_passing(&failure) => {
-                let end = Offset(input.reading.end() as u64);
-                Ok(Fetched { batches: Vec::new(), next: from, end })
-            }
-            Err(failure) => Err(error::of(&failure, &self.topics.get(id)?.name)),
         }
     }
 
@@ -237,7 +258,8 @@ impl Member for KafkaMember {
             .map(|(id, partition, offset)| Ok((self.topics.get(*id)?.name, partition.0 as i32, offset.0 as i64)));
         let reads = [Read { group, offsets: named.collect::<Result<_, Error>>()? }];
         let appends: Vec<_> = transaction.appends.iter().collect();
-        let base_offsets = self.transactions.commit(&appends, &reads)?;
+        let base_offsets = self.transactions[0].commit(&appends, &reads)?;
+        self.transactions.rotate_left(1);
         Ok(Committed { base_offsets, at: Moment::DURABLE })
     }
 }
@@ -276,15 +298,19 @@ fn anchors(topics: &Topics, membership: &Membership) -> Result<Vec<(Arc<str>, us
 
 /// The protocol to join with. With the broker's own, how soon a dead member is noticed is a setting of the group, within the broker's bounds.
 fn chosen(cluster: &Cluster, group: &str) -> Result<GroupProtocol, Error> {
+    let bounds = bounds_of_groups(cluster);
+    let session_ms = cluster.config.session_timeout.as_millis() as u64;
+    let is_quick = |bounds: &GroupBounds| bounds.session_ms <= session_ms && bounds.heartbeat_ms <= SLOWEST_HEARTBEAT_MS;
     let protocol = match cluster.config.group_protocol {
-        GroupProtocol::Auto if offers_quick_groups(cluster) => GroupProtocol::Consumer,
+        GroupProtocol::Auto if bounds.as_ref().is_some_and(is_quick) => GroupProtocol::Consumer,
         GroupProtocol::Auto => GroupProtocol::Classic,
         wanted => wanted,
     };
     if protocol == GroupProtocol::Consumer {
+        let least = bounds.map_or(0, |bounds| bounds.heartbeat_ms);
         let settings = vec![
-            ("consumer.session.timeout.ms".to_owned(), cluster.config.session_timeout.as_millis().to_string()),
-            ("consumer.heartbeat.interval.ms".to_owned(), HEARTBEAT.as_millis().to_string()),
+            ("consumer.session.timeout.ms".to_owned(), session_ms.to_string()),
+            ("consumer.heartbeat.interval.ms".to_owned(), least.max(HEARTBEAT.as_millis() as u64).to_string()),
         ];
         let set = cluster.ask(group, |client, timeout| client.set(Resource::Group, group, &settings, timeout));
         match set {
@@ -297,18 +323,23 @@ fn chosen(cluster: &Cluster, group: &str) -> Result<GroupProtocol, Error> {
     Ok(protocol)
 }
 
-/// Whether the brokers share out tasks themselves and let a group be as quick as this configuration asks for.
-fn offers_quick_groups(cluster: &Cluster) -> bool {
-    let Ok(Some(broker)) = cluster.ask("brokers", |client, timeout| client.some_broker(timeout)) else { return false };
-    let Ok(settings) =
-        cluster.ask("settings of a broker", |client, timeout| client.settings(Resource::Broker, &[&broker.to_string()], timeout))
-    else {
-        return false;
-    };
-    let value = |name: &str| settings[0].iter().find(|(of, _)| of == name).map(|(_, value)| value.as_str());
-    let at_most = |name: &str, bound: u64| value(name).and_then(|value| value.parse::<u64>().ok()).is_some_and(|ms| ms <= bound);
-    let offered = value("group.coordinator.rebalance.protocols").is_none_or(|protocols| protocols.contains("consumer"));
-    offered
-        && at_most("group.consumer.min.session.timeout.ms", cluster.config.session_timeout.as_millis() as u64)
-        && at_most("group.consumer.min.heartbeat.interval.ms", SLOWEST_HEARTBEAT_MS)
+/// How quick the brokers let a group be whose tasks they share out themselves, in milliseconds.
+struct GroupBounds {
+    session_ms: u64,
+    heartbeat_ms: u64,
+}
+
+/// Nothing where the brokers do not share out tasks, or do not tell.
+fn bounds_of_groups(cluster: &Cluster) -> Option<GroupBounds> {
+    let broker = cluster.ask("brokers", |client, timeout| client.some_broker(timeout)).ok()??.to_string();
+    let asked = cluster.ask("settings of a broker", |client, timeout| client.settings(Resource::Broker, &[&broker], timeout));
+    let settings = asked.ok()?.into_iter().next()?;
+    let value = |name: &str| settings.iter().find(|(of, _)| of == name).map(|(_, value)| value.as_str());
+    if value("group.coordinator.rebalance.protocols").is_some_and(|protocols| !protocols.contains("consumer")) {
+        return None;
+    }
+    Some(GroupBounds {
+        session_ms: value("group.consumer.min.session.timeout.ms")?.parse().ok()?,
+        heartbeat_ms: value("group.consumer.min.heartbeat.interval.ms")?.parse().ok()?,
+    })
 }

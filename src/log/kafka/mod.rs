@@ -15,6 +15,7 @@ mod member;
 mod native;
 mod progress;
 mod reader;
+mod singles;
 mod topics;
 mod transactions;
 mod writer;
@@ -24,10 +25,10 @@ pub use config::{GroupProtocol, KafkaConfig, Mechanism};
 use super::{
     Bounds, Error, Fetched, Health, Limits, Log, Member, Membership, Pending, TopicId, TopicInfo, TopicSpec, Transaction,
 };
-use crate::{Offset, Partition};
+use crate::{Offset, Partition, Timestamp};
 use cluster::Cluster;
 use member::KafkaMember;
-use native::Isolation;
+use native::{Failure, Isolation, Offsets};
 use parking_lot::Mutex;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use reader::Readers;
@@ -55,7 +56,8 @@ impl KafkaLog {
     /// Reaches the cluster.
     ///
     /// # Errors
-    /// [`Error::Misconfigured`], [`Error::Unauthenticated`], or [`Error::Unavailable`] if no broker answers within 10 s.
+    /// [`Error::Misconfigured`], [`Error::Unauthenticated`], [`Error::Unsupported`] if the brokers are too old, or [`Error::Unavailable`] if
+    /// none answers within 10 s.
     pub fn open(config: KafkaConfig) -> Result<KafkaLog, Error> {
         let cluster = Arc::new(Cluster::connect(config)?);
         let log = KafkaLog {
@@ -83,17 +85,6 @@ impl KafkaLog {
         let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run);
         self.threads.lock().push(thread.map_err(|e| Error::Misconfigured { reason: format!("no thread can be started: {e}") })?);
         Ok(())
-    }
-
-    /// Deletes topics with all their records; those that do not exist are passed over.
-    ///
-    /// # Errors
-    /// If the cluster can't do it now, or does not allow it.
-    pub fn delete_topics(&self, names: &[&str]) -> Result<(), Error> {
-        if names.is_empty() {
-            return Ok(());
-        }
-        self.cluster.ask("deleting topics", |client, timeout| client.delete_topics(names, timeout))
     }
 
     /// What is wrong with a transaction before anybody is asked, or its size in bytes.
@@ -125,9 +116,9 @@ impl KafkaLog {
     }
 }
 
-/// The transactional id of a worker.
-fn transactional_id(group: &str, instance: &str, worker: usize) -> Arc<str> {
-    format!("{group}-{instance}-{worker}").into()
+/// The transactional ids of a worker, which it uses in turn: the cluster still marks the transaction before when the next begins.
+fn transactional_ids(group: &str, instance: &str, worker: usize) -> [Arc<str>; 2] {
+    ["a", "b"].map(|turn| format!("{group}-{instance}-{worker}{turn}").into())
 }
 
 impl Drop for KafkaLog {
@@ -168,6 +159,10 @@ impl Log for KafkaLog {
         self.readers.fetch(&self.cluster, &self.topics, (topic, partition), from, max_bytes)
     }
 
+    fn follow(&self, topic: TopicId, partition: Partition, from: Offset, max_bytes: usize) -> Result<Fetched, Error> {
+        self.readers.follow(&self.cluster, &self.topics, (topic, partition), from, max_bytes)
+    }
+
     fn bounds(&self, topic: TopicId, partition: Partition) -> Result<Bounds, Error> {
         reader::bounds(&self.cluster, &self.topics, topic, partition)
     }
@@ -193,9 +188,13 @@ impl Log for KafkaLog {
         &self.cluster.config.instance
     }
 
+    fn session_timeout(&self) -> Duration {
+        self.cluster.config.session_timeout
+    }
+
     fn fence(&self, group: &str, instance: &str, workers: usize) -> Result<(), Error> {
-        let ids = (0..workers).map(|worker| transactional_id(group, instance, worker));
-        ids.into_iter().try_for_each(|id| Transactions::new(&self.cluster, &self.topics, id).ready())
+        let mut ids = (0..workers).flat_map(|worker| transactional_ids(group, instance, worker));
+        ids.try_for_each(|id| Transactions::new(&self.cluster, &self.topics, id).ready())
     }
 
     fn health(&self) -> Health {
@@ -221,13 +220,41 @@ impl Log for KafkaLog {
         }
     }
 
+    fn members(&self, group: &str) -> Result<Vec<String>, Error> {
+        let what = format!("members of group {group}");
+        self.cluster.ask(&what, |client, timeout| match client.group_members(group, timeout) {
+            Err(failure) if failure.code == Code::GroupIdNotFound => Ok(Vec::new()),
+            other => other,
+        })
+    }
+
+    fn delete_topics(&self, names: &[&str]) -> Result<(), Error> {
+        topics::delete(&self.cluster, names)
+    }
+
+    fn counts_by_offsets(&self) -> bool {
+        false
+    }
+
+    fn offset_at(&self, topic: TopicId, partition: Partition, at: Timestamp) -> Result<Offset, Error> {
+        let topic = self.topics.find(topic, partition)?;
+        let place = [(Arc::clone(&topic.name), partition.0 as i32)];
+        let found = self.cluster.ask(&topic.name, |client, timeout| client.offsets_at(&place, at.0.max(0), timeout))?;
+        match found.first() {
+            Some(offset) if *offset >= 0 => Ok(Offset(*offset as u64)),
+            _ => reader::end_of(&self.cluster, &topic, partition, Some(Isolation::Committed)),
+        }
+    }
+
     fn offsets(&self, group: &str) -> Result<Vec<(TopicId, Partition, Offset)>, Error> {
         let what = format!("offsets of group {group}");
         let ask = |of: Option<&[(Arc<str>, i32, i64)]>| {
-            self.cluster.ask_until(&what, |client, timeout| match client.group_offsets(group, of, timeout) {
-                Err(failure) if failure.code == Code::UnstableOffsetCommit => Ok(None),
-                Err(failure) if failure.code == Code::GroupIdNotFound => Ok(Some(Vec::new())),
-                other => other.map(Some),
+            self.cluster.ask_coordinator(&what, |client, timeout| {
+                match client.group_offsets(group, of, Offsets::Stable, timeout) {
+                    Err(failure) if failure.code == Code::UnstableOffsetCommit => Err(Failure { retriable: true, ..failure }),
+                    Err(failure) if failure.code == Code::GroupIdNotFound => Ok(Vec::new()),
+                    other => other,
+                }
             })
         };
         // Only who is asked for by name is never passed over.
@@ -251,6 +278,25 @@ impl Log for KafkaLog {
         offsets.sort_by_key(|(topic, partition, offset)| (*topic, *partition, std::cmp::Reverse(*offset)));
         offsets.dedup_by_key(|(topic, partition, _)| (*topic, *partition));
         Ok(offsets)
+    }
+
+    fn read_so_far(&self, group: &str, places: &[(TopicId, Partition)]) -> Result<Vec<Offset>, Error> {
+        let named = |(id, partition): &(TopicId, Partition)| {
+            Ok((Arc::clone(&self.topics.find(*id, *partition)?.name), partition.0 as i32, 0))
+        };
+        let named = places.iter().map(named).collect::<Result<Vec<_>, Error>>()?;
+        let what = format!("offsets of group {group}");
+        let found = self.cluster.ask(&what, |client, timeout| {
+            match client.group_offsets(group, Some(&named), Offsets::Shown, timeout) {
+                Err(failure) if failure.code == Code::GroupIdNotFound => Ok(Vec::new()),
+                other => other,
+            }
+        })?;
+        let of = |topic: &str, partition: i32| found.iter().find(|(name, p, _)| name == topic && *p == partition);
+        Ok(named
+            .iter()
+            .map(|(topic, partition, _)| of(topic, *partition).map_or(Offset(0), |(.., at)| Offset(*at as u64)))
+            .collect())
     }
 
     fn trim(&self, topic: TopicId, partition: Partition, before: Offset) -> Result<(), Error> {

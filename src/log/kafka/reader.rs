@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rustc_hash::FxHashMap;
 use std::ffi::CString;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -37,7 +38,9 @@ struct Reader {
     // In this order: a client ends only after everything that refers to it.
     _consuming: Consuming,
     queue: Queue,
-    _client: Arc<Client>,
+    /// Something may have come since it was last looked.
+    ready: Arc<AtomicBool>,
+    client: Arc<Client>,
     used: Instant,
 }
 
@@ -54,6 +57,8 @@ pub(super) struct Reading {
     end: i64,
     /// What came in the place of a record, after those that were taken before it.
     failed: Option<Code>,
+    /// The place of the last such.
+    failed_at: Option<i64>,
     /// When a record came last.
     quiet_since: Instant,
 }
@@ -70,13 +75,15 @@ impl Reading {
             eof: None,
             end,
             failed: None,
+            failed_at: None,
             quiet_since: Instant::now(),
         }
     }
 
     /// Begins anew, elsewhere.
     pub(super) fn go_to(&mut self, from: Offset) {
-        (self.next, self.eof, self.failed, self.quiet_since) = (from.0 as i64, None, None, Instant::now());
+        (self.next, self.eof) = (from.0 as i64, None);
+        (self.failed, self.failed_at, self.quiet_since) = (None, None, Instant::now());
     }
 
     /// Takes what is in the queue, up to about `max_bytes`, and says whether there may be more.
@@ -97,13 +104,14 @@ impl Reading {
             let taken = queue.consume(room.clamp(1, 512), Duration::ZERO, |message| match message.error() {
                 None => batch.push(&message),
                 Some(Code::PartitionEOF) => self.eof = Some(message.offset()),
-                Some(code) => self.failed = Some(code),
+                Some(code) => (self.failed, self.failed_at) = (Some(code), Some(message.offset())),
             });
             more = taken > 0;
         }
         // Markers and aborted records have offsets too. Only what was consumed since the reader is here counts.
-        // librdkafka counts its message that the end is reached as a record at that offset.
-        let passed = client.position(&self.topic, self.partition).filter(|at| Some(at - 1) != self.eof);
+        // librdkafka counts what comes in the place of a record as a record at that offset, as its message that the end is reached.
+        let is_record = |at: i64| ![self.eof, self.failed_at].contains(&Some(at));
+        let passed = client.position(&self.topic, self.partition).filter(|at| is_record(at - 1));
         self.next = self.next.max(batch.next).max(passed.unwrap_or(0)).max(self.eof.unwrap_or(0));
         if batch.records.is_some() {
             self.quiet_since = Instant::now();
@@ -224,41 +232,14 @@ impl Readers {
         max_bytes: usize,
     ) -> Result<Fetched, Error> {
         let topic = topics.find(id, partition)?;
-        let client = self.client(cluster)?;
         let place = Arc::clone(self.open.lock().entry((id, partition)).or_default());
         let mut place = place.lock();
-        if place.as_ref().is_none_or(|reader| reader.reading.next != from.0 as i64) {
-            *place = None;
-            let bounds = bounds(cluster, topics, id, partition)?;
-            if from < bounds.start || from > bounds.end {
-                return Err(out_of_range(&topic, partition, from, bounds));
-            }
-            let reading = Reading::new(&topic, partition, from, bounds.end.0 as i64);
-            *place = Some(Reader::start(&client, reading, cluster)?);
-        }
-        let reader = place.as_mut().expect("it was just put there");
+        self.open_at(&mut place, cluster, topics, &topic, partition, from)?;
         let deadline = Instant::now() + PATIENCE;
         let mut known_end = None;
         loop {
-            reader.used = Instant::now();
-            let found = reader.reading.take(&client, &reader.queue, max_bytes);
-            let next = Offset(reader.reading.next as u64);
-            match found {
-                Ok((batch, _)) if batch.is_some() || next > from => {
-                    let end = Offset(reader.reading.end() as u64);
-                    return Ok(Fetched { batches: batch.into_iter().collect(), next, end });
-                }
-                Ok(_) => {}
-                Err(failure) if matches!(failure.code, Code::AutoOffsetReset | Code::OffsetOutOfRange) => {
-                    *place = None;
-                    let bounds = bounds(cluster, topics, id, partition)?;
-                    return Err(out_of_range(&topic, partition, from, bounds));
-                }
-                Err(failure) if error::is_passing(&failure) => {}
-                Err(failure) => {
-                    *place = None;
-                    return Err(error::of(&failure, &topic.name));
-                }
+            if let Some(fetched) = take(&mut place, cluster, topics, &topic, partition, max_bytes)? {
+                return Ok(fetched);
             }
             let end = match known_end {
                 Some(end) => end,
@@ -281,6 +262,55 @@ impl Readers {
         }
     }
 
+    /// See [`Log::follow`](super::super::Log::follow).
+    pub(super) fn follow(
+        &self,
+        cluster: &Cluster,
+        topics: &Topics,
+        (id, partition): (TopicId, Partition),
+        from: Offset,
+        max_bytes: usize,
+    ) -> Result<Fetched, Error> {
+        let topic = topics.find(id, partition)?;
+        cluster.available()?;
+        let place = Arc::clone(self.open.lock().entry((id, partition)).or_default());
+        let mut place = place.lock();
+        let reader = self.open_at(&mut place, cluster, topics, &topic, partition, from)?;
+        reader.used = Instant::now();
+        let ready = Arc::clone(&reader.ready);
+        let end = Offset(reader.reading.end() as u64);
+        let nothing = Fetched { batches: Vec::new(), next: from, end };
+        if !ready.swap(false, Ordering::AcqRel) {
+            return Ok(nothing);
+        }
+        let fetched = take(&mut place, cluster, topics, &topic, partition, max_bytes)?;
+        // What did not fit, and what stands in the place of a record, is for the next call.
+        ready.fetch_or(fetched.is_some(), Ordering::AcqRel);
+        Ok(fetched.unwrap_or(nothing))
+    }
+
+    /// The reader of a partition, at this offset.
+    fn open_at<'a>(
+        &self,
+        place: &'a mut Option<Reader>,
+        cluster: &Cluster,
+        topics: &Topics,
+        topic: &TopicInfo,
+        partition: Partition,
+        from: Offset,
+    ) -> Result<&'a mut Reader, Error> {
+        if place.as_ref().is_none_or(|reader| reader.reading.next != from.0 as i64) {
+            *place = None;
+            let bounds = bounds(cluster, topics, topic.id, partition)?;
+            if from < bounds.start || from > bounds.end {
+                return Err(out_of_range(topic, partition, from, bounds));
+            }
+            let reading = Reading::new(topic, partition, from, bounds.end.0 as i64);
+            *place = Some(Reader::start(&self.client(cluster)?, reading, cluster)?);
+        }
+        Ok(place.as_mut().expect("it was just put there"))
+    }
+
     /// Lets go of what nobody reads any more.
     pub(super) fn sweep(&self) {
         self.open.lock().retain(|_, place| {
@@ -293,14 +323,50 @@ impl Readers {
     }
 }
 
+/// Takes what a reader has; nothing if that is nothing. One that cannot go on is let go.
+fn take(
+    place: &mut Option<Reader>,
+    cluster: &Cluster,
+    topics: &Topics,
+    topic: &TopicInfo,
+    partition: Partition,
+    max_bytes: usize,
+) -> Result<Option<Fetched>, Error> {
+    let Some(reader) = place else { return Ok(None) };
+    reader.used = Instant::now();
+    let from = Offset(reader.reading.next as u64);
+    let failure = match reader.reading.take(&reader.client, &reader.queue, max_bytes) {
+        Ok((batch, _)) => {
+            let [next, end] = [reader.reading.next, reader.reading.end()].map(|at| Offset(at as u64));
+            let found = batch.is_some() || next > from;
+            return Ok(found.then(|| Fetched { batches: batch.into_iter().collect(), next, end }));
+        }
+        Err(failure) => failure,
+    };
+    if matches!(failure.code, Code::AutoOffsetReset | Code::OffsetOutOfRange) {
+        *place = None;
+        let bounds = bounds(cluster, topics, topic.id, partition)?;
+        return Err(out_of_range(topic, partition, from, bounds));
+    }
+    if error::is_passing(&failure) {
+        return Ok(None);
+    }
+    *place = None;
+    Err(error::of(&failure, &topic.name))
+}
+
 impl Reader {
     fn start(client: &Arc<Client>, reading: Reading, cluster: &Cluster) -> Result<Reader, Error> {
         let mut queue = Queue::new(client);
-        let progress = Arc::clone(&cluster.progress);
-        let wake: Wake = Arc::new(move || progress.advance());
+        let (progress, ready) = (Arc::clone(&cluster.progress), Arc::new(AtomicBool::new(true)));
+        let told = Arc::clone(&ready);
+        let wake: Wake = Arc::new(move || {
+            told.store(true, Ordering::Release);
+            progress.advance();
+        });
         queue.on_nonempty(wake);
         let consuming = Consuming::start(client, &reading.topic, reading.partition, reading.next, &queue);
         let consuming = consuming.map_err(|failure| error::of(&failure, &reading.topic))?;
-        Ok(Reader { reading, _consuming: consuming, queue, _client: Arc::clone(client), used: Instant::now() })
+        Ok(Reader { reading, _consuming: consuming, queue, ready, client: Arc::clone(client), used: Instant::now() })
     }
 }

@@ -136,6 +136,15 @@ pub(super) fn create(cluster: &Cluster, topics: &Topics, spec: &TopicSpec) -> Re
     look_up(cluster, topics, name)?.ok_or_else(|| Error::UnknownTopic { topic: spec.name.clone() })
 }
 
+/// Deletes topics, and waits until the brokers know that they are gone: one of the same name may be made right after.
+pub(super) fn delete(cluster: &Cluster, names: &[&str]) -> Result<(), Error> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    cluster.ask("deleting topics", |client, timeout| client.delete_topics(names, timeout))?;
+    cluster.ask_until("deleting topics", |client, timeout| Ok(client.describe_topics(names, timeout)?.is_empty().then_some(())))
+}
+
 /// Makes a topic that did not exist a moment ago, and waits until the brokers know it.
 fn make(cluster: &Cluster, topics: &Topics, spec: &TopicSpec) -> Result<TopicInfo, Error> {
     let name = spec.name.as_str();

@@ -10,6 +10,7 @@ use super::error;
 use super::native::{Client, Failure, GroupMetadata, Kind, Topic};
 use super::topics::Topics;
 use crate::Offset;
+use millstream_state::fault;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rustc_hash::FxHashMap;
 use std::sync::Arc;
@@ -39,10 +40,11 @@ pub(super) struct Transactions {
     producer: Option<Producer>,
 }
 
-struct Producer {
+/// A client that produces, and the topics that it has produced to.
+pub(super) struct Producer {
     /// Before the client, which they belong to.
     topics: FxHashMap<TopicId, Topic>,
-    client: Client,
+    pub(super) client: Client,
 }
 
 impl Transactions {
@@ -79,7 +81,7 @@ impl Transactions {
             client.poll(Duration::ZERO);
             self.cluster.available()?;
         }
-        self.producer = Some(Producer { topics: FxHashMap::default(), client });
+        self.producer = Some(Producer::new(client));
         Ok(())
     }
 
@@ -128,6 +130,7 @@ impl Transactions {
     /// Asks for the commit. From here on only the cluster knows.
     fn decide(&mut self, appends: &[&Append]) -> Result<Vec<Offset>, Error> {
         let Some(producer) = &self.producer else { return Err(Error::Closed) };
+        fault::crash_point("kafka:commit:before-end");
         let deadline = Instant::now() + UNKNOWN_AFTER;
         while let Err(failure) = producer.client.commit_transaction(CALL) {
             tracing::debug!(target: "kafka", id = &*self.id, ?failure, "commit failed");
@@ -155,12 +158,16 @@ impl Transactions {
 }
 
 /// Why a transaction could not be filled, and with what.
-struct Failed {
-    failure: Failure,
-    what: String,
+pub(super) struct Failed {
+    pub(super) failure: Failure,
+    pub(super) what: String,
 }
 
 impl Producer {
+    pub(super) fn new(client: Client) -> Producer {
+        Producer { topics: FxHashMap::default(), client }
+    }
+
     /// Records and offsets, sent and acknowledged.
     fn fill(&mut self, cluster: &Cluster, topics: &Topics, appends: &[&Append], reads: &[Read]) -> Result<(), Failed> {
         for (number, append) in appends.iter().enumerate() {
@@ -192,7 +199,8 @@ impl Producer {
         Ok(())
     }
 
-    fn append(&mut self, topics: &Topics, append: &Append, number: usize) -> Result<(), Failed> {
+    /// Queues records; `number` is that of the last.
+    pub(super) fn append(&mut self, topics: &Topics, append: &Append, number: usize) -> Result<(), Failed> {
         let failed = |failure: Failure, what: &str| Failed { failure, what: format!("appending to {what}") };
         let info = topics.get(append.topic).map_err(|_| failed(Code::UnknownTopic.into(), "a topic"))?;
         if !self.topics.contains_key(&append.topic) {

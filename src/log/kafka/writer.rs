@@ -1,9 +1,10 @@
-//! Appends from outside of workers: a thread with one producer. While it commits, others queue; what has queued is the next transaction,
-//! so thousands of small appends share one.
+//! Appends from outside of workers: a thread. While it commits, others queue; what has queued is the next transaction, so thousands of small
+//! appends share one. Where all that has queued are single records, no transaction is needed.
 
 use super::super::{Committed, Error, Moment, Pending, Transaction};
 use super::cluster::Cluster;
 use super::native::GroupMetadata;
+use super::singles::Singles;
 use super::topics::Topics;
 use super::transactions::{Read, Transactions};
 use parking_lot::{Condvar, Mutex};
@@ -36,6 +37,14 @@ struct Waiting {
     transaction: Transaction,
     bytes: usize,
     answer: oneshot::Sender<Result<Committed, Error>>,
+}
+
+impl Waiting {
+    /// Whether it is one record and nothing else.
+    fn is_single(&self) -> bool {
+        let Transaction { appends, offsets, .. } = &self.transaction;
+        offsets.is_none() && matches!(&appends[..], [append] if append.batch.len() == 1)
+    }
 }
 
 impl Queue {
@@ -95,7 +104,19 @@ pub(super) fn run(cluster: &Arc<Cluster>, topics: &Arc<Topics>, queue: &Queue) {
         Some(id) => Transactions::exclusive(cluster, topics, Arc::clone(id)),
         None => Transactions::new(cluster, topics, format!("millstream-{}-writer", cluster.config.instance).into()),
     };
+    // Only a transaction tells a writer that another has taken over.
+    let mut singles = cluster.config.exclusive.is_none().then(|| Singles::new(cluster, topics));
     while let Some(group) = queue.next() {
+        if let Some(singles) = &mut singles
+            && group.iter().all(Waiting::is_single)
+        {
+            let appends: Vec<_> = group.iter().flat_map(|waiting| &waiting.transaction.appends).collect();
+            let outcomes = singles.append(&appends);
+            for (one, outcome) in group.into_iter().zip(outcomes) {
+                answer(vec![one], outcome.map(|base| vec![base]));
+            }
+            continue;
+        }
         match commit(&mut transactions, topics, &group) {
             // What one of them is refused for is not the others' fault.
             Err(error) if group.len() > 1 && !error.is_retriable() && !error.is_outcome_unknown() && !error.is_fatal() => {

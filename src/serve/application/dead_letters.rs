@@ -16,7 +16,7 @@ use crate::record::{Offset, Partition, Timestamp};
 use crate::runtime::{Handle, ParkedRecord, Selection};
 
 pub(super) async fn topics(application: Handle, _request: Request) -> Result<Response, ApiError> {
-    let topics = blocking(move || application.dead_letter_topics()).await??;
+    let topics = blocking(move || application.dead_letters().topics()).await??;
     let topics: Vec<Value> = topics.into_iter().map(|(topic, records)| json!({"topic": topic, "records": records})).collect();
     Response::json(StatusCode::OK, &json!({"topics": topics}))
 }
@@ -32,7 +32,7 @@ pub(super) async fn records(application: Handle, request: Request) -> Result<Res
     let after = after.map(|text| place(&text).ok_or_else(|| ApiError::invalid_field("after", "is not the `next` of an answer")));
     let after = after.transpose()?;
     let name = topic.clone();
-    let records = blocking(move || application.dead_letters(&name, after, limit + 1)).await??;
+    let records = blocking(move || application.dead_letters().read(&name, after, limit + 1)).await??;
     let records = records.ok_or_else(|| unknown(&topic))?;
     let mut body = json!({"records": records.iter().take(limit).map(show).collect::<Vec<_>>()});
     if records.len() > limit {
@@ -55,7 +55,7 @@ pub(super) async fn replay(application: Handle, mut request: Request) -> Result<
     let Replay { from, to, key, dry_run } = request.json_or_default().await?;
     let topic = request.param("topic")?;
     let selection = Selection { from: from.map(Timestamp), to: to.map(Timestamp), key: key.map(String::into_bytes) };
-    let replayed = application.replay(&topic, &selection, dry_run).await.map_err(ApiError::from)?;
+    let replayed = application.dead_letters().replay(&topic, &selection, dry_run).await.map_err(ApiError::from)?;
     let replayed = replayed.ok_or_else(|| unknown(&topic))?;
     Response::json(StatusCode::OK, &json!({"matched": replayed.matched, "replayed": replayed.replayed}))
 }
@@ -64,7 +64,9 @@ fn unknown(topic: &str) -> ApiError {
     ApiError::not_found("TOPIC_NOT_FOUND", format!("there is no dead-letter topic {topic}"))
 }
 
-fn show(record: &ParkedRecord) -> Value {
+/// A dead letter as it is shown in JSON.
+#[must_use]
+pub fn show(record: &ParkedRecord) -> Value {
     let headers: Map<String, Value> = record.headers.iter().map(|(name, value)| (name.to_owned(), show_bytes(value))).collect();
     let mut shown = json!({
         "partition": record.partition.0,

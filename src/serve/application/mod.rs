@@ -1,10 +1,16 @@
-//! The routes that are the same for every application. They read; only a replay of dead letters appends, and that is the engine's.
+//! The routes that are the same for every application. They read; only a replay of dead letters appends, and that is the engine's, and
+//! pausing changes nothing that lasts.
 
 mod dead_letters;
+mod gather;
 mod operations;
 mod views;
 mod watches;
 
+use std::sync::Arc;
+
+pub use self::dead_letters::show as show_dead_letter;
+use self::gather::Views;
 use super::error::ApiError;
 use super::routes::Routes;
 use crate::log;
@@ -24,15 +30,21 @@ use crate::runtime::{AppendError, Handle, QueryError};
 /// | `GET /topology` | `?format=` `text` (default), `mermaid` or `dot` |
 /// | `GET /metrics` | OpenMetrics |
 /// | `GET /healthz` | 200 while the process works, also without its log; 503 once it has failed |
-/// | `GET /readyz` | 200 once the views hold what the log held at the start, else 503 |
+/// | `GET /readyz` | 200 once the views hold what the log held at the start, `{status, state}`; else 503 |
+/// | `POST /pause`, `POST /resume` | stops processing in this process, and goes on: [`Handle::pause`]; `{state}` |
+///
+/// Views have all partitions, also those that other processes have: each is read where its task runs. While it moves, a process that follows
+/// it answers, and the answer says in `X-View-Staleness-Ms` how old it may be; where nobody does, it is 503 `NOT_READY` with `Retry-After`. A
+/// watch shows what this process has.
 ///
 /// Reads take `?at_least=` and `?wait_ms=`: see [`Request::at_least`](super::Request::at_least).
 #[must_use]
 pub fn application_routes(application: &Handle) -> Routes<Handle> {
-    Routes::new(application.clone())
+    let views = Routes::new(Views { application: application.clone(), peers: Arc::default() })
         .get("/views", views::list)
         .get("/views/{store}", views::rows)
-        .get("/views/{store}/{key}", views::row)
+        .get("/views/{store}/{key}", views::row);
+    Routes::new(application.clone())
         .get("/dlq", dead_letters::topics)
         .get("/dlq/{topic}", dead_letters::records)
         .post("/dlq/{topic}/replay", dead_letters::replay)
@@ -40,6 +52,9 @@ pub fn application_routes(application: &Handle) -> Routes<Handle> {
         .get("/metrics", operations::metrics)
         .get("/healthz", operations::health)
         .get("/readyz", operations::ready)
+        .post("/pause", operations::pause)
+        .post("/resume", operations::resume)
+        .merge(views)
 }
 
 impl From<QueryError> for ApiError {

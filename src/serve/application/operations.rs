@@ -8,7 +8,7 @@ use super::super::error::ApiError;
 use super::super::request::Request;
 use super::super::response::Response;
 use super::blocking;
-use crate::runtime::{Handle, Health};
+use crate::runtime::{AppState, Handle, Health};
 
 pub(super) async fn topology(application: Handle, request: Request) -> Result<Response, ApiError> {
     let topology = application.topology();
@@ -42,7 +42,27 @@ pub(super) async fn ready(application: Handle, _request: Request) -> Result<Resp
     match application.health() {
         Health::Degraded(reason) => Err(ApiError::unavailable("LOG_UNAVAILABLE", reason)),
         Health::Failed(reason) => Err(ApiError::unavailable("FAILED", reason)),
-        Health::Up if application.ready() => Response::json(StatusCode::OK, &json!({"status": "ready"})),
+        Health::Up if application.ready() => {
+            Response::json(StatusCode::OK, &json!({"status": "ready", "state": application.state().name()}))
+        }
+        Health::Up if application.state() == AppState::Paused => Err(ApiError::unavailable(
+            "NOT_READY",
+            "processing is paused, and the views have not processed yet what the log held at the start",
+        )),
         Health::Up => Err(ApiError::unavailable("NOT_READY", "the views have not processed yet what the log held at the start")),
     }
+}
+
+pub(super) async fn pause(application: Handle, _request: Request) -> Result<Response, ApiError> {
+    application.pause();
+    state(&application)
+}
+
+pub(super) async fn resume(application: Handle, _request: Request) -> Result<Response, ApiError> {
+    application.resume();
+    state(&application)
+}
+
+fn state(application: &Handle) -> Result<Response, ApiError> {
+    Response::json(StatusCode::OK, &json!({"state": application.state().name()}))
 }

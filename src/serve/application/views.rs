@@ -2,57 +2,93 @@
 
 use std::borrow::Cow;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hyper::StatusCode;
-use millstream_state::{Direction, Range};
+use millstream_state::{Direction, Entries, Range};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use super::super::error::ApiError;
 use super::super::request::Request;
 use super::super::response::Response;
-use super::{blocking, watches};
-use crate::record::Timestamp;
-use crate::runtime::{Handle, QueryError, Row, Seen, View};
+use super::gather::{Answered, Coded, Cost, Views};
+use super::watches;
+use crate::record::{Offset, Timestamp};
+use crate::runtime::{Handle, QueryError, Row, Seen, TaskPlace, View};
 
 /// The most rows of one answer. One row more is read, to know whether there is one.
 const MAX_LIMIT: u64 = 500;
 
-pub(super) async fn list(application: Handle, _request: Request) -> Result<Response, ApiError> {
-    let stores = application.stores().durable().await?.into_iter().map(|store| {
-        let positions = store.positions.iter().map(|(partition, offset)| json!({"partition": partition.0, "offset": offset.0}));
+/// What one task has of one store.
+#[derive(Serialize, Deserialize)]
+struct Counted {
+    store: String,
+    rows: u64,
+    exact: bool,
+    end: u64,
+}
+
+pub(super) async fn list(views: Views, request: Request) -> Result<Response, ApiError> {
+    let stores = views.application.stores().ahead(); // for their names: what they hold is counted below
+    let application = views.application.clone();
+    let parts: Vec<View> = stores.iter().filter_map(|store| views.application.view(&store.name)).collect();
+    let mut tasks: Vec<TaskPlace> = parts.iter().flat_map(View::tasks_of).collect();
+    tasks.sort_unstable();
+    tasks.dedup();
+    let count = move |task: TaskPlace| {
+        let counted = application.counted(&parts, task)?;
+        let shown = |(store, Entries { rows, exact }, end): (String, Entries, Offset)| Counted { store, rows, exact, end: end.0 };
+        Ok(counted.map(|counted| counted.into_iter().map(shown).collect()))
+    };
+    let gathered = match views.gather(&request, tasks, None, Cost::Much, count).await? {
+        Answered::Peer(response) => return Ok(response),
+        Answered::Client(gathered) => gathered,
+    };
+    let shown = stores.into_iter().map(|store| {
+        let parts: Vec<&(u32, Counted)> = gathered.found.iter().filter(|(_, part)| part.store == store.name).collect();
+        let all = parts.len() as u64 == u64::from(store.partitions);
         json!({
             "name": store.name,
             "keyType": store.key_type,
             "valueType": store.value_type,
             "kind": store.kind,
             "partitions": store.partitions,
-            "entries": store.entries,
-            "entriesExact": store.entries_exact,
-            "positions": positions.collect::<Vec<_>>(),
+            "entries": parts.iter().map(|(_, part)| part.rows).sum::<u64>(),
+            "entriesExact": all && parts.iter().all(|(_, part)| part.exact),
+            "positions": parts.iter().map(|(partition, part)| json!({"partition": partition, "offset": part.end})).collect::<Vec<_>>(),
         })
     });
-    Response::json(StatusCode::OK, &json!({"stores": stores.collect::<Vec<_>>()}))
+    Response::json(StatusCode::OK, &json!({"stores": shown.collect::<Vec<_>>()})).map(|response| gathered.mark(response))
 }
 
-pub(super) async fn row(application: Handle, request: Request) -> Result<Response, ApiError> {
-    let view = view(&application, &request)?;
+pub(super) async fn row(views: Views, request: Request) -> Result<Response, ApiError> {
+    let view = view(&views.application, &request)?;
     let key = key(&view, "key", &request.param("key")?)?;
-    request.at_least(&application, view.name()).await?;
     if request.wants_events() {
+        request.at_least(&views.application, view.name()).await?;
         return watches::key(view, key).await;
     }
-    let Some(value) = view.get(&key)?.durable().await? else {
+    let (read, wanted) = (view.clone(), key.clone());
+    let get = move |task| Ok(read.of(task).get(&wanted)?.map(|found| found.map(Coded).into_iter().collect()));
+    let gathered = match views.gather(&request, view.tasks_of(), Some(view.name()), Cost::Little, get).await? {
+        Answered::Peer(response) => return Ok(response),
+        Answered::Client(gathered) => gathered,
+    };
+    // Where it is found counts more than where it cannot be looked for. Of several partitions that have it, the first does.
+    let Some((_, Coded(value))) = gathered.found.first() else {
+        gathered.complete()?;
         return Err(ApiError::not_found("KEY_NOT_FOUND", format!("{} has no value of this key", view.name())));
     };
     let mut body = Vec::with_capacity(value.len() + 64);
-    write_row(&view, &key, &value, &mut body)?;
-    Ok(Response::bytes(StatusCode::OK, "application/json", body))
+    write_row(&view, &key, value, &mut body)?;
+    Ok(gathered.mark(Response::bytes(StatusCode::OK, "application/json", body)))
 }
 
-pub(super) async fn rows(application: Handle, request: Request) -> Result<Response, ApiError> {
-    let view = view(&application, &request)?;
+pub(super) async fn rows(views: Views, request: Request) -> Result<Response, ApiError> {
+    let view = view(&views.application, &request)?;
     let bounds = Bounds::read(&view, &request)?;
     let limit = request.query_number("limit", 100, 1..=MAX_LIMIT)? as usize;
     let after = request.query("after")?.map(|text| {
@@ -60,30 +96,40 @@ pub(super) async fn rows(application: Handle, request: Request) -> Result<Respon
         decoded.map_err(|_| ApiError::invalid_field("after", "is not the `next` of an answer"))
     });
     let after = after.transpose()?;
-    request.at_least(&application, view.name()).await?;
     if request.wants_events() {
+        request.at_least(&views.application, view.name()).await?;
         if !matches!(bounds.between, Between::Keys(None, None)) || after.is_some() {
             return Err(ApiError::invalid_field("from, to and after", "do not go with a watch; prefix does"));
         }
         return watches::prefix(view, bounds.prefix.unwrap_or_default()).await;
     }
-    let read = view.clone();
-    let page = blocking(move || bounds.page(&read, after.as_deref(), limit + 1)).await??.durable().await?;
+    let (read, bounds) = (view.clone(), Arc::new(bounds));
+    let page = move |task| {
+        let rows = bounds.page(&read.of(task), after.as_deref(), limit + 1)?;
+        Ok(rows.map(|rows| rows.into_iter().map(|(key, value)| (Coded(key), Coded(value))).collect()))
+    };
+    let mut gathered = match views.gather(&request, view.tasks_of(), Some(view.name()), Cost::Much, page).await? {
+        Answered::Peer(response) => return Ok(response),
+        Answered::Client(gathered) => gathered,
+    };
+    gathered.complete()?;
+    let page = &mut gathered.found;
+    page.sort_by(|(_, (a, _)), (_, (b, _))| a.0.cmp(&b.0));
     let mut body = br#"{"entries":["#.to_vec();
-    for (n, (key, value)) in page.iter().take(limit).enumerate() {
+    for (n, (_, (key, value))) in page.iter().take(limit).enumerate() {
         if n > 0 {
             body.push(b',');
         }
-        write_row(&view, key, value, &mut body)?;
+        write_row(&view, &key.0, &value.0, &mut body)?;
     }
     body.push(b']');
     if page.len() > limit {
         body.extend_from_slice(br#","next":""#);
-        body.extend_from_slice(URL_SAFE_NO_PAD.encode(&page[limit - 1].0).as_bytes());
+        body.extend_from_slice(URL_SAFE_NO_PAD.encode(&page[limit - 1].1.0.0).as_bytes());
         body.push(b'"');
     }
     body.push(b'}');
-    Ok(Response::bytes(StatusCode::OK, "application/json", body))
+    Ok(gathered.mark(Response::bytes(StatusCode::OK, "application/json", body)))
 }
 
 fn view(application: &Handle, request: &Request) -> Result<View, ApiError> {

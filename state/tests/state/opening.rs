@@ -47,6 +47,33 @@ fn a_directory_has_one_database() {
 }
 
 #[test]
+fn a_directory_of_another_life_is_emptied() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = |incarnation: &str| {
+        let incarnation = incarnation.to_owned();
+        // Whatever the fingerprint: what is thrown away need not fit.
+        let fingerprint = [("application", if incarnation.is_empty() { "old" } else { "new" })];
+        Db::open(Options { incarnation, ..options(directory.path(), stores(), &fingerprint) }).unwrap()
+    };
+    let filled = |db: &Db| get(&task(db), A, "k").is_some();
+    let fill = |db: Db| {
+        let mut state = task(&db);
+        state.put(A, b"k", b"v");
+        commit(&mut state, 1);
+        drop(state);
+        db.close().unwrap();
+    };
+    for (incarnation, expected) in [("", false), ("", true), ("second", false), ("second", true), ("third", false)] {
+        let db = open(incarnation);
+        assert_eq!(filled(&db), expected, "{incarnation:?}");
+        fill(db);
+    }
+    // As it is when emptying was cut off before the end: done again.
+    fs::remove_file(directory.path().join("incarnation")).unwrap();
+    assert!(!filled(&open("third")));
+}
+
+#[test]
 fn a_lock_is_given_back_though_a_child_that_is_being_made_has_its_file() {
     let directory = tempfile::tempdir().unwrap();
     let open = || Lock::take(fs::File::create(directory.path().join("lock")).unwrap());

@@ -2,10 +2,13 @@
 
 #[path = "../../kafka/broker.rs"]
 pub mod broker;
+mod brokers;
 mod failures;
 mod floor;
 mod groups;
+mod handover;
 mod java;
+mod latency;
 mod security;
 mod transactions;
 mod zombie;

@@ -33,10 +33,10 @@ fn offsets_have_gaps_and_readers_pass_them() {
     let log = open();
     let orders = topic(&log, &(prefix() + "orders"), 1);
     for i in 0..5 {
-        put(&log, &orders, 0, &[("k", &i.to_string())]);
+        put(&log, &orders, 0, &[("k", &i.to_string()), ("l", &i.to_string())]);
     }
     let end = log.bounds(orders.id, Partition(0)).unwrap().end;
-    assert_eq!(end, Offset(10), "each of the five transactions has its mark");
+    assert_eq!(end, Offset(15), "each of the five transactions has its mark");
     let mut at = Offset(0);
     while at < end {
         let fetched = log.fetch(orders.id, Partition(0), at, 1).unwrap();
@@ -45,7 +45,20 @@ fn offsets_have_gaps_and_readers_pass_them() {
     }
     assert_eq!(at, end);
     // From a mark one reads on as from a record.
-    assert_eq!(log.fetch(orders.id, Partition(0), Offset(1), 1 << 20).unwrap().batches[0].base_offset(), Offset(2));
+    assert_eq!(log.fetch(orders.id, Partition(0), Offset(2), 1 << 20).unwrap().batches[0].base_offset(), Offset(3));
+}
+
+#[test]
+fn a_record_alone_needs_no_transaction_and_is_answered_for_by_itself() {
+    let log = open();
+    let orders = topic(&log, &(prefix() + "orders"), 1);
+    let pending: Vec<_> = (0..50).map(|i| log.commit(appending(&orders, 0, &[("k", &i.to_string())]))).collect();
+    let offsets: Vec<_> = pending.into_iter().map(|pending| pending.wait().unwrap().base_offsets[0]).collect();
+    assert!(offsets.iter().copied().eq((0..50).map(Offset)), "{offsets:?}: in order, without gaps and marks");
+    // What goes with others is whole, and right after those.
+    put(&log, &orders, 0, &[("k", "50"), ("k", "51")]);
+    assert_eq!(contents(&log, &orders, 0), (0..52).map(|i| format!("k={i}")).collect::<Vec<_>>());
+    assert_eq!(log.bounds(orders.id, Partition(0)).unwrap().end, Offset(53));
 }
 
 #[test]
@@ -83,7 +96,7 @@ fn what_a_dead_worker_left_open_is_aborted_by_a_fence() {
     let orders = topic(&log, &(prefix() + "orders"), 1);
     put(&log, &orders, 0, &[("k", "before")]);
     let (group, instance) = (prefix() + "group", "dead");
-    let dead = producer(&format!("{group}-{instance}-1"));
+    let dead = producer(&format!("{group}-{instance}-1b"));
     dead.begin_transaction().unwrap();
     dead.send(BaseRecord::to(&orders.name).key("k").payload("never").partition(0)).unwrap();
     dead.flush(SOON).unwrap();

@@ -3,15 +3,16 @@
 use std::sync::Arc;
 
 use millstream::serve::{ApiError, Request, Response, StatusCode, from_json};
-use millstream::{Events, Record};
+use millstream::{Events, Record, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::page::Page;
-use super::write::{Write, carry_out, event_headers, event_id};
+use super::write::{Write, carry_out, event_headers};
 use super::{Api, auth, bounds};
 use crate::coupons::domain::{Coupon, Decision, Refusal, Terms, decide};
-use crate::coupons::topology::{CATALOGUE, COUPON_ISSUE, COUPONS, COUPONS_BY_AGE, CouponIssueRequest};
-use crate::events::headers;
+use crate::coupons::topology::{CATALOGUE, COUPONS, COUPONS_BY_AGE, CouponIssueRequest};
+use crate::gate::Entry;
+use crate::outbox::NewEvent;
 use crate::time::Iso;
 
 #[derive(Deserialize)]
@@ -39,7 +40,7 @@ pub async fn create(api: Arc<Api>, mut request: Request) -> Result<Response, Api
     }
     let terms = Terms { coupon_id, name, limit, opens_at, closes_at };
     let _one_at_a_time = api.creation(coupon_id).await;
-    carry_out(&api.app, &request, &body, || api.create(terms)).await
+    carry_out(&api, &request, &body, || api.create(terms)).await
 }
 
 #[derive(Deserialize)]
@@ -56,7 +57,7 @@ pub async fn claim(api: Arc<Api>, mut request: Request) -> Result<Response, ApiE
     let body = request.body().await?;
     let Claim { user_id } = from_json(&body)?;
     auth::acts_for(request.caller(), user_id)?;
-    carry_out(&api.app, &request, &body, || api.claim(coupon_id, user_id)).await
+    carry_out(&api, &request, &body, || api.claim(coupon_id, user_id)).await
 }
 
 /// What a caller sees of a coupon.
@@ -129,17 +130,32 @@ impl Api {
     async fn claim(&self, coupon_id: u64, user_id: u64) -> Result<Write, ApiError> {
         let at = self.app.now();
         let coupon = self.coupons.get(coupon_id).await?.ahead();
+        // Refusals of a known coupon need no newer view: that it is issued or sold out is for good, and so are its times.
+        self.decide(coupon.clone(), coupon_id, user_id, at)?;
+        let admission = match (&self.gate, coupon) {
+            (Some(gate), Some(coupon)) => match gate.enter(&coupon, user_id).await? {
+                Entry::Passed(admission) => Some(admission),
+                Entry::SoldOut => {
+                    self.decide(self.coupons.now(coupon_id)?.ahead(), coupon_id, user_id, at)?;
+                    return Err(refused(Refusal::SoldOut, coupon_id));
+                }
+            },
+            _ => None,
+        };
+        let claim = CouponIssueRequest { coupon_id, user_id, requested_at: Iso(at) };
+        let event = NewEvent::claim(&claim, at).map_err(ApiError::internal)?;
+        let body = Accepted { request_id: &event.id.to_string(), coupon_id, user_id, status: "ACCEPTED" };
+        Ok(Write::event(StatusCode::ACCEPTED, &body, event)?.admitted(admission))
+    }
+
+    /// What the domain says with what the views know.
+    fn decide(&self, coupon: Option<Coupon>, coupon_id: u64, user_id: u64, at: Timestamp) -> Result<(), ApiError> {
         let claimed = |partition| self.coupon_claims.get_in(partition, &(coupon_id, user_id));
         let has_it = coupon.is_some() && claimed(self.coupons.partition(coupon_id)?)?.ahead().is_some();
-        // Refusals of a known coupon need no newer view: that it is issued or sold out is for good, and so are its times.
-        if let Decision::Refuse(refusal) = decide(coupon, has_it, at) {
-            return Err(refused(refusal, coupon_id));
+        match decide(coupon, has_it, at) {
+            Decision::Issue(_) => Ok(()),
+            Decision::Refuse(refusal) => Err(refused(refusal, coupon_id)),
         }
-        let id = event_id();
-        let body = Accepted { request_id: &id.to_string(), coupon_id, user_id, status: "ACCEPTED" };
-        let value = CouponIssueRequest { coupon_id, user_id, requested_at: Iso(at) };
-        let event = Record { key: coupon_id, value, timestamp: at, headers: headers(id, "CouponIssueRequest", at) };
-        Write::new(StatusCode::ACCEPTED, &body, Events::new().with(&COUPON_ISSUE, &event))
     }
 }
 

@@ -5,14 +5,14 @@ pub mod auth;
 mod bounds;
 mod coupons;
 mod ids;
-mod known;
+pub(crate) mod known;
 mod orders;
 mod page;
 mod payments;
 mod products;
 mod stats;
 mod users;
-mod write;
+pub(crate) mod write;
 
 use std::sync::Arc;
 
@@ -22,9 +22,11 @@ use tokio::sync::{Mutex, MutexGuard};
 
 use self::ids::Ids;
 use self::known::{Known, view};
+use self::write::Home;
 use crate::coupons::domain::Coupon;
 use crate::coupons::topology::{COUPON_CLAIMS, COUPON_ISSUE, COUPONS, COUPONS_BY_AGE};
 use crate::deliveries::{DELIVERIES, DELIVERY_COMMANDS, Delivery};
+use crate::gate::Gate;
 use crate::inventory::domain::Product;
 use crate::inventory::topology::{INVENTORY, PRODUCTS, PRODUCTS_BY_AGE};
 use crate::messages::{Language, shown};
@@ -40,6 +42,8 @@ const PAGE: &str = include_str!("../../web/index.html");
 /// What the routes are given.
 pub struct Api {
     app: Handle,
+    home: Home,
+    gate: Option<Arc<Gate>>,
     coupons: Known<Coupon>,
     coupons_by_age: TypedView<(i64, u64), u64>,
     coupon_claims: TypedView<(u64, u64), i64>,
@@ -61,14 +65,16 @@ pub struct Api {
 }
 
 impl Api {
-    /// The API of a running shop, whose users are told things in this language.
+    /// The API of a running shop, whose users are told things in this language, with a gate before its coupons if there is one.
     ///
     /// # Panics
     /// If the application does not run the shop's topologies: a programming error.
     #[must_use]
-    pub fn new(app: &Handle, language: Language) -> Arc<Api> {
+    pub fn new(app: &Handle, language: Language, home: Home, gate: Option<Arc<Gate>>) -> Arc<Api> {
         let bytes = |name| app.view(name).unwrap_or_else(|| panic!("the topology has no store {name:?}"));
         Arc::new(Api {
+            home,
+            gate,
             coupons: Known::new(app, &COUPONS, COUPON_ISSUE),
             coupons_by_age: view(app, &COUPONS_BY_AGE),
             coupon_claims: view(app, &COUPON_CLAIMS),

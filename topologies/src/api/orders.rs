@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
+use millstream::Timestamp;
 use millstream::serve::{ApiError, Request, Response, StatusCode, from_json};
-use millstream::{Events, Timestamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
-use super::write::{Write, carry_out, event_id};
+use super::write::{Write, carry_out};
 use super::{Api, auth, bounds};
 use crate::deliveries::DELIVERIES;
-use crate::events::record;
 use crate::orders::domain::{Change, Order, OrderPayment, Progress, Status, Step};
 use crate::orders::events::{Item, OrderCancelled, OrderCreated, OrderDelivered, OrderEvent, OrderShipped, total};
 use crate::orders::machine::{Event, Refusal};
-use crate::orders::topology::{ORDER_EVENTS, ORDERS};
+use crate::orders::topology::ORDERS;
+use crate::outbox::NewEvent;
 use crate::time::Iso;
 
 /// What a cancel is for if nobody says.
@@ -62,7 +62,7 @@ pub async fn create(api: Arc<Api>, mut request: Request) -> Result<Response, Api
         return Err(ApiError::invalid_field("items", format!("product {} has more than one line", twice[0])));
     }
     auth::acts_for(request.caller(), creation.user_id)?;
-    carry_out(&api.app, &request, &body, || api.make_order(creation)).await
+    carry_out(&api, &request, &body, || api.make_order(creation)).await
 }
 
 #[derive(Deserialize, Default)]
@@ -213,7 +213,7 @@ impl Api {
         let (status, amount_due) = (Status::Pending, terms.amount_due());
         let answer = Made { order_id, order_number: &terms.order_number, status, total_amount, use_points, amount_due };
         let body = serde_json::to_value(&answer).map_err(ApiError::internal)?;
-        Write::new(StatusCode::CREATED, &body, order_event(&OrderEvent::Created(terms), at)?)
+        Write::event(StatusCode::CREATED, &body, order_event(&OrderEvent::Created(terms), at)?)
     }
 
     /// Lets something happen to the order of the path, if the order agrees.
@@ -232,19 +232,18 @@ impl Api {
             let order = order.ok_or_else(|| not_found(order_id))?;
             order.accepts(&happening).map_err(|refusal| refused(refusal, order_id))?;
             let at = self.app.now();
-            Write::new(
+            Write::event(
                 StatusCode::ACCEPTED,
                 &json!({"orderId": order_id, "status": "ACCEPTED"}),
                 order_event(&event(order_id, at), at)?,
             )
         };
-        carry_out(&self.app, request, body, decide).await
+        carry_out(self, request, body, decide).await
     }
 }
 
-fn order_event(event: &OrderEvent, at: Timestamp) -> Result<Events, ApiError> {
-    let record = record(event.order_id(), event, event_id(), at).map_err(ApiError::internal)?;
-    Ok(Events::new().with(&ORDER_EVENTS, &record))
+fn order_event(event: &OrderEvent, at: Timestamp) -> Result<NewEvent, ApiError> {
+    NewEvent::order(event, at).map_err(ApiError::internal)
 }
 
 /// The order's name for people: its day and its id.

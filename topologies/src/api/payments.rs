@@ -2,17 +2,16 @@
 
 use std::sync::Arc;
 
-use millstream::Events;
 use millstream::serve::{ApiError, Request, Response, StatusCode, from_json};
 use serde::{Deserialize, Serialize};
 
 use super::orders::{not_found, refused};
-use super::write::{Write, carry_out, event_id};
+use super::write::{Write, carry_out};
 use super::{Api, auth, bounds};
-use crate::events::record;
 use crate::orders::domain::{PaymentStatus, reason};
 use crate::orders::machine::Event;
-use crate::payments::{PAYMENT_EVENTS, PAYMENTS, PaymentEvent, PaymentTold};
+use crate::outbox::NewEvent;
+use crate::payments::{PAYMENTS, PaymentTold};
 use crate::time::Iso;
 
 #[derive(Deserialize, Clone, Copy, Default)]
@@ -48,7 +47,7 @@ pub async fn create(api: Arc<Api>, mut request: Request) -> Result<Response, Api
     request.expect_json()?;
     let body = request.body().await?;
     let creation: Creation = from_json(&body)?;
-    carry_out(&api.app, &request, &body, || api.pay(creation)).await
+    carry_out(&api, &request, &body, || api.pay(creation)).await
 }
 
 /// `GET /api/payments/{paymentId}`
@@ -81,11 +80,10 @@ impl Api {
         let user_id = order.terms.user_id;
         let told = PaymentTold { payment_id, order_id, user_id, amount, paid_at: Iso(at), reason };
         let event = match outcome {
-            Outcome::Completed => PaymentEvent::Completed(told),
-            Outcome::Failed => PaymentEvent::Failed(told),
+            Outcome::Completed => NewEvent::paid(told, at),
+            Outcome::Failed => NewEvent::not_paid(told, at),
         };
-        let record = record(payment_id, &event, event_id(), at).map_err(ApiError::internal)?;
-        let events = Events::new().with(&PAYMENT_EVENTS, &record);
-        Write::new(StatusCode::CREATED, &Made { payment_id, order_id, amount, status }, events)
+        let event = event.map_err(ApiError::internal)?;
+        Write::event(StatusCode::CREATED, &Made { payment_id, order_id, amount, status }, event)
     }
 }

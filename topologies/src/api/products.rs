@@ -67,7 +67,7 @@ pub async fn create(api: Arc<Api>, mut request: Request) -> Result<Response, Api
             }
         }
     };
-    carry_out(&api.app, &request, &body, decide).await
+    carry_out(&api, &request, &body, decide).await
 }
 
 #[derive(Deserialize)]
@@ -90,7 +90,7 @@ pub async fn add_stock(api: Arc<Api>, mut request: Request) -> Result<Response, 
         let events = api.inventory_command(product_id, InventoryCommand::AddStock { add }, "StockAdded");
         Write::new(StatusCode::ACCEPTED, &serde_json::json!({"productId": product_id, "add": add}), events)
     };
-    carry_out(&api.app, &request, &body, decide).await
+    carry_out(&api, &request, &body, decide).await
 }
 
 #[derive(Deserialize)]
@@ -110,7 +110,7 @@ pub async fn set_price(api: Arc<Api>, mut request: Request) -> Result<Response, 
         let events = api.inventory_command(product_id, InventoryCommand::SetPrice { price }, "PriceChanged");
         Write::new(StatusCode::ACCEPTED, &serde_json::json!({"productId": product_id, "price": price}), events)
     };
-    carry_out(&api.app, &request, &body, decide).await
+    carry_out(&api, &request, &body, decide).await
 }
 
 /// `GET /api/products/{productId}`

@@ -90,5 +90,5 @@ pub async fn add_points(api: Arc<Api>, mut request: Request) -> Result<Response,
         let events = Events::new().with(&POINTS_COMMANDS, &Record { key: user_id, value, timestamp: at, headers });
         Write::new(StatusCode::ACCEPTED, &json!({"userId": user_id, "add": add}), events)
     };
-    carry_out(&api.app, &request, &body, decide).await
+    carry_out(&api, &request, &body, decide).await
 }

@@ -107,6 +107,30 @@ impl Gtids {
         }
     }
 
+    /// Whether all of these transactions have been read.
+    #[must_use]
+    pub fn covers(&self, others: &Gtids) -> bool {
+        match (self, others) {
+            (Gtids::MariaDb(last), Gtids::MariaDb(others)) => {
+                others.iter().all(|(domain, (_, sequence))| last.get(domain).is_some_and(|(_, read)| read >= sequence))
+            }
+            (Gtids::MySql(sets), Gtids::MySql(others)) => others.iter().all(|(source, wanted)| {
+                let has = |(first, last): &(u64, u64)| sets[source].iter().any(|(from, to)| from <= first && last <= to);
+                sets.contains_key(source) && wanted.iter().all(has)
+            }),
+            (Gtids::MariaDb(_), Gtids::MySql(_)) | (Gtids::MySql(_), Gtids::MariaDb(_)) => others.is_empty(),
+        }
+    }
+
+    /// The last transaction of a MySQL server, alone.
+    #[must_use]
+    pub fn last_of(&self, server: &str) -> Option<Gtids> {
+        let Gtids::MySql(sets) = self else { return None };
+        let source = (server.parse().ok()?, String::new());
+        let (_, last) = *sets.get(&source)?.last()?;
+        Some(Gtids::MySql(BTreeMap::from([(source, vec![(last, last)])])))
+    }
+
     /// Whether there are none.
     #[must_use]
     pub fn is_empty(&self) -> bool {
@@ -203,6 +227,27 @@ mod tests {
         }
         assert!(Gtids::mariadb("").expect("none").is_empty());
         assert!(Gtids::mysql("").expect("none").is_empty());
+    }
+
+    #[test]
+    fn what_was_read_is_covered() {
+        let check = |read: &str, others: &str, covers: bool| {
+            let [read_ids, other_ids] = [read, others].map(|text| text.parse::<Gtids>().expect("ids"));
+            assert_eq!(read_ids.covers(&other_ids), covers, "{read} {others}");
+        };
+        check("0-1-7", "0-1-7", true);
+        check("0-2-7", "0-1-6", true);
+        check("0-1-7", "0-1-8", false);
+        check("0-1-7", "0-1-7,1-1-1", false);
+        check("0-1-7", "", true);
+        let of = |intervals: &str| format!("{SERVER}:{intervals}");
+        check(&of("1-5:7-9"), &of("8"), true);
+        check(&of("1-5:7-9"), &of("2-4:9"), true);
+        check(&of("1-5:7-9"), &of("6"), false);
+        check(&of("1-5:7-9"), &of("4-7"), false);
+        check("0-1-7", &of("1"), false);
+        let last = of("1-5:7-9").parse::<Gtids>().expect("ids").last_of(SERVER);
+        assert_eq!(last.map(|ids| ids.to_string()), Some(of("9")));
     }
 
     #[test]

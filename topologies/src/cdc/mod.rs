@@ -25,9 +25,12 @@ mod stream;
 mod table;
 mod topic_regex;
 
+pub use self::gtid::Gtids;
+pub use self::position::{CDC_POSITIONS, POSITIONS};
 pub use self::relay::Relay;
 pub use self::routing::Routing;
-pub use self::server::Address;
+pub use self::server::{Address, Flavor, Server};
+pub use self::table::TableName;
 
 /// How a relay works.
 #[derive(Clone, Debug)]

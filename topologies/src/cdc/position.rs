@@ -1,8 +1,8 @@
 //! How far the binlog has been relayed: what is written to the log in one transaction with the records, and read back at the start.
 //! Nothing else remembers it, so a crash neither loses nor repeats a row.
 
-use millstream::Topic;
 use millstream::codec::{Codec, Data, Json, Optional};
+use millstream::{Store, Topic};
 use serde::{Deserialize, Serialize};
 
 use super::gtid::Gtids;
@@ -10,6 +10,9 @@ use super::table::Column;
 
 /// The positions, by the name of the relay: the last one of each counts.
 pub const POSITIONS: Topic<String, Position> = Topic::with_codecs("shop.cdc-position", String::CODEC, &Json).compacted();
+
+/// The same as a global table, for whoever waits for the relay, in whatever process.
+pub const CDC_POSITIONS: Store<String, Position> = Store::keyed("cdc-positions");
 
 /// The table's columns as they are at the position, by the name of the relay: rows that were written before the table was changed are read
 /// by what it was then. Null while that is not known.

@@ -36,8 +36,9 @@ const BATCH_BYTES: usize = 2 << 20;
 /// What waits for the log: at most so many transactions, and about so many KiB of rows.
 const QUEUE: usize = 4_096;
 const QUEUE_KIB: u32 = 4 << 10;
-/// A position that moved without rows is written this often at most, so that a start does not read old binlogs again.
-const POSITION_EVERY_MS: i64 = 5_000;
+/// A position that moved without rows is written this often at most: a start is not to read old binlogs again, and who waits for the
+/// relay may wait for it.
+const POSITION_EVERY_MS: i64 = 100;
 const SNAPSHOT_BYTES: usize = 128 << 20;
 /// The longest piece of a dead letter: a row that no topic takes because of its size is kept in several.
 const PIECE_BYTES: usize = 512 << 10;
@@ -201,7 +202,15 @@ impl Relay {
         let mut moved = None;
         loop {
             let mut batch = Batch::new();
-            let mut next = finds.recv().await;
+            let mut next = match &moved {
+                None => finds.recv().await,
+                // Nothing more may come for a while.
+                Some(_) => {
+                    let due_ms = (written_ms + POSITION_EVERY_MS - self.app.now().0).clamp(0, POSITION_EVERY_MS);
+                    let due = Duration::from_millis(due_ms.cast_unsigned());
+                    tokio::time::timeout(due, finds.recv()).await.ok().flatten()
+                }
+            };
             let (mut trouble, mut idle) = (None, false);
             while let Some((found, _room)) = next {
                 match found {

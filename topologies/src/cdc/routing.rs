@@ -143,6 +143,14 @@ impl Routing {
         }
     }
 
+    /// Whether what the shop writes to its outbox comes to its own topics.
+    #[must_use]
+    pub fn is_of_the_shop(&self) -> bool {
+        let shops = Routing::default();
+        let routes = shops.routes.iter().all(|(event_type, topic)| self.routes.get(event_type) == Some(topic));
+        routes && Routing { routes: shops.routes.clone(), replacement: None, ..self.clone() } == shops
+    }
+
     /// Adds a topic of an event type, such as `OrderPaid=order-events`.
     ///
     /// # Errors

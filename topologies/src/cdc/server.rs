@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use mysql_async::prelude::{FromRow, Queryable};
-use mysql_async::{BinlogStreamRequest, Conn, DriverError, Error, IoError, Opts, OptsBuilder, SslOpts};
+use mysql_async::{
+    BinlogStreamRequest, Conn, DriverError, Error, IoError, Opts, OptsBuilder, Pool, PoolConstraints, PoolOpts, SslOpts,
+};
 use uuid::Uuid;
 
 use super::gtid::Gtids;
@@ -21,6 +23,8 @@ const HEARTBEAT_NANOS: u64 = 1_000_000_000;
 /// The connection is dead if nothing came for so long.
 pub const SILENCE: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(10);
+/// The most connections of a pool.
+const POOL: usize = 32;
 /// Rows of up to a gigabyte, which is the most that a server sends.
 const MAX_PACKET: usize = 1 << 30;
 
@@ -79,7 +83,18 @@ impl Address {
         }
     }
 
-    fn place(&self) -> String {
+    /// A pool of connections, each of which is set up by these statements.
+    #[must_use]
+    pub fn pool(&self, setup: &[String]) -> Pool {
+        let limits = PoolConstraints::new(0, POOL).expect("none is not more than some");
+        // What a connection is set up with stays as it is, so it needs no reset between two uses.
+        let pool = PoolOpts::default().with_constraints(limits).with_reset_connection(false);
+        Pool::new(OptsBuilder::from_opts(self.opts.clone()).pool_opts(pool).setup(setup.to_vec()))
+    }
+
+    /// Where the server is, for people.
+    #[must_use]
+    pub fn place(&self) -> String {
         format!("mysql://{}:{}", self.opts.ip_or_hostname(), self.opts.tcp_port())
     }
 

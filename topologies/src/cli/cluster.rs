@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::{Interface, Logging, Outbox, bytes, duration};
+use super::{Database, Gate, Interface, Logging, Outbox, bytes, duration};
 
 /// The Kafka cluster to use.
 #[derive(Args, Clone, Debug)]
@@ -111,6 +111,12 @@ pub struct ApiServer {
     /// Memory for state and caches, such as 64MiB or 2GiB
     #[arg(long, env = "SHOP_MEMORY_BUDGET", value_name = "SIZE", default_value = "256MiB", value_parser = bytes)]
     pub memory_budget: usize,
+    /// Write requests through the outbox of a MySQL or MariaDB database, which `shop cdc` relays
+    #[command(flatten)]
+    pub database: Database,
+    /// A gate before coupons
+    #[command(flatten)]
+    pub gate: Gate,
     /// How clients are served
     #[command(flatten)]
     pub interface: Interface,

@@ -1,4 +1,4 @@
-//! The flags of change data capture, of whatever process relays the outbox.
+//! The flags of the outbox: of whatever process relays it, or writes to it.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -7,10 +7,10 @@ use clap::{Args, ValueEnum};
 
 use crate::cdc;
 
-/// The outbox to follow, and how its rows become records.
+/// The database.
 #[derive(Args, Clone, Debug)]
-pub struct Outbox {
-    /// Database whose outbox is relayed, such as mysql://user:password@host:3306/app?require_ssl=true; better given by the environment
+pub struct Database {
+    /// Database with the outbox, such as mysql://user:password@host:3306/app?require_ssl=true; better given by the environment
     #[arg(long, env = "SHOP_MYSQL", value_name = "URL", hide_env_values = true)]
     pub mysql: Option<String>,
     /// File with the certificates that the database's must be signed by [default: the system's]
@@ -22,6 +22,25 @@ pub struct Outbox {
     /// Name that the position in the binlog is kept by
     #[arg(long, env = "SHOP_CDC_NAME", value_name = "NAME", default_value = "outbox")]
     pub cdc_name: String,
+}
+
+impl Database {
+    /// Where it is; `None` if there is none.
+    ///
+    /// # Errors
+    /// One sentence that names the flag.
+    pub fn address(&self) -> Result<Option<cdc::Address>, String> {
+        let address = |url: &String| cdc::Address::new(url, self.mysql_ca.clone(), &self.cdc_table);
+        self.mysql.as_ref().map(address).transpose()
+    }
+}
+
+/// The outbox to follow, and how its rows become records.
+#[derive(Args, Clone, Debug)]
+pub struct Outbox {
+    /// The database
+    #[command(flatten)]
+    pub database: Database,
     /// Id among the database's replicas [default: a random one for each connection]
     #[arg(long, env = "SHOP_CDC_SERVER_ID", value_name = "N", requires = "mysql")]
     pub cdc_server_id: Option<NonZeroU32>,
@@ -70,8 +89,7 @@ impl Outbox {
     /// # Errors
     /// One sentence that names the flag.
     pub fn settings(&self) -> Result<Option<cdc::Settings>, String> {
-        let Some(url) = &self.mysql else { return Ok(None) };
-        let address = cdc::Address::new(url, self.mysql_ca.clone(), &self.cdc_table)?;
+        let Some(address) = self.database.address()? else { return Ok(None) };
         let mut routing = cdc::Routing::default();
         for option in &self.cdc_option {
             routing.set(option).map_err(|error| format!("--cdc-option {error}"))?;
@@ -80,7 +98,7 @@ impl Outbox {
             routing.add_route(route).map_err(|error| format!("--cdc-route {error}"))?;
         }
         Ok(Some(cdc::Settings {
-            name: self.cdc_name.clone(),
+            name: self.database.cdc_name.clone(),
             address,
             routing,
             server_id: self.cdc_server_id.map(NonZeroU32::get),

@@ -15,7 +15,7 @@ use millstream::{Process, ProcessError, Record, Scope, Store, StreamBuilder, Top
 use serde::{Deserialize, Serialize};
 
 use super::domain::{Coupon, Decision, Terms, decide};
-use crate::events::expect_key;
+use crate::events::{self, EventTopic, expect_key};
 use crate::notifications::{NOTIFICATIONS, News, Notification};
 use crate::statistics::{Happened, STATISTICS, note};
 use crate::time::Iso;
@@ -27,9 +27,14 @@ const PARTITIONS: u32 = 3;
 pub const CATALOGUE: Topic<u64, Terms> =
     Topic::with_codecs("shop.coupons", &Decimal, &Json).partitions(PARTITIONS).keep_forever();
 
+const COUPON_ISSUE_NAME: &str = "coupon-issue";
+
 /// Claims. Other programs may write here, too.
 pub const COUPON_ISSUE: Topic<u64, CouponIssueRequest> =
-    Topic::with_codecs("coupon-issue", &Decimal, &Json).partitions(PARTITIONS).retention_ms(7 * 24 * 3_600_000);
+    Topic::with_codecs(COUPON_ISSUE_NAME, &Decimal, &Json).partitions(PARTITIONS).retention_ms(7 * 24 * 3_600_000);
+
+/// The same, as any program writes it.
+pub const CLAIM_EVENTS: EventTopic = events::topic(COUPON_ISSUE_NAME);
 
 /// Every coupon.
 pub const COUPONS: Store<u64, Coupon> = Store::keyed("coupons");

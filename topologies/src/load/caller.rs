@@ -91,6 +91,16 @@ impl Caller {
             _ => Err(answer.unexpected(&format!("GET {path}"))),
         }
     }
+
+    /// `GET`s JSON; `None` if it is answered with 404 and the code `missing`.
+    pub async fn json_if_any<T: serde::de::DeserializeOwned>(&mut self, path: &str, missing: &str) -> Result<Option<T>, Error> {
+        let answer = self.get(path).await?;
+        match (answer.status, serde_json::from_slice(answer.body())) {
+            (200, Ok(value)) => Ok(Some(value)),
+            (404, _) if answer.code() == missing => Ok(None),
+            _ => Err(answer.unexpected(&format!("GET {path}"))),
+        }
+    }
 }
 
 /// An answer, until the next call.

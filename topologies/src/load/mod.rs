@@ -17,6 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use mysql_async::Opts;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval, sleep};
@@ -70,6 +71,9 @@ pub enum Error {
         /// What the last attempt came to.
         cause: String,
     },
+    /// The database takes no rows.
+    #[error("the outbox cannot be written: {0}")]
+    Outbox(String),
     /// The run would mix with an earlier one.
     #[error("{what} {id} exists already, so choose another --seed")]
     UsedBefore {
@@ -131,14 +135,14 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// Puts the load on the shop, checks what came of it, and prints the result to standard output. It wants a runtime of one
-/// thread, which leaves the most of the machine to the shop.
-pub async fn run(args: &Load) -> Result<(), Error> {
+/// thread, which leaves the most of the machine to the shop. With an `outbox` an outside program takes part.
+pub async fn run(args: &Load, outbox: Option<&Opts>) -> Result<(), Error> {
     open_files::allow();
     let run = Arc::new(Run::new(args));
     Caller::new(run.target.clone(), Arc::default()).patient_for(FIRST_PATIENCE).get("/readyz").await?;
 
     let mut background = Background::new();
-    let (rush, trade) = (Rush::new(&run, args), Trade::new(&run, args));
+    let (rush, trade) = (Rush::new(&run, args), Trade::new(&run, args, outbox));
     let idle = args.idle_listeners.map_or(0, u32::from);
     let streams = rush.listen(idle, &mut background) + trade.listen(&mut background);
     unless_failed(&mut background, run.wait_for_listeners(streams)).await?;

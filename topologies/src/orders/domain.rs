@@ -36,6 +36,17 @@ pub enum Status {
 }
 
 impl Status {
+    /// Every way from one to another; `None` where an order begins.
+    pub const TRANSITIONS: [(Option<Status>, Status); 7] = [
+        (None, Status::Pending),
+        (Some(Status::Pending), Status::Confirmed),
+        (Some(Status::Pending), Status::Cancelled),
+        (Some(Status::Pending), Status::Failed),
+        (Some(Status::Confirmed), Status::Cancelled),
+        (Some(Status::Confirmed), Status::Shipped),
+        (Some(Status::Shipped), Status::Delivered),
+    ];
+
     /// The name that is written.
     #[must_use]
     pub fn name(self) -> &'static str {

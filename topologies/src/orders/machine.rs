@@ -138,6 +138,12 @@ impl Order {
         self.history.last().map_or(Status::Pending, |change| change.status)
     }
 
+    /// The status that it had before that.
+    #[must_use]
+    pub fn status_before(&self) -> Option<Status> {
+        self.history.iter().nth_back(1).map(|change| change.status)
+    }
+
     /// Whether a payment is awaited.
     #[must_use]
     pub fn is_unpaid(&self) -> bool {

@@ -15,6 +15,8 @@
 //! the wait ends by a timer. What time comes to goes through `shop.saga` with the time it was due, so that it takes its place among what
 //! happened before, also after the shop was down for longer.
 
+use std::fmt;
+
 use millstream::codec::{Codec, Data, Decimal, Json};
 use millstream::{Process, ProcessError, Record, Scope, Store, StreamBuilder, TimeDomain, Timestamp, Topic};
 use serde::{Deserialize, Serialize};
@@ -59,11 +61,29 @@ pub const ORDERS_BY_USER: Store<(u64, u64), u64> = Store::ordered("orders-by-use
 /// Payments that wait for their order, in the order in which they came.
 pub const EARLY_PAYMENTS: Store<u64, EarlyPayments> = Store::keyed("early-payments");
 
-/// How many orders ever had a status, ended for a reason, or were refused an event; a count for each partition.
+/// What orders have gone through, by the name of [`Counted`]; a count for each partition.
 pub const ORDER_COUNTS: Store<String, u64> = Store::keyed("order-counts");
 
-/// The count of refused events.
-pub const REJECTIONS: &str = "REJECTED";
+/// What is counted of orders.
+#[derive(Clone, Copy, Debug)]
+pub enum Counted<'a> {
+    /// An order went from one status to another; it began, where there is none before.
+    Turned(Option<Status>, Status),
+    /// An order failed, for this reason.
+    Failed(&'a str),
+    /// An event was refused.
+    Refused,
+}
+
+impl fmt::Display for Counted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Counted::Turned(from, to) => write!(f, "turned:{}:{}", from.map_or("", Status::name), to.name()),
+            Counted::Failed(reason) => write!(f, "failed:{reason}"),
+            Counted::Refused => f.write_str("refused"),
+        }
+    }
+}
 
 /// What an order hears from within the shop.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -182,7 +202,7 @@ fn take_event(ctx: &mut Orders<'_>, record: Record<u64, Vec<u8>>, payment_timeou
 fn create(ctx: &mut Orders<'_>, terms: OrderCreated, at: Timestamp, payment_timeout_ms: i64) -> Result<(), ProcessError> {
     let (order_id, user_id) = (terms.order_id, terms.user_id);
     ctx.store(&ORDERS_BY_USER).put(&(user_id, order_id), &order_id)?;
-    count(ctx, Status::Pending.name())?;
+    count(ctx, Counted::Turned(None, Status::Pending))?;
     note(ctx, Happened::OrderCreated, at)?;
     let pay_until = at.plus_ms(payment_timeout_ms);
     let (mut order, effects) = Order::new(terms, at, pay_until);
@@ -290,7 +310,7 @@ fn announce(ctx: &mut Orders<'_>, order: &Order, status: Status, at: Timestamp) 
     let (order_number, items) = (order.terms.order_number.clone(), order.terms.items.clone());
     let reason = || order.reason.clone().unwrap_or_default();
     let delivery = |command| Record::new(order_id, command, at);
-    count(ctx, status.name())?;
+    count(ctx, Counted::Turned(order.status_before(), status))?;
     let changed =
         OrderStatusChanged { order_id, order_number: order_number.clone(), user_id, status, items, total_amount, at: Iso(at) };
     let id = derived_id(changed.event_type(), order_id, order.history.len() as u64);
@@ -311,7 +331,7 @@ fn announce(ctx: &mut Orders<'_>, order: &Order, status: Status, at: Timestamp) 
         }
         Status::Cancelled => News::OrderCancelled { order_id, order_number, reason: reason() },
         Status::Failed => {
-            count(ctx, &format!("{}:{}", status.name(), reason()))?;
+            count(ctx, Counted::Failed(&reason()))?;
             News::OrderFailed { order_id, order_number, reason: reason() }
         }
     };
@@ -325,13 +345,13 @@ fn tell(ctx: &mut Orders<'_>, order: &Order, news: News, at: Timestamp) -> Resul
 
 /// Keeps an event that is refused.
 fn reject(ctx: &mut Orders<'_>, record: Record<u64, Vec<u8>>, reason: &str) -> Result<(), ProcessError> {
-    count(ctx, REJECTIONS)?;
+    count(ctx, Counted::Refused)?;
     ctx.reject(&REJECTED, record, reason)
 }
 
-fn count(ctx: &mut Orders<'_>, what: &str) -> Result<(), ProcessError> {
+fn count(ctx: &mut Orders<'_>, what: Counted<'_>) -> Result<(), ProcessError> {
     let mut counts = ctx.store(&ORDER_COUNTS);
-    let what = what.to_owned();
+    let what = what.to_string();
     let count = counts.get(&what)?.unwrap_or(0);
     counts.put(&what, &(count + 1))
 }

@@ -240,7 +240,7 @@ impl Courier {
 
     /// Reads what is new, as far as there is room.
     fn read(&mut self) -> Result<(), log::Error> {
-        let Courier { partitions, member, inputs, .. } = self;
+        let Courier { partitions, member, inputs, log, .. } = self;
         let mut gone = Vec::new();
         for (partition, owned) in partitions {
             for (input, topic) in inputs.iter().enumerate().filter(|(_, topic)| partition.0 < topic.partitions) {
@@ -257,6 +257,10 @@ impl Courier {
                     }
                     Err(error) => return Err(error),
                 };
+                // A member reads what a power cut may take back, and what goes out cannot be taken back.
+                if !fetched.batches.is_empty() {
+                    log.durable(log.written()).wait()?;
+                }
                 for record in fetched.batches.iter().flat_map(|batch| batch.records_from(from)) {
                     let place = (input, record.offset);
                     match event(place, *partition, &record) {
@@ -408,7 +412,12 @@ impl Courier {
         let last = last.map(|reason| reason.cause.clone());
         let done = offsets.iter().map(|(topic, partition, done)| ((*topic, *partition), *done)).collect();
         let offsets = Some(GroupOffsets { group: GROUP.into(), offsets });
-        self.member.commit(Transaction { appends, offsets, request: None })?;
+        let committed = self.member.commit(Transaction { appends, offsets, request: None })?;
+        if let Err(error) = self.log.durable(committed.at).wait() {
+            // Only the log knows now what is in it.
+            self.take_anew();
+            return Err(error);
+        }
         self.partitions.values_mut().for_each(|owned| owned.lanes.committed());
         self.status.stands_at(done);
         if let Some(cause) = last {
@@ -449,7 +458,7 @@ impl Courier {
         }
         tracing::warn!("the sink pauses for {} ms: {error}", self.pause.as_millis());
         if error.is_outcome_unknown() {
-            self.wanted.extend(std::mem::take(&mut self.partitions).into_keys());
+            self.take_anew();
         }
         self.app.report(PART, Some(error.to_string()));
         let until = Instant::now() + self.pause;
@@ -458,6 +467,11 @@ impl Courier {
         }
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         Ok(())
+    }
+
+    /// Forgets what is here, to go on from what the log says.
+    fn take_anew(&mut self) {
+        self.wanted.extend(std::mem::take(&mut self.partitions).into_keys());
     }
 
     /// Begins nothing more, waits for what is out, and commits.

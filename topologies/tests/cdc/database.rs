@@ -202,6 +202,16 @@ impl Server {
     /// Kills it with `kill -9` and starts it on what is there.
     pub fn kill_and_restart(&mut self) {
         self.kill();
+        self.restart();
+    }
+
+    /// Sends it a signal, by the name `kill` knows.
+    pub fn signal(&self, name: &str) {
+        crate::shop::kill(name, self.process.id());
+    }
+
+    /// Starts it on what is there.
+    pub fn restart(&mut self) {
         self.process = Server::spawn(self.dir.path(), self.port, &self.settings);
         assert!(up(&mut self.process, self.port), "{}", fs::read_to_string(self.dir.path().join("log")).unwrap_or_default());
     }

@@ -4,6 +4,7 @@ mod crash;
 pub mod database;
 mod debezium;
 mod odd;
+mod outside;
 mod records;
 mod refusals;
 mod relaying;

@@ -18,6 +18,15 @@ pub(in super::super) enum Isolation {
     Uncommitted,
 }
 
+/// Which offsets of a group count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Offsets {
+    /// The last that were committed, once their transactions are marked.
+    Stable,
+    /// Those that are marked, whatever is on its way.
+    Shown,
+}
+
 /// What a topic is.
 #[derive(Clone, Debug)]
 pub(in super::super) struct Described {
@@ -268,11 +277,32 @@ impl Client {
             None => sys::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_EARLIEST,
             Some(_) => sys::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_LATEST,
         };
-        let level = match end {
-            Some(Isolation::Committed) => sys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED,
-            _ => sys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_UNCOMMITTED,
+        self.list_offsets(places, i64::from(spec as i32), end.unwrap_or(Isolation::Uncommitted), timeout)
+    }
+
+    /// The offset of the first record of each of these partitions whose timestamp, in milliseconds, is `at` or later; negative if there is none.
+    pub(in super::super) fn offsets_at(
+        &self,
+        places: &[(Arc<str>, i32)],
+        at: i64,
+        timeout: Duration,
+    ) -> Result<Vec<i64>, Failure> {
+        self.list_offsets(places, at, Isolation::Committed, timeout)
+    }
+
+    /// `spec` is a time, or one of librdkafka's negative numbers for a start or an end.
+    fn list_offsets(
+        &self,
+        places: &[(Arc<str>, i32)],
+        spec: i64,
+        isolation: Isolation,
+        timeout: Duration,
+    ) -> Result<Vec<i64>, Failure> {
+        let level = match isolation {
+            Isolation::Committed => sys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_COMMITTED,
+            Isolation::Uncommitted => sys::rd_kafka_IsolationLevel_t::RD_KAFKA_ISOLATION_LEVEL_READ_UNCOMMITTED,
         };
-        let asked: Vec<_> = places.iter().map(|(topic, p)| (Arc::clone(topic), *p, i64::from(spec as i32))).collect();
+        let asked: Vec<_> = places.iter().map(|(topic, p)| (Arc::clone(topic), *p, spec)).collect();
         let list = partitions(&asked);
         let op = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTOFFSETS;
         // SAFETY: the options are valid.
@@ -320,12 +350,42 @@ impl Client {
         offsets.iter().map(|one| one.3).find(|code| *code != Code::NoError).map_or(Ok(()), |code| Err(code.into()))
     }
 
-    /// The offsets of a group for these partitions, or all there are. [`Code::UnstableOffsetCommit`] while a transaction that is decided is
-    /// not marked yet; of all there are, one that is the first for its partition may be missing until then.
+    /// The members of a group, as client and host. [`Code::GroupIdNotFound`] or none if there is no such group.
+    pub(in super::super) fn group_members(&self, group: &str, timeout: Duration) -> Result<Vec<String>, Failure> {
+        let name = c_string(group);
+        let mut names = [name.as_ptr()];
+        let op = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS;
+        // SAFETY: the client and the name are valid, and the name is copied.
+        let answer = self.ask(op, timeout, &mut |options, queue| unsafe {
+            sys::rd_kafka_DescribeConsumerGroups(self.raw(), names.as_mut_ptr(), names.len(), options, queue);
+        })?;
+        let mut members = Vec::new();
+        // SAFETY: the answer is one to this request, and its parts live as long as it does.
+        unsafe {
+            let mut count = 0;
+            let result = sys::rd_kafka_event_DescribeConsumerGroups_result(answer.raw());
+            for &group in slice(sys::rd_kafka_DescribeConsumerGroups_result_groups(result, &raw mut count), count) {
+                if let Some(failure) = described(sys::rd_kafka_ConsumerGroupDescription_error(group)) {
+                    return Err(failure);
+                }
+                for at in 0..sys::rd_kafka_ConsumerGroupDescription_member_count(group) {
+                    let member = sys::rd_kafka_ConsumerGroupDescription_member(group, at);
+                    let id = text(sys::rd_kafka_MemberDescription_consumer_id(member));
+                    members
+                        .push(format!("{id} at {}", text(sys::rd_kafka_MemberDescription_host(member)).trim_start_matches('/')));
+                }
+            }
+        }
+        Ok(members)
+    }
+
+    /// The offsets of a group for these partitions, or all there are. Of stable ones, [`Code::UnstableOffsetCommit`] while a transaction that is
+    /// decided is not marked yet; of all there are, one that is the first for its partition may be missing until then.
     pub(in super::super) fn group_offsets(
         &self,
         group: &str,
         of: Option<&[(Arc<str>, i32, i64)]>,
+        which: Offsets,
         timeout: Duration,
     ) -> Result<Vec<(String, i32, i64)>, Failure> {
         let list = of.map(partitions);
@@ -334,8 +394,9 @@ impl Client {
         let request = unsafe { sys::rd_kafka_ListConsumerGroupOffsets_new(c_string(group).as_ptr(), list) };
         let mut request = Owned(vec![request], sys::rd_kafka_ListConsumerGroupOffsets_destroy);
         let op = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS;
+        let stable = i32::from(which == Offsets::Stable);
         // SAFETY: the options are valid.
-        let stable = |options| unsafe { sys::rd_kafka_AdminOptions_set_require_stable_offsets(options, 1) };
+        let stable = |options| unsafe { sys::rd_kafka_AdminOptions_set_require_stable_offsets(options, stable) };
         // SAFETY: the client and the request are valid.
         let answer = self.ask_with(op, timeout, stable, &mut |options, queue| unsafe {
             sys::rd_kafka_ListConsumerGroupOffsets(self.raw(), request.0.as_mut_ptr(), 1, options, queue);

@@ -46,11 +46,14 @@ pub(in super::super) struct Events {
     pub on_rebalance: Option<OnRebalance>,
     /// What became of records, by the numbers given to `produce`.
     pub(super) delivered: Mutex<super::Delivered>,
+    /// The greatest version of the request that puts offsets into a transaction which all brokers know that have said so.
+    txn_offsets: Mutex<Option<i16>>,
 }
 
 impl Events {
     pub(in super::super) fn new(on_error: impl Fn(Code, &str) + Send + Sync + 'static) -> Events {
-        Events { on_error: Box::new(on_error), on_rebalance: None, delivered: Mutex::default() }
+        let (delivered, txn_offsets) = (Mutex::default(), Mutex::default());
+        Events { on_error: Box::new(on_error), on_rebalance: None, delivered, txn_offsets }
     }
 }
 
@@ -114,6 +117,12 @@ impl Client {
         unsafe { sys::rd_kafka_poll(self.raw(), millis(timeout)) };
     }
 
+    /// The greatest version of the request that puts offsets into a transaction (TxnOffsetCommit) which all brokers know that this client has
+    /// spoken with. Only of a client whose `debug` names `feature`: librdkafka tells it in its log and nowhere else.
+    pub(in super::super) fn txn_offsets_version(&self) -> Option<i16> {
+        *self.events.txn_offsets.lock()
+    }
+
     /// Whether a broker answers within this time.
     pub(in super::super) fn reaches_broker(&self, timeout: Duration) -> Result<(), Failure> {
         self.topic_names(timeout).map(drop)
@@ -167,6 +176,12 @@ impl Client {
     pub(in super::super) fn incremental_assign(&self, from: &[(Arc<str>, i32, i64)]) -> Result<(), Failure> {
         // SAFETY: client and list are valid; the list is copied.
         checked(unsafe { sys::rd_kafka_incremental_assign(self.raw(), partitions(from).ptr()) })
+    }
+
+    /// Stops to read these partitions.
+    pub(in super::super) fn incremental_unassign(&self, of: &[(Arc<str>, i32, i64)]) -> Result<(), Failure> {
+        // SAFETY: as above.
+        checked(unsafe { sys::rd_kafka_incremental_unassign(self.raw(), partitions(of).ptr()) })
     }
 
     /// Reads these partitions from these offsets from now on; what was fetched before is dropped.
@@ -263,14 +278,29 @@ pub(super) unsafe fn events<'a>(opaque: *mut c_void) -> &'a Events {
     unsafe { &*opaque.cast::<Events>() }
 }
 
+/// What a broker said of TxnOffsetCommit, by its number in Kafka's protocol: `…(28) Versions 0..5`.
+fn txn_offsets_version(message: &str) -> Option<i16> {
+    let (_, versions) = message.split_once("(28) Versions ")?;
+    versions.split_once("..")?.1.trim().parse().ok()
+}
+
 extern "C" fn on_error(_: *mut sys::rd_kafka_t, error: c_int, reason: *const c_char, opaque: *mut c_void) {
     // SAFETY: librdkafka calls back with codes of this enum, which has its C type, and with the opaque pointer of the client.
     let (code, events) = unsafe { (std::mem::transmute::<c_int, sys::rd_kafka_resp_err_t>(error), events(opaque)) };
     (events.on_error)(code.into(), &text(reason));
 }
 
-extern "C" fn on_log(_: *const sys::rd_kafka_t, level: c_int, facility: *const c_char, message: *const c_char) {
+extern "C" fn on_log(client: *const sys::rd_kafka_t, level: c_int, facility: *const c_char, message: *const c_char) {
     let (facility, message) = (text(facility), text(message));
+    if facility == "APIVERSION" {
+        if let Some(version) = txn_offsets_version(&message) {
+            // SAFETY: the client that logs is valid, and so is its opaque pointer, which it was made with.
+            let events = unsafe { events(sys::rd_kafka_opaque(client)) };
+            let mut known = events.txn_offsets.lock();
+            *known = Some(known.map_or(version, |known| known.min(version)));
+        }
+        return;
+    }
     match level {
         0..=3 => tracing::warn!(target: "kafka", facility, "{message}"),
         4..=5 => tracing::info!(target: "kafka", facility, "{message}"),

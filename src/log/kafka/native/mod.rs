@@ -8,7 +8,7 @@ mod message;
 mod produce;
 mod queue;
 
-pub(super) use admin::{Described, Isolation, Resource, Settings};
+pub(super) use admin::{Described, Isolation, Offsets, Resource, Settings};
 pub(super) use client::{Client, Events, Kind, Rebalance, Taken};
 pub(super) use message::Message;
 pub(super) use produce::{Delivered, GroupMetadata, Topic};

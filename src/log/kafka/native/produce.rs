@@ -30,6 +30,8 @@ pub(in super::super) struct Delivered {
     pub offsets: Vec<(usize, i64)>,
     /// Why a record was not appended, the first of them.
     pub failed: Option<Code>,
+    /// Which of those with a number were not appended, why, and whether that is known: else they may have been.
+    pub lost: Vec<(usize, Code, bool)>,
 }
 
 /// What names a member of a group to those who check offsets.
@@ -231,5 +233,10 @@ pub(super) extern "C" fn on_delivery(_: *mut sys::rd_kafka_t, message: *const sy
         delivered.offsets.push((number, message.offset));
     } else {
         delivered.failed.get_or_insert(code);
+        if number > 0 {
+            // SAFETY: the message is valid.
+            let status = unsafe { sys::rd_kafka_message_status(message) };
+            delivered.lost.push((number, code, status == sys::rd_kafka_msg_status_t::RD_KAFKA_MSG_STATUS_NOT_PERSISTED));
+        }
     }
 }

@@ -2,13 +2,15 @@
 //! to it any more. Each check says in one sentence what is wrong. Nothing is sent here.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use serde::Deserialize;
+use tokio::time::Instant;
 
 use super::plan::{Order, PRODUCTS, SCARCE, SCARCE_STOCK};
 use super::plan::{PLENTY, price};
-use crate::load::Broken;
 use crate::load::heard::Told;
+use crate::load::{Broken, SETTLE};
 
 /// Everything that was accepted.
 pub struct Ledger {
@@ -22,7 +24,12 @@ pub struct Ledger {
     points: Vec<u64>,
     /// All stock ever added, by product.
     stock: [u64; PRODUCTS as usize],
+    /// Payments of orders that nobody makes: since when, which payment, which order.
+    unmatched: Vec<(Instant, u64, u64)>,
 }
+
+/// How long a payment waits for its order, until it is given back.
+const MATCHED_WITHIN: Duration = Duration::from_secs(15 * 60);
 
 /// An order that was made, and what was accepted for it.
 struct Made {
@@ -247,6 +254,7 @@ impl Ledger {
             of_users: vec![Vec::new(); users as usize],
             points: vec![0; users as usize],
             stock: std::array::from_fn(|product| plenty(product as u32)),
+            unmatched: Vec::new(),
         }
     }
 
@@ -293,6 +301,29 @@ impl Ledger {
     /// A payment was refused for what the order is.
     pub fn unpayable(&mut self, order: u64) {
         self.made_order(order).unpayable = true;
+    }
+
+    /// A payment was told of an order that nobody makes.
+    pub fn add_unmatched(&mut self, payment: u64, order: u64) {
+        self.unmatched.push((Instant::now(), payment, order));
+    }
+
+    /// All of them: payment and order.
+    #[must_use]
+    pub fn unmatched(&self) -> Vec<(u64, u64)> {
+        self.unmatched.iter().map(|(_, payment, order)| (*payment, *order)).collect()
+    }
+
+    /// Checks a payment of an order that nobody makes: it is kept while its order might come, and then given back.
+    pub fn check_unmatched(&self, payment: u64, status: PaymentStatus, reason: Option<&str>) -> Result<(), Broken> {
+        let told = self.unmatched.iter().find(|(_, known, _)| *known == payment).map_or_else(Instant::now, |(told, ..)| *told);
+        let right = match (status, reason) {
+            (PaymentStatus::Completed, None) => told.elapsed() < MATCHED_WITHIN + SETTLE,
+            (PaymentStatus::Refunded, Some("ORDER_NOT_FOUND")) => told.elapsed() >= MATCHED_WITHIN,
+            _ => false,
+        };
+        let seconds = told.elapsed().as_secs();
+        if right { Ok(()) } else { Err(format!("payment {payment} of no order is {status:?} for {reason:?} after {seconds} s")) }
     }
 
     fn made_order(&mut self, id: u64) -> &mut Made {

@@ -1,6 +1,9 @@
 //! Trade: users who order, pay, pay twice, cancel, wait for their parcels and run out of points, on products that run out of stock.
 
+#[cfg(test)]
+mod checks;
 mod ledger;
+mod outbox;
 mod plan;
 mod send;
 mod verify;
@@ -9,11 +12,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use mysql_async::Opts;
 use serde::Deserialize;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use self::ledger::{Ledger, What};
+use self::outbox::Outbox;
 use self::plan::{Act, Job, Plan};
 use self::verify::Verified;
 use super::heard::Heard;
@@ -36,6 +41,8 @@ pub struct Trade {
     users: u32,
     /// Orders that may be made and not paid yet; no bound where requests are sent at fixed times.
     most_open: Option<usize>,
+    /// By which an outside program takes part.
+    outbox: Option<Outbox>,
     state: Mutex<State>,
     /// There is something more to do, or nothing more will come.
     queued: Notify,
@@ -62,6 +69,8 @@ struct State {
     open: usize,
     /// When each plain order of a listener was due, and its payment sent, until it is heard to be complete.
     awaited: HashMap<u64, (Instant, Instant)>,
+    /// When the last of what an outside program tells of an order was committed, until it is heard to be complete.
+    awaited_outside: HashMap<u64, Instant>,
 }
 
 /// Something to do.
@@ -73,6 +82,13 @@ struct Todo {
     /// Whether it is sent twice.
     twice: bool,
     due: Instant,
+}
+
+impl Do {
+    /// Whether it is a request, which may be sent twice with one key.
+    fn is_request(&self) -> bool {
+        !matches!(self, Do::Make(Job::Outside(_) | Job::Unmatched) | Do::Act { act: Act::PayOutside, .. })
+    }
 }
 
 #[derive(Clone)]
@@ -91,6 +107,8 @@ enum Do {
 /// What was counted and timed while requests were sent.
 #[derive(Default)]
 struct Measured {
+    /// Orders of the outside program.
+    outside: u64,
     payments: u64,
     cancels: u64,
     ships: u64,
@@ -109,11 +127,13 @@ struct Measured {
     completed: Latency,
     /// From when its payment was sent to the same.
     paid: Latency,
+    /// From the commit of the last that an outside program tells of an order to the same.
+    outbox: Latency,
 }
 
 impl Trade {
-    /// A trade that has not begun.
-    pub fn new(run: &Arc<Run>, args: &Load) -> Arc<Trade> {
+    /// A trade that has not begun; with an `outbox`, an outside program takes part.
+    pub fn new(run: &Arc<Run>, args: &Load, outbox: Option<&Opts>) -> Arc<Trade> {
         let listeners = if args.orders { args.listeners.min(args.users) } else { 0 };
         let base = APART ^ run.base();
         Arc::new(Trade {
@@ -121,8 +141,9 @@ impl Trade {
             base,
             users: args.users,
             most_open: (args.rate == Rate::Max).then_some(args.connections.get()),
+            outbox: outbox.map(|opts| Outbox::new(opts, run.seed)),
             state: Mutex::new(State {
-                plan: Plan::new(run.seed, args.users),
+                plan: Plan::new(run.seed, args.users, outbox.is_some()),
                 ledger: Ledger::new(base, args.users),
                 twins: Twins::default(),
                 measured: Measured::default(),
@@ -132,6 +153,7 @@ impl Trade {
                 in_hand: 0,
                 open: 0,
                 awaited: HashMap::new(),
+                awaited_outside: HashMap::new(),
             }),
             queued: Notify::new(),
             paid: Notify::new(),
@@ -190,6 +212,10 @@ impl Trade {
         self.base + u64::from(number)
     }
 
+    fn outbox(&self) -> &Outbox {
+        self.outbox.as_ref().expect("an outside program is planned only where there is an outbox")
+    }
+
     /// Whether a user's events are listened to.
     fn is_heard(&self, user: u32) -> bool {
         (user as usize) < self.heard.len()
@@ -246,7 +272,7 @@ impl Trade {
 impl State {
     /// Numbers something to do, and queues its twin if it is to have one.
     fn numbered(&mut self, what: Do, due: Instant) -> Todo {
-        let twin = self.plan.twin();
+        let twin = if what.is_request() { self.plan.twin() } else { None };
         self.next += 1;
         let todo = Todo { what, number: self.next, twice: twin.is_some(), due };
         if let Some(delay_ms) = twin {
@@ -289,25 +315,42 @@ impl Audience for Trade {
 
     fn heard(&self, user: u32, told: &ledger::Heard) -> Result<(), Broken> {
         let mut state = self.state();
-        let State { awaited, measured, ledger, .. } = &mut *state;
+        let State { awaited, awaited_outside, measured, ledger, .. } = &mut *state;
         // The answer to an order may come later than its first news.
         if ledger.user_of(told.order).is_some_and(|owner| owner != user) {
             return Err(format!("user {} heard of another user's order: {told:?}", self.id(user)));
         }
-        if told.what == What::OrderCompleted
-            && let Some((due, sent)) = awaited.remove(&told.order)
-        {
-            measured.completed.record(due.elapsed());
-            measured.paid.record(sent.elapsed());
+        if told.what == What::OrderCompleted {
+            if let Some((due, sent)) = awaited.remove(&told.order) {
+                measured.completed.record(due.elapsed());
+                measured.paid.record(sent.elapsed());
+            }
+            if let Some(committed) = awaited_outside.remove(&told.order) {
+                measured.outbox.record(committed.elapsed());
+            }
         }
         Ok(())
     }
 }
 
 fn report(seconds: f64, made: u64, measured: &Measured, verified: Verified) -> Section {
-    let Measured { payments, cancels, ships, delivers, additions, refused, repeated, bad, post, completed, paid } = measured;
-    let Verified { orders, live, pending, cancelled, failed, refunds, events, .. } = verified;
-    Section {
+    let Measured {
+        outside,
+        payments,
+        cancels,
+        ships,
+        delivers,
+        additions,
+        refused,
+        repeated,
+        bad,
+        post,
+        completed,
+        paid,
+        outbox,
+    } = measured;
+    let Verified { orders, live, pending, cancelled, failed, refunds, unmatched, events, .. } = verified;
+    let mut section = Section {
         name: "orders",
         seconds,
         rates: vec![("ordersPerSecond", "orders/s through the whole saga", made)],
@@ -336,5 +379,11 @@ fn report(seconds: f64, made: u64, measured: &Measured, verified: Verified) -> S
             Counted("refunds", "refunds", refunds),
             Counted("events", "events heard", events),
         ],
+    };
+    if *outside > 0 {
+        section.counts.push(Counted("outside", "orders by the outbox", *outside));
+        section.latencies.push(("outboxToCompletedMs", "by outbox", outbox.clone()));
+        section.verified.push(Counted("unmatched", "payments of no order", unmatched));
     }
+    section
 }

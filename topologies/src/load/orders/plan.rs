@@ -21,6 +21,13 @@ const MOST_USED: u64 = 200;
 const BAD: u64 = 10;
 const POINTS: u64 = 60;
 const STOCK: u64 = 10;
+/// Likewise, where there is an outbox: orders that an outside program makes, and payments of orders that nobody makes.
+const OUTSIDE: u64 = 120;
+const UNMATCHED: u64 = 5;
+/// Of a hundred payments of orders made over HTTP, how many are then told by the outbox.
+const PAID_OUTSIDE: u64 = 15;
+/// The longest pause between two transactions that tell of one order.
+const OUTSIDE_PAUSE_MS: u64 = 100;
 /// Of a thousand requests, how many are sent twice with one key.
 const TWICE: u64 = 30;
 /// A request that is sent twice is sent again at once or up to so much later: long enough to lie across a restart.
@@ -64,6 +71,8 @@ impl Order {
 pub enum Act {
     /// The provider tells of a payment of the right amount.
     Pay,
+    /// The same, by a row of the outbox.
+    PayOutside,
     /// The provider tells of a payment of another amount.
     PayWrong,
     /// The provider tells that a payment failed.
@@ -74,6 +83,33 @@ pub enum Act {
     Ship,
     /// Its user has it.
     Deliver,
+}
+
+/// An order that an outside program makes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outside {
+    /// The order. Nothing happens to it but what is told.
+    pub order: Order,
+    /// What is told, transaction by transaction, and the pause before each in milliseconds.
+    pub commits: Vec<(u64, Vec<Told>)>,
+}
+
+/// What an outside program tells of its order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Told {
+    /// It was made.
+    Made,
+    /// It was paid.
+    Paid,
+    /// It was paid, once more.
+    PaidAgain,
+    /// It was paid, but another amount.
+    PaidWrong,
+}
+
+impl Told {
+    /// Of payments, each with an id of its own.
+    pub const PAYMENTS: [Told; 3] = [Told::Paid, Told::PaidAgain, Told::PaidWrong];
 }
 
 /// A request that the shop has to refuse.
@@ -137,19 +173,24 @@ pub enum Job {
     },
     /// One to be refused.
     Bad(Bad),
+    /// An order of an outside program.
+    Outside(Outside),
+    /// A payment of no order, by an outside program.
+    Unmatched,
 }
 
 /// The rest of the load.
 pub struct Plan {
     random: Random,
     users: u32,
+    has_outbox: bool,
 }
 
 impl Plan {
-    /// A load of `users`.
+    /// A load of `users`, of which an outside program does a part where there is an outbox.
     #[must_use]
-    pub fn new(seed: u32, users: u32) -> Plan {
-        Plan { random: Random(seed.into()), users }
+    pub fn new(seed: u32, users: u32, has_outbox: bool) -> Plan {
+        Plan { random: Random(seed.into()), users, has_outbox }
     }
 
     /// Whether a request is to be sent twice, and if so how long after the first time, in milliseconds.
@@ -160,8 +201,8 @@ impl Plan {
 
     /// The next request.
     pub fn next(&mut self) -> Job {
-        let random = &mut self.random;
-        let user = random.below(self.users.into()) as u32;
+        let Plan { random, users, has_outbox } = self;
+        let user = random.below((*users).into()) as u32;
         match random.below(1000) {
             kind if kind < BAD => Job::Bad(Bad::ALL[random.below(Bad::ALL.len() as u64) as usize]),
             kind if kind < BAD + POINTS => Job::AddPoints { user, add: 1 + random.below(MOST_POINTS) },
@@ -169,9 +210,41 @@ impl Plan {
                 let product = PRODUCTS - 1 - random.below(SCARCE.into()) as u32;
                 Job::AddStock { product, add: 1 + random.below(MOST_STOCK) }
             }
-            _ => Job::Order(order(random, user)),
+            kind if *has_outbox && kind < BAD + POINTS + STOCK + UNMATCHED => Job::Unmatched,
+            kind if *has_outbox && kind < BAD + POINTS + STOCK + UNMATCHED + OUTSIDE => {
+                let order = Order { acts: vec![], ..order(random, user) };
+                Job::Outside(Outside { order, commits: commits(random) })
+            }
+            _ => {
+                let mut order = order(random, user);
+                if *has_outbox {
+                    let payments = order.acts.iter_mut().filter(|(_, act)| *act == Act::Pay);
+                    payments.filter(|_| random.below(100) < PAID_OUTSIDE).for_each(|(_, act)| *act = Act::PayOutside);
+                }
+                Job::Order(order)
+            }
         }
     }
+}
+
+/// What an outside program tells of an order, in which transactions.
+fn commits(random: &mut Random) -> Vec<(u64, Vec<Told>)> {
+    use Told::{Made, Paid, PaidAgain, PaidWrong};
+    let told = match random.below(20) {
+        0..5 => vec![vec![Made], vec![Paid]],
+        5..7 => vec![vec![Made, Paid]],
+        7..11 => vec![vec![Paid], vec![Made]],
+        11 => vec![vec![Paid, Made]],
+        12 => vec![vec![Paid], vec![Paid], vec![Made]],
+        13 => vec![vec![Made], vec![Paid, Paid]],
+        14 => vec![vec![Paid], vec![PaidAgain], vec![Made]],
+        15 => vec![vec![Made], vec![Paid], vec![PaidAgain]],
+        16 => vec![vec![Paid], vec![Made], vec![PaidAgain]],
+        17 => vec![vec![PaidWrong], vec![Made], vec![Paid]],
+        18 => vec![vec![Made], vec![Made, Paid]],
+        _ => vec![vec![Made]],
+    };
+    told.into_iter().map(|told| (random.below(OUTSIDE_PAUSE_MS), told)).collect()
 }
 
 fn order(random: &mut Random, user: u32) -> Order {
@@ -224,7 +297,7 @@ mod tests {
     #[test]
     fn the_seed_decides_and_everything_happens() {
         let jobs = |seed| {
-            let mut plan = Plan::new(seed, 100);
+            let mut plan = Plan::new(seed, 100, false);
             (0..20_000).map(|_| plan.next()).collect::<Vec<_>>()
         };
         assert_eq!(jobs(1), jobs(1));
@@ -240,6 +313,16 @@ mod tests {
         for act in [Act::Pay, Act::PayWrong, Act::PayFails, Act::Cancel, Act::Ship, Act::Deliver] {
             assert!(orders.iter().any(|order| order.acts.iter().any(|(_, a)| *a == act)), "{act:?}");
         }
+        let mut plan = Plan::new(7, 100, true);
+        let jobs: Vec<Job> = (0..20_000).map(|_| plan.next()).collect();
+        let outside = |is: fn(&Outside) -> bool| jobs.iter().any(|job| matches!(job, Job::Outside(outside) if is(outside)));
+        assert!(
+            outside(|outside| outside.commits[0].1 == [Told::Paid]) && outside(|outside| outside.commits[0].1 == [Told::Made])
+        );
+        assert!(outside(|outside| outside.commits.len() == 1 && outside.commits[0].1.len() == 2));
+        assert!(jobs.contains(&Job::Unmatched));
+        let paid_outside = |job: &Job| matches!(job, Job::Order(order) if order.acts.contains(&(0, Act::PayOutside)));
+        assert!(jobs.iter().any(paid_outside));
         for order in orders {
             assert!(order.points <= order.total() && order.user < 100 && (1..=3).contains(&order.lines.len()), "{order:?}");
         }

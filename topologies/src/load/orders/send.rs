@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::ledger::Accepted;
 use super::plan::{self, Act, Bad, Job, Order, PRODUCTS, price};
-use super::{Do, State, Todo, Trade};
+use super::{Do, State, Todo, Trade, outbox};
 use crate::load::Error;
 use crate::load::caller::Caller;
 use crate::load::schedule::Schedule;
@@ -79,6 +79,8 @@ async fn carry_out(trade: &Trade, caller: &mut Caller, request: &mut Vec<u8>, to
             add_to(trade, caller, request, &todo, &path, *add).await
         }
         Do::Make(Job::Bad(bad)) => be_refused(trade, caller, request, *bad).await,
+        Do::Make(Job::Outside(outside)) => outbox::make(trade, trade.outbox(), outside).await,
+        Do::Make(Job::Unmatched) => outbox::pay_nothing(trade, trade.outbox()).await,
         Do::Act { order, due, act, tries } => act_on(trade, caller, request, &todo, (*order, *due), *act, *tries).await,
     }
 }
@@ -175,6 +177,11 @@ async fn act_on(
         Act::Cancel => (format!("/api/orders/{order}/cancel"), json!({"reason": "changed my mind"})),
         Act::Ship => (format!("/api/orders/{order}/ship"), json!({})),
         Act::Deliver => (format!("/api/orders/{order}/deliver"), json!({})),
+        Act::PayOutside => {
+            outbox::pay(trade, trade.outbox(), order, due).await?;
+            trade.note_paid(&mut trade.state(), todo, tries);
+            return Ok(());
+        }
     };
     let key = format!("{}-{tries}", todo.number);
     let sent = post(trade, caller, request, &path, &key, &body).await?;
@@ -193,10 +200,7 @@ async fn act_on(
         _ => return Err(sent.answer.unexpected(&format!("{act:?} of order {order}"))),
     };
     let mut state = trade.state();
-    if tries == 0 && todo.pays() {
-        state.open = state.open.saturating_sub(1);
-        trade.paid.notify_one();
-    }
+    trade.note_paid(&mut state, todo, tries);
     if !state.counts(todo, &sent, accepted.is_some())? {
         return Ok(());
     }
@@ -220,17 +224,27 @@ async fn act_on(
                     let what = Do::Act { order, due, act, tries: tries + 1 };
                     state.enqueue(Todo { what, due: Instant::now() + TRY_AGAIN, ..todo.clone() });
                 }
-                Act::Ship | Act::Deliver | Act::PayWrong | Act::PayFails => {}
+                Act::Ship | Act::Deliver | Act::PayWrong | Act::PayFails | Act::PayOutside => {}
             }
         }
     }
     Ok(())
 }
 
+impl Trade {
+    /// One order less is open, if that was what it waited for.
+    fn note_paid(&self, state: &mut State, todo: &Todo, tries: u32) {
+        if tries == 0 && todo.pays() {
+            state.open = state.open.saturating_sub(1);
+            self.paid.notify_one();
+        }
+    }
+}
+
 impl Todo {
     /// Whether this is what an open order waits for: the first thing that happens to it.
     fn pays(&self) -> bool {
-        matches!(self.what, Do::Act { act: Act::Pay | Act::PayFails | Act::Cancel, .. })
+        matches!(self.what, Do::Act { act: Act::Pay | Act::PayOutside | Act::PayFails | Act::Cancel, .. })
     }
 }
 

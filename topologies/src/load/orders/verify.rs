@@ -33,6 +33,8 @@ pub struct Verified {
     pub cancelled: u64,
     pub failed: u64,
     pub refunds: u64,
+    /// Payments of orders that nobody made.
+    pub unmatched: u64,
     /// Events that users heard.
     pub events: u64,
     /// That were ever confirmed.
@@ -43,13 +45,14 @@ pub struct Verified {
 
 impl Verified {
     fn add(&mut self, other: Verified) {
-        let Verified { orders, live, pending, cancelled, failed, refunds, events, confirmed, revenue } = other;
+        let Verified { orders, live, pending, cancelled, failed, refunds, unmatched, events, confirmed, revenue } = other;
         self.orders += orders;
         self.live += live;
         self.pending += pending;
         self.cancelled += cancelled;
         self.failed += failed;
         self.refunds += refunds;
+        self.unmatched += unmatched;
         self.events += events;
         self.confirmed += confirmed;
         self.revenue += revenue;
@@ -89,8 +92,9 @@ pub async fn settle(trade: &Trade) -> Result<(), Error> {
     let newest = trade.state().ledger.newest(NEWEST);
     for order in newest {
         loop {
-            let shown: Shown = caller.json(&format!("/api/orders/{order}")).await?;
-            if trade.state().ledger.is_at_rest(&shown) || Instant::now() >= until {
+            // One that an outside program made may not be there yet.
+            let shown: Option<Shown> = caller.json_if_any(&format!("/api/orders/{order}"), "ORDER_NOT_FOUND").await?;
+            if shown.is_some_and(|shown| trade.state().ledger.is_at_rest(&shown)) || Instant::now() >= until {
                 break;
             }
             sleep(POLL).await;
@@ -125,6 +129,11 @@ pub async fn verify(trade: &Arc<Trade>, each_user: impl Fn() + Send + Sync + 'st
     }
     let mut caller = trade.run.caller();
     check_stats(&mut caller, &all).await?;
+    let unmatched = trade.state().ledger.unmatched();
+    for (payment, order) in &unmatched {
+        check_unmatched(trade, &mut caller, *payment, *order).await?;
+    }
+    all.unmatched = unmatched.len() as u64;
     for product in 0..PRODUCTS {
         let counts: Counts = caller.json(&format!("/api/products/{}", trade.id(product))).await?;
         trade.state().ledger.check_product(product, &counts, &holdings)?;
@@ -217,12 +226,8 @@ async fn check_delivery(caller: &mut Caller, order: &Shown) -> Result<(), Error>
     let path = format!("/api/deliveries/{}", order.order_id);
     let until = Instant::now() + SETTLE;
     loop {
-        let answer = caller.get(&path).await?;
-        let delivery = match answer.status {
-            404 if answer.code() == "DELIVERY_NOT_FOUND" => None,
-            200 => Some(serde_json::from_slice::<Delivery>(answer.body()).map_err(|_| answer.unexpected(&path))?.status),
-            _ => return Err(answer.unexpected(&path)),
-        };
+        let delivery: Option<Delivery> = caller.json_if_any(&path, "DELIVERY_NOT_FOUND").await?;
+        let delivery = delivery.map(|delivery| delivery.status);
         match Ledger::check_delivery(order, delivery) {
             Err(broken) if Instant::now() >= until => return Err(broken.into()),
             Err(_) => sleep(POLL).await,
@@ -236,6 +241,7 @@ async fn check_delivery(caller: &mut Caller, order: &Shown) -> Result<(), Error>
 struct Seen {
     order_id: u64,
     status: PaymentStatus,
+    reason: Option<String>,
 }
 
 async fn check_payment(caller: &mut Caller, order: &Shown, payment: &Payment) -> Result<(), Error> {
@@ -243,6 +249,27 @@ async fn check_payment(caller: &mut Caller, order: &Shown, payment: &Payment) ->
     if (seen.order_id, seen.status) != (order.order_id, payment.status) {
         let (id, status) = (payment.payment_id, seen.status);
         return Err(Error::Broken(format!("payment {id} is {status:?} for order {}: {order:?}", seen.order_id)));
+    }
+    Ok(())
+}
+
+async fn check_unmatched(trade: &Trade, caller: &mut Caller, payment: u64, order: u64) -> Result<(), Error> {
+    let until = Instant::now() + SETTLE;
+    let seen = loop {
+        let seen: Option<Seen> = caller.json_if_any(&format!("/api/payments/{payment}"), "PAYMENT_NOT_FOUND").await?;
+        match seen {
+            Some(seen) => break seen,
+            None if Instant::now() >= until => return Err(Error::Broken(format!("payment {payment} of the outbox never came"))),
+            None => sleep(POLL).await,
+        }
+    };
+    trade.state().ledger.check_unmatched(payment, seen.status, seen.reason.as_deref())?;
+    let made: Option<Shown> = caller.json_if_any(&format!("/api/orders/{order}"), "ORDER_NOT_FOUND").await?;
+    if made.is_some() || seen.order_id != order {
+        return Err(Error::Broken(format!(
+            "payment {payment} of order {order}, which nobody made, is of {}: {made:?}",
+            seen.order_id
+        )));
     }
     Ok(())
 }

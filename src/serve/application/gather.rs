@@ -1,0 +1,286 @@
+//! Answers that several processes have a part of. Each task of a store is read where it runs, else where it is followed, and what all of them
+//! have found comes together. Which process has which part of a key is not known for every store, so all parts are asked, each process once.
+//!
+//! A process asks another with the request it was asked with, its caller's authorization included, and with the header `x-view-tasks`, which
+//! names the tasks that are asked for. A request with that header is answered from what is here, as [`Part`], and never passed on: there is
+//! no loop.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD_NO_PAD;
+use bytes::Bytes;
+use hyper::StatusCode;
+use hyper::header::{AUTHORIZATION, HeaderName};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::task::JoinSet;
+
+use super::super::error::ApiError;
+use super::super::peers::Peers;
+use super::super::request::Request;
+use super::super::response::Response;
+use super::blocking;
+use crate::record::Partition;
+use crate::runtime::{Handle, Place, QueryError, Seen, TaskPlace};
+
+/// The tasks that another process asks for, each as `sub-topology.partition`, by commas.
+const TASKS: HeaderName = HeaderName::from_static("x-view-tasks");
+/// How many milliseconds the answer may be behind, where it is not all from the tasks' owners.
+const STALENESS: HeaderName = HeaderName::from_static("x-view-staleness-ms");
+/// How long a process has for its answer, beside what the request itself may wait.
+const ANSWER: Duration = Duration::from_secs(2);
+
+/// What the views are served with.
+#[derive(Clone)]
+pub(super) struct Views {
+    pub(super) application: Handle,
+    pub(super) peers: Arc<Peers>,
+}
+
+/// Whether a read may take long.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Cost {
+    /// A row.
+    Little,
+    /// A page of rows, perhaps from disk.
+    Much,
+}
+
+/// What some tasks have.
+#[derive(Serialize, Deserialize)]
+struct Part<T> {
+    tasks: Vec<TaskPlace>,
+    staleness_ms: Option<u64>,
+    /// Each with its partition.
+    found: Vec<(u32, T)>,
+}
+
+/// What all tasks have that could be asked.
+pub(super) struct Gathered<T> {
+    /// Each with its partition, in the order of these.
+    pub(super) found: Vec<(u32, T)>,
+    /// The tasks that nobody has now.
+    pub(super) missing: Vec<TaskPlace>,
+    staleness_ms: Option<u64>,
+}
+
+/// A request's answer, to whoever asked.
+pub(super) enum Answered<T> {
+    /// Another process: this is the whole answer.
+    Peer(Response),
+    Client(Gathered<T>),
+}
+
+/// Bytes that travel as text.
+pub(super) struct Coded(pub(super) Bytes);
+
+impl Serialize for Coded {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD_NO_PAD.encode(&self.0))
+    }
+}
+
+impl<'de> Deserialize<'de> for Coded {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Coded, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        STANDARD_NO_PAD.decode(text).map(|bytes| Coded(bytes.into())).map_err(D::Error::custom)
+    }
+}
+
+/// Why a process gave no part.
+enum Refused {
+    /// Another may do.
+    Away(String),
+    /// The client is to be told.
+    Told(ApiError),
+}
+
+impl Views {
+    /// Reads all of these tasks, wherever they are, after waiting for the request's `?at_least=` in the view of `store`.
+    ///
+    /// # Errors
+    /// Of `read`, of the wait, or what another process refuses the request for.
+    pub(super) async fn gather<T, R>(
+        &self,
+        request: &Request,
+        tasks: Vec<TaskPlace>,
+        store: Option<&str>,
+        cost: Cost,
+        read: R,
+    ) -> Result<Answered<T>, ApiError>
+    where
+        T: Serialize + DeserializeOwned + Send + 'static,
+        R: Fn(TaskPlace) -> Result<Seen<Vec<T>>, QueryError> + Clone + Send + 'static,
+    {
+        if let Some(asked) = asked_for(request, &tasks)? {
+            let part = self.here(request, asked, store, cost, read).await?;
+            return Response::json(StatusCode::OK, &part).map(Answered::Peer);
+        }
+        if let Some(store) = store {
+            request.at_least_in(&self.application, store, &[]).await?;
+        }
+        let mut left: Vec<(TaskPlace, VecDeque<Place>)> =
+            tasks.into_iter().map(|task| (task, self.application.places(task))).collect();
+        let mut gathered = Gathered { found: Vec::new(), missing: Vec::new(), staleness_ms: None };
+        while !left.is_empty() {
+            let mut by_place = BTreeMap::<Place, Vec<TaskPlace>>::new();
+            left.retain_mut(|(task, places)| match places.pop_front() {
+                Some(place) => {
+                    by_place.entry(place).or_default().push(*task);
+                    true
+                }
+                None => {
+                    gathered.missing.push(*task);
+                    false
+                }
+            });
+            let here = by_place.remove(&Place::Here);
+            let mut asked = JoinSet::new();
+            for (place, tasks) in by_place {
+                if let Place::There(endpoint) = place {
+                    asked.spawn(ask(Arc::clone(&self.peers), endpoint, Forwarded::of(request, &tasks)?));
+                }
+            }
+            let mut parts = Vec::new();
+            if let Some(tasks) = here {
+                parts.push(self.here(request, tasks, store, cost, read.clone()).await?);
+            }
+            while let Some(answer) = asked.join_next().await {
+                match answer.map_err(ApiError::internal)? {
+                    Ok(part) => parts.push(part),
+                    Err(Refused::Away(why)) => tracing::debug!(why, "a view is looked for elsewhere"),
+                    Err(Refused::Told(error)) => return Err(error),
+                }
+            }
+            for part in parts {
+                left.retain(|(task, _)| !part.tasks.contains(task));
+                gathered.staleness_ms = gathered.staleness_ms.max(part.staleness_ms);
+                gathered.found.extend(part.found);
+            }
+        }
+        gathered.found.sort_by_key(|(partition, _)| *partition);
+        Ok(Answered::Client(gathered))
+    }
+
+    /// What this process has of these tasks.
+    async fn here<T, R>(
+        &self,
+        request: &Request,
+        tasks: Vec<TaskPlace>,
+        store: Option<&str>,
+        cost: Cost,
+        read: R,
+    ) -> Result<Part<T>, ApiError>
+    where
+        T: Send + 'static,
+        R: Fn(TaskPlace) -> Result<Seen<Vec<T>>, QueryError> + Send + 'static,
+    {
+        if let Some(store) = store {
+            let partitions: Vec<Partition> = tasks.iter().map(|(_, partition)| Partition(*partition)).collect();
+            request.at_least_in(&self.application, store, &partitions).await?;
+        }
+        let application = self.application.clone();
+        let read = move || {
+            let mut seen = Vec::new();
+            for task in tasks {
+                let staleness_ms = application.staleness_ms(task);
+                match read(task) {
+                    Ok(found) => seen.push((task, staleness_ms, found)),
+                    // It has gone since it was placed here.
+                    Err(QueryError::Elsewhere { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            Ok(seen)
+        };
+        let seen = match cost {
+            Cost::Little => read()?,
+            Cost::Much => blocking(read).await??,
+        };
+        let mut part = Part { tasks: Vec::new(), staleness_ms: None, found: Vec::new() };
+        for (task, staleness_ms, found) in seen {
+            part.tasks.push(task);
+            part.staleness_ms = part.staleness_ms.max(staleness_ms);
+            part.found.extend(found.durable().await?.into_iter().map(|one| (task.1, one)));
+        }
+        Ok(part)
+    }
+}
+
+impl<T> Gathered<T> {
+    /// What is wrong, if a part is missing.
+    pub(super) fn complete(&self) -> Result<(), ApiError> {
+        let Some((_, partition)) = self.missing.first() else { return Ok(()) };
+        let message = format!("partition {partition} of the store is on its way from one process to another");
+        Err(ApiError::unavailable("NOT_READY", message))
+    }
+
+    /// The response with how far behind it may be, where that is not told by its being there.
+    pub(super) fn mark(&self, response: Response) -> Response {
+        match self.staleness_ms {
+            None => response,
+            Some(ms) => response.header(STALENESS, ms.to_string()),
+        }
+    }
+}
+
+/// The tasks that another process asks for; `None` if a client asks.
+fn asked_for(request: &Request, tasks: &[TaskPlace]) -> Result<Option<Vec<TaskPlace>>, ApiError> {
+    if !request.headers().contains_key(TASKS) {
+        return Ok(None);
+    }
+    let read = |text: &str| {
+        let (sub, partition) = text.split_once('.')?;
+        let task = (sub.parse().ok()?, partition.parse().ok()?);
+        tasks.contains(&task).then_some(task)
+    };
+    let asked = request.header(TASKS.as_str()).and_then(|text| text.split(',').map(read).collect());
+    asked.map(Some).ok_or_else(|| ApiError::invalid_field(TASKS.as_str(), "does not name tasks of this store"))
+}
+
+/// A request as it goes to another process.
+struct Forwarded {
+    path: String,
+    authorization: Option<hyper::header::HeaderValue>,
+    tasks: String,
+    wait: Duration,
+}
+
+impl Forwarded {
+    fn of(request: &Request, tasks: &[TaskPlace]) -> Result<Forwarded, ApiError> {
+        let tasks: Vec<String> = tasks.iter().map(|(sub, partition)| format!("{sub}.{partition}")).collect();
+        Ok(Forwarded {
+            path: request.path_and_query().to_owned(),
+            authorization: request.headers().get(AUTHORIZATION).cloned(),
+            tasks: tasks.join(","),
+            wait: request.wait()?,
+        })
+    }
+
+    fn build(&self) -> hyper::http::request::Builder {
+        let request = hyper::Request::get(&self.path).header(TASKS, &self.tasks);
+        match &self.authorization {
+            Some(authorization) => request.header(AUTHORIZATION, authorization),
+            None => request,
+        }
+    }
+}
+
+async fn ask<T: DeserializeOwned>(peers: Arc<Peers>, endpoint: String, forwarded: Forwarded) -> Result<Part<T>, Refused> {
+    let answer = peers.ask(&endpoint, || forwarded.build(), forwarded.wait + ANSWER).await;
+    let told = |status, code, message| Err(Refused::Told(ApiError::new(status, code, message)));
+    match answer.map_err(Refused::Away)? {
+        (StatusCode::OK, body) => match serde_json::from_slice(&body) {
+            Ok(part) => Ok(part),
+            Err(error) => told(StatusCode::BAD_GATEWAY, "PEER_FAILED", format!("{endpoint} answers something else: {error}")),
+        },
+        (StatusCode::SERVICE_UNAVAILABLE, _) => Err(Refused::Away(format!("{endpoint} is not ready"))),
+        (status @ StatusCode::GATEWAY_TIMEOUT, _) => {
+            told(status, "VIEW_BEHIND", format!("the view at {endpoint} has not come so far in time"))
+        }
+        (status, _) => told(StatusCode::BAD_GATEWAY, "PEER_FAILED", format!("the process at {endpoint} answers {status}")),
+    }
+}
