@@ -90,16 +90,16 @@ impl Names {
     /// What was written to `out` for a key, in order.
     fn written(self, log: &KafkaLog, key: &str) -> Vec<i64> {
         let topic = self.output();
-        let info = log.topic(self.output).unwrap().expect("it is there");
+        let info = log.topic(self.output).expect("the log answers").expect("it is there");
         let mut values = Vec::new();
         for partition in (0..info.partitions).map(Partition) {
-            let bounds = log.bounds(info.id, partition).unwrap();
+            let bounds = log.bounds(info.id, partition).expect("the log answers");
             let mut next = bounds.start;
             while next < bounds.end {
-                let fetched = log.fetch(info.id, partition, next, 1 << 20).unwrap();
+                let fetched = log.fetch(info.id, partition, next, 1 << 20).expect("the topic can be read");
                 for record in fetched.batches.iter().flat_map(|batch| batch.records_from(next)) {
-                    if topic.key_codec().decode(record.key).unwrap() == key {
-                        values.push(topic.value_codec().decode(record.value).unwrap());
+                    if topic.key_codec().decode(record.key).expect("a key") == key {
+                        values.push(topic.value_codec().decode(record.value).expect("a value"));
                     }
                 }
                 next = fetched.next;
@@ -143,7 +143,7 @@ fn running(handle: &Handle) {
 
 #[test]
 fn what_is_paused_keeps_its_tasks_and_kafkas_tools_show_its_lag() {
-    let (names, dir) = (Names::new(), tempfile::tempdir().unwrap());
+    let (names, dir) = (Names::new(), tempfile::tempdir().expect("a temporary directory"));
     let app = start(names.sums(), dir.path(), 1);
     let handle = app.handle();
     running(&handle);
@@ -181,7 +181,7 @@ fn under_load(names: Names, keys: usize, meanwhile: impl FnOnce(&AtomicUsize)) -
     std::thread::scope(|scope| {
         scope.spawn(|| {
             // A program of its own, which runs no task.
-            let (dir, log) = (tempfile::tempdir().unwrap(), log_with(kafka_config()));
+            let (dir, log) = (tempfile::tempdir().expect("a temporary directory"), log_with(kafka_config()));
             let topology = names.sums().build().expect("the topology is valid");
             let app =
                 App::start_on(topology, Config { threads: 0, ..Config::shared(dir.path()) }, Arc::new(log)).expect("it starts");
@@ -219,7 +219,7 @@ fn await_rounds(rounds: &AtomicUsize, more: usize) {
 #[test]
 fn threads_come_and_go_under_load_and_nothing_is_lost_or_done_twice() {
     const KEYS: usize = 8;
-    let (names, dir) = (Names::new(), tempfile::tempdir().unwrap());
+    let (names, dir) = (Names::new(), tempfile::tempdir().expect("a temporary directory"));
     let app = start(names.sums(), dir.path(), 1);
     let handle = app.handle();
     running(&handle);
@@ -248,7 +248,7 @@ fn threads_come_and_go_under_load_and_nothing_is_lost_or_done_twice() {
 fn a_version_with_more_takes_over_one_process_after_the_other_and_one_that_differs_is_refused() {
     const KEYS: usize = 8;
     let names = Names::new();
-    let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+    let dirs = [(); 3].map(|()| tempfile::tempdir().expect("a temporary directory"));
     let [first, second] = [0, 1].map(|i| start(names.sums(), dirs[i].path(), 1));
     let mut after = None;
     let rounds = under_load(names, KEYS, |rounds| {
@@ -292,7 +292,7 @@ fn a_version_with_more_takes_over_one_process_after_the_other_and_one_that_diffe
 
 #[test]
 fn a_reset_forgets_and_begins_anew() {
-    let (names, dir) = (Names::new(), tempfile::tempdir().unwrap());
+    let (names, dir) = (Names::new(), tempfile::tempdir().expect("a temporary directory"));
     let topology = || names.sums().build().expect("the topology is valid");
     let log = log_with(kafka_config());
     let app = start(names.sums(), dir.path(), 1);
@@ -337,7 +337,7 @@ fn a_reset_forgets_and_begins_anew() {
 
     // From the end, and what fits to nothing of before: the name of a store that held something else.
     Reset { to: ResetTo::Latest, ..Reset::default() }.run(&topology(), &log).expect("nothing runs");
-    let offsets = log.offsets(names.app).unwrap();
+    let offsets = log.offsets(names.app).expect("the log answers");
     assert_eq!(offsets.len(), 4, "tools see where it begins: {offsets:?}");
     let app = start(names.sums(), dir.path(), 1);
     let handle = app.handle();
@@ -362,7 +362,7 @@ fn a_reset_forgets_and_begins_anew() {
 
 #[test]
 fn topics_that_are_not_what_they_were_are_named() {
-    let (names, dir) = (Names::new(), tempfile::tempdir().unwrap());
+    let (names, dir) = (Names::new(), tempfile::tempdir().expect("a temporary directory"));
     let app = start(names.sums(), dir.path(), 1);
     names.append(&app.handle(), "a", 1);
     catch_up(&app.handle());
@@ -383,7 +383,7 @@ fn topics_that_are_not_what_they_were_are_named() {
 
     let changelog = format!("{}-counts-changelog", names.app);
     let log = log_with(kafka_config());
-    log.delete_topics(&[&changelog, &repartition]).unwrap();
+    log.delete_topics(&[&changelog, &repartition]).expect("the topics are deleted");
     let said = refusal(names.sums(), dir.path());
     assert!(said.contains("is missing") && said.contains("reset"), "{said}");
     // What it says helps: the input has six partitions now, and all that was appended is there.
@@ -411,12 +411,12 @@ fn guarded() -> Broker {
 
 #[test]
 fn each_right_that_is_missing_is_named_until_there_are_all() {
-    let (broker, names, dir) = (guarded(), Names::new(), tempfile::tempdir().unwrap());
+    let (broker, names, dir) = (guarded(), Names::new(), tempfile::tempdir().expect("a temporary directory"));
     let (prefix, _) = names.app.split_once("app").expect("it ends so");
     let as_admin = dir.path().join("admin.properties");
     let login = "org.apache.kafka.common.security.plain.PlainLoginModule required username=\"admin\" password=\"a\";";
     let properties = format!("security.protocol=SASL_PLAINTEXT\nsasl.mechanism=PLAIN\nsasl.jaas.config={login}\n");
-    std::fs::write(&as_admin, properties).unwrap();
+    std::fs::write(&as_admin, properties).expect("a file");
     let allow = |what: &[&str]| {
         let who = ["--command-config", as_admin.to_str().expect("UTF-8"), "--add", "--allow-principal", "User:bob"];
         let how = ["--operation", "All", "--resource-pattern-type", "prefixed"];
@@ -425,7 +425,11 @@ fn each_right_that_is_missing_is_named_until_there_are_all() {
     let start = || {
         let config = KafkaConfig::new(broker.address()).sasl(Mechanism::Plain, "bob", "b").instance("process");
         let log = Arc::new(KafkaLog::open(config).expect("he is known"));
-        App::start_on(names.sums().build().unwrap(), Config { threads: 1, ..Config::shared(dir.path().join("state")) }, log)
+        App::start_on(
+            names.sums().build().expect("a topology"),
+            Config { threads: 1, ..Config::shared(dir.path().join("state")) },
+            log,
+        )
     };
     let refused = || start().map(|_| ()).expect_err("a right is missing").to_string();
 

@@ -13,8 +13,11 @@ fn concurrent_commits_share_syncs() {
         for writer in 0..32u32 {
             let (log, orders) = (&log, &orders);
             scope.spawn(move || {
-                for i in 0..50 {
-                    log.commit(appending(orders, writer % 3, &[("k", &i.to_string())])).wait().unwrap();
+                // Queued before any is waited for: else a machine that runs one thread at a time would have nothing to share.
+                let commit = |i: u32| log.commit(appending(orders, writer % 3, &[("k", &i.to_string())]));
+                let pending: Vec<_> = (0..50).map(commit).collect();
+                for pending in pending {
+                    pending.wait().unwrap();
                 }
             });
         }

@@ -54,7 +54,7 @@ pub struct Write {
 
 enum What {
     Commands(Events),
-    Event(NewEvent),
+    Event(Box<NewEvent>),
 }
 
 impl Write {
@@ -67,7 +67,7 @@ impl Write {
     /// An event, and an answer with a body.
     pub fn event(status: StatusCode, body: &impl Serialize, event: NewEvent) -> Result<Write, ApiError> {
         let body = serde_json::to_vec(body).map_err(ApiError::internal)?;
-        Ok(Write { status, body, what: What::Event(event), admission: None })
+        Ok(Write { status, body, what: What::Event(Box::new(event)), admission: None })
     }
 
     /// The same for a user that the gate has let in.
@@ -178,10 +178,10 @@ where
         let to_keep = kept(status, &body);
         match (&api.home, what) {
             (_, What::Commands(events)) => Ok(Accepted { events, answer: to_keep }),
-            (Home::Log, What::Event(event)) => Ok(Accepted { events: event.to_events(), answer: to_keep }),
+            (Home::Log, What::Event(event)) => Ok(Accepted { events: event.into_events(), answer: to_keep }),
             (Home::Outbox(outbox), What::Event(event)) => {
                 let row = outbox::Answer { key: row_key, fingerprint, answer: to_keep };
-                let outcome = outbox.write(event, Some(row)).await;
+                let outcome = outbox.write(*event, Some(row)).await;
                 *written = outcome.is_ok();
                 Err(match outcome {
                     Ok(Written::Now { place }) => Ended::Answered(answer(status, body, &Token::upstream(place))),
@@ -210,9 +210,9 @@ where
 async fn write(api: &Api, what: What) -> Result<Token, Failed> {
     let events = match (&api.home, what) {
         (_, What::Commands(events)) => events,
-        (Home::Log, What::Event(event)) => event.to_events(),
+        (Home::Log, What::Event(event)) => event.into_events(),
         (Home::Outbox(outbox), What::Event(event)) => {
-            let (Written::Now { place } | Written::Before(Kept { place, .. })) = outbox.write(event, None).await?;
+            let (Written::Now { place } | Written::Before(Kept { place, .. })) = outbox.write(*event, None).await?;
             // It was decided by what the log holds, perhaps not durably yet.
             api.app.settled().await.map_err(not_settled)?;
             return Ok(Token::upstream(place));

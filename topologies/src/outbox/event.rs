@@ -132,7 +132,7 @@ impl NewEvent {
 
     /// The record, as it is written straight to the log.
     #[must_use]
-    pub fn to_events(self) -> Events {
+    pub fn into_events(self) -> Events {
         let headers = headers(self.id, self.event_type, self.at);
         let record = Record { key: self.aggregate.1, value: self.payload, timestamp: self.at, headers };
         Events::new().with(&self.topic, &record)

@@ -309,10 +309,9 @@ mod tests {
                     Step::Commit => {
                         let letters: Vec<u64> = lanes.letters().map(|letter| letter.origin.offset.0).collect();
                         let mut expected = Vec::new();
-                        for input in 0..INPUTS {
-                            let done = lanes.done_before(input).0;
-                            let kept = parked[input].split_off(&done);
-                            expected.extend(std::mem::replace(&mut parked[input], kept));
+                        for (input, parked) in parked.iter_mut().enumerate() {
+                            let kept = parked.split_off(&lanes.done_before(input).0);
+                            expected.extend(std::mem::replace(parked, kept));
                         }
                         prop_assert_eq!(letters, expected);
                         lanes.committed();
