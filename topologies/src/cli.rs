@@ -159,6 +159,7 @@ pub enum LogFormat {
 
 /// `shop topology`
 #[derive(Args, Clone, Debug)]
+#[command(mut_arg("brokers", |brokers| brokers.required(false)))]
 pub struct Topology {
     /// Its name [default: all of them]
     #[arg(env = "SHOP_TOPOLOGY")]
@@ -249,6 +250,7 @@ pub struct Replay {
 
 /// Where dead letters are: in the cluster if one is named, else asked of a running shop.
 #[derive(Args, Clone, Debug)]
+#[command(mut_arg("brokers", |brokers| brokers.required(false)))] // flattening an Option leaves what is required so
 pub struct Place {
     /// The running shop
     #[command(flatten)]

@@ -126,7 +126,8 @@ impl Horizon {
         let groups: Vec<Unsynced> = state.unsynced.drain(..count).collect();
         state.bytes -= groups.iter().map(|group| group.bytes).sum::<usize>();
         groups.iter().flat_map(|group| &group.ends).for_each(Written::settle);
-        self.durable.store(to.0, Ordering::Release);
+        // Where commits are not synced, the writer is ahead of the thread that syncs, which may come later with less.
+        self.durable.fetch_max(to.0, Ordering::AcqRel);
         let waited: Vec<_> = state.waiting.extract_if(.., |(at, _)| *at <= to.0).collect();
         self.room.notify_one();
         drop(state);

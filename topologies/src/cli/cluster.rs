@@ -15,7 +15,7 @@ pub struct Cluster {
     #[arg(long, env = "SHOP_BROKERS", value_name = "HOST:PORT")]
     pub brokers: String,
     /// Encrypt the connections to the brokers
-    #[arg(long, env = "SHOP_KAFKA_TLS")]
+    #[arg(long, env = "SHOP_KAFKA_TLS", requires = "brokers")]
     pub kafka_tls: bool,
     /// File with the certificates that the brokers' must be signed by [default: the system's]
     #[arg(long, env = "SHOP_KAFKA_CA", value_name = "FILE", requires = "kafka_tls")]
