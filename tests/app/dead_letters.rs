@@ -196,7 +196,7 @@ fn a_parked_timer_fires_again_when_it_is_replayed() {
     let one = Selection { key: letters[0].key.as_ref().map(|key| key.to_vec()), ..Selection::default() };
     // Where it lies, for it may be parked again beside the other topic before that is looked through.
     let of_first = if parked_in("small.dlq").is_empty() { "in.dlq" } else { "small.dlq" };
-    let replayed = wait(handle.replay(of_first, &one, false)).expect("the log takes it").expect("it is known");
+    let replayed = wait(handle.dead_letters().replay(of_first, &one, false)).expect("the log takes it").expect("it is known");
     assert_eq!(replayed, Replayed { matched: 1, replayed: 1 });
     eventually("it is parked again", || all_parked().len() == 13);
     broken.store(false, Ordering::Relaxed);
