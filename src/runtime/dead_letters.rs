@@ -229,9 +229,9 @@ impl DeadLetters {
         let existing: BTreeMap<Arc<str>, TopicInfo> =
             self.log.topics()?.into_iter().map(|topic| (Arc::clone(&topic.name), topic)).collect();
         let mut done = Replayed::default();
-        for partition in (0..topic.partitions).map(Partition) {
-            // What is parked from now on, perhaps by this very replay, is for another one.
-            let end = self.log.bounds(topic.id, partition)?.end;
+        // What is parked from now on, perhaps by this very replay, is for another one.
+        let ends = (0..topic.partitions).map(Partition).map(|p| Ok((p, self.log.bounds(topic.id, p)?.end)));
+        for (partition, end) in ends.collect::<Result<Vec<_>, log::Error>>()? {
             let mut next = Offset(0);
             while next < end
                 && let Some(page) = self.parked(&topic, partition, next)?
