@@ -123,9 +123,8 @@ impl Group {
             write.put(layout::place_key(layout::END, place), end.encode());
             publication.push((place, end, batch));
         }
-        if !write.is_empty() {
-            write.put(layout::WRITE, self.at.0.to_le_bytes());
-        }
+        // Also of a group that writes nothing else: what is durable is found again by this number.
+        write.put(layout::WRITE, self.at.0.to_le_bytes());
         publication
     }
 

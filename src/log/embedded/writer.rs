@@ -63,27 +63,22 @@ fn commit(shared: &Shared, jobs: Vec<Job>, tails: &mut TailBudget) -> Result<(),
     }
     let publication = group.finish(&topics, &store, now, &mut write);
     shared.counters.transactions.fetch_add(group.len() as u64, Relaxed);
-    let mut ends = Vec::new();
-    if !write.is_empty() {
-        let written = fault::point("log:commit:before-write")
-            .map_err(|e| e.to_string())
-            .and_then(|()| store.write(write, false).map_err(|e| e.to_string()))
-            .and_then(|()| fault::point("log:commit:after-write").map_err(|e| e.to_string()));
-        if let Err(cause) = written.map_err(Arc::<str>::from) {
-            // First of all: whoever hears of the failure finds the log refusing, or repaired.
-            refuse(shared, &unavailable(&cause));
-            group
-                .into_answers()
-                .into_iter()
-                .for_each(|all| answer(all, Some(&Error::OutcomeUnknown { cause: Arc::clone(&cause) })));
-            return Err(cause);
-        }
-        shared.counters.writes.fetch_add(1, Relaxed);
-        shared.counters.records.fetch_add(publication.iter().map(|(.., batch)| batch.len() as u64).sum(), Relaxed);
-        shared.counters.bytes.fetch_add(publication.iter().map(|(.., batch)| batch.stored_bytes() as u64).sum(), Relaxed);
-        ends = group::publish(publication, &topics, tails);
-        fault::crash_point("log:commit:after-publish");
+    let written = fault::point("log:commit:before-write")
+        .map_err(|e| e.to_string())
+        .and_then(|()| store.write(write, false).map_err(|e| e.to_string()))
+        .and_then(|()| fault::point("log:commit:after-write").map_err(|e| e.to_string()));
+    if let Err(cause) = written.map_err(Arc::<str>::from) {
+        // First of all: whoever hears of the failure finds the log refusing, or repaired.
+        refuse(shared, &unavailable(&cause));
+        let unknown = Error::OutcomeUnknown { cause: Arc::clone(&cause) };
+        group.into_answers().into_iter().for_each(|all| answer(all, Some(&unknown)));
+        return Err(cause);
     }
+    shared.counters.writes.fetch_add(1, Relaxed);
+    shared.counters.records.fetch_add(publication.iter().map(|(.., batch)| batch.len() as u64).sum(), Relaxed);
+    shared.counters.bytes.fetch_add(publication.iter().map(|(.., batch)| batch.stored_bytes() as u64).sum(), Relaxed);
+    let ends = group::publish(publication, &topics, tails);
+    fault::crash_point("log:commit:after-publish");
     drop((topics, store));
     let unread = group.unread.take();
     let [of_written, of_durable] = group.into_answers();
