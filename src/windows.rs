@@ -120,18 +120,18 @@ impl TimeWindows {
 /// use millstream::testing::TestDriver;
 /// use millstream::{Record, SlidingWindows, StreamBuilder, Timestamp, Topic, Windowed};
 ///
-/// const LOGINS: Topic<String, bool> = Topic::new("logins");
+/// const LOGINS: Topic<String, String> = Topic::new("logins");
 /// const ALARMS: Topic<Windowed<String>, u64> = Topic::new("alarms");
 /// const WITHIN_A_MINUTE: SlidingWindows = SlidingWindows::of_ms(60_000).grace_ms(5_000);
 ///
 /// let mut builder = StreamBuilder::new("example");
-/// let failed = builder.stream(&LOGINS).filter(|_, succeeded| !succeeded);
+/// let failed = builder.stream(&LOGINS).filter(|_, outcome| outcome == "refused");
 /// let tries = failed.group_by_key().windowed_by(WITHIN_A_MINUTE).count("tries");
 /// tries.to_stream().flat_map_values(|tries| tries.filter(|tries| *tries == 3)).to(&ALARMS);
 ///
 /// let mut driver = TestDriver::new(builder.build()?);
 /// for at in [100_000, 155_000, 170_000, 210_000] {
-///     driver.pipe(&LOGINS, &Record::new("ann".to_owned(), false, Timestamp(at)));
+///     driver.pipe(&LOGINS, &Record::new("ann".to_owned(), "refused".to_owned(), Timestamp(at)));
 /// }
 /// // Three within a minute, though no minute of the clock has them.
 /// let window = Windowed { key: "ann".to_owned(), start: Timestamp(150_000), end: Timestamp(210_000) };
