@@ -37,6 +37,8 @@ struct State {
     unsynced: VecDeque<Unsynced>,
     /// Their records' bytes.
     bytes: usize,
+    /// The last group that is in the database and durable. Numbers behind it may have been given to groups that could not be written.
+    synced: u64,
     /// Who else waits for a group to be durable.
     waiting: Vec<(u64, oneshot::Sender<Result<(), Error>>)>,
     /// Something failed, so nothing is synced until the log was read back.
@@ -61,12 +63,15 @@ impl Horizon {
     pub(super) fn found(&self, at: Moment) {
         self.begun.fetch_max(at.0, Ordering::AcqRel);
         self.durable.fetch_max(at.0, Ordering::AcqRel);
+        let mut state = self.state.lock();
+        state.synced = state.synced.max(at.0);
     }
 
     /// The last group that somebody has read, and the last one that is durable.
     pub(super) fn read(&self) -> (Moment, Moment) {
-        let durable = Moment(self.durable.load(Ordering::Acquire));
-        (self.state.lock().unsynced.back().map_or(durable, |group| group.at), durable)
+        let state = self.state.lock();
+        let synced = Moment(state.synced);
+        (state.unsynced.back().map_or(synced, |group| group.at), synced)
     }
 
     /// Numbers the next group, before anything of it is written.
@@ -108,8 +113,9 @@ impl Horizon {
 
     /// All groups up to this one are durable now: shows them to everybody, and tells those who waited.
     pub(super) fn advance(&self, shared: &Shared, to: Moment) {
-        let state = self.state.lock();
+        let mut state = self.state.lock();
         if !state.failed {
+            state.synced = state.synced.max(to.0);
             self.settle(shared, state, to);
         }
     }
