@@ -231,6 +231,7 @@ fn operators_pause_look_after_dead_letters_and_reset() {
     let api = start(&broker, "api", directory(), &[]);
     let coupon = api.coupon(5);
     let issued = |api: &Shop| api.get(&format!("/api/coupons/{coupon}")).json()["issued"].as_u64();
+    eventually(|| (issued(&api) == Some(0)).then_some(()));
 
     assert_eq!(worker.post("/pause", &json!({})).ok(200)["state"], "PAUSED");
     assert_eq!(worker.get("/readyz").ok(200)["state"], "PAUSED");
