@@ -35,7 +35,6 @@ pub fn directory() -> Arc<TempDir> {
 
 /// `KAFKA_TESTS=long` is five minutes of it.
 #[test]
-#[ignore = "a known defect: in some runs the API answers 503 for more than a minute after kills and a frozen broker; nothing is lost"]
 fn every_promise_is_kept_while_workers_are_killed_and_stopped() {
     const ENOUGH: Duration = Duration::from_secs(10);
     let (seconds, every, frozen, users, rate) = if std::env::var("KAFKA_TESTS").is_ok_and(|length| length == "long") {

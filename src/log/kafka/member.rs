@@ -15,6 +15,7 @@ use super::progress::Signal;
 use super::reader::{self, Reading};
 use super::topics::Topics;
 use super::transactions::{Read, Transactions};
+use super::unheard::Unheard;
 use super::{KafkaLog, transactional_ids};
 use crate::{Offset, Partition};
 use parking_lot::Mutex;
@@ -37,6 +38,8 @@ pub(super) struct KafkaMember {
     inputs: FxHashMap<(TopicId, Partition), Input>,
     group: Queue,
     consumer: Client,
+    /// Where the group shares out tasks itself.
+    unheard: Option<Unheard>,
     shared: Arc<Mutex<Shared>>,
     signal: Arc<Signal>,
     /// Used in turn, the first one next: a producer cannot begin while its last transaction is being marked, which the other need not wait for.
@@ -53,6 +56,8 @@ struct Input {
 struct Shared {
     /// The sub-topology of each anchor.
     anchors: FxHashMap<Arc<str>, usize>,
+    /// The partitions of anchors that the group gave.
+    held: FxHashSet<(String, i32)>,
     tasks: Vec<u32>,
     changes: Vec<Change>,
     /// What is being read for each task.
@@ -80,6 +85,7 @@ impl KafkaMember {
         })?;
         let shared = Arc::new(Mutex::new(Shared {
             anchors: anchors.iter().cloned().collect(),
+            held: FxHashSet::default(),
             tasks: membership.subs.iter().map(|sub| sub.tasks).collect(),
             changes: Vec::new(),
             reading: FxHashMap::default(),
@@ -97,7 +103,8 @@ impl KafkaMember {
         if !names.is_empty() {
             consumer.subscribe(&names).map_err(|failure| error::of(&failure, &format!("joining group {group}")))?;
         }
-        Ok(KafkaMember { cluster, topics, inputs: FxHashMap::default(), group: queue, consumer, shared, signal, transactions })
+        let unheard = (protocol == GroupProtocol::Consumer).then(|| Unheard::new(group, names));
+        Ok(KafkaMember { cluster, topics, inputs: FxHashMap::default(), group: queue, consumer, unheard, shared, signal, transactions })
     }
 }
 
@@ -105,6 +112,10 @@ impl Shared {
     fn rebalanced(&mut self, rebalance: &Rebalance) -> Vec<(Arc<str>, i32)> {
         let mut stop = Vec::new();
         for (topic, partition) in &rebalance.partitions {
+            match rebalance.kind {
+                Taken::Assigned => self.held.insert((topic.clone(), *partition)),
+                Taken::Revoked | Taken::Lost => self.held.remove(&(topic.clone(), *partition)),
+            };
             let Some(&sub) = self.anchors.get(topic.as_str()) else { continue };
             let (number, partition) = (*partition, Partition(*partition as u32));
             if partition.0 >= self.tasks[sub] {
@@ -138,6 +149,12 @@ impl Member for KafkaMember {
         self.transactions.iter_mut().try_for_each(Transactions::ready)?;
         let mut failed = None;
         while self.group.consume(1, Duration::ZERO, |message| failed = message.error().or(failed)) > 0 {}
+        if let Some(unheard) = &mut self.unheard {
+            let holds = |is_foreign: &dyn Fn(&str, i32) -> bool| {
+                self.shared.lock().held.iter().any(|(topic, partition)| is_foreign(topic, *partition))
+            };
+            unheard.serve(&self.consumer, holds).map_err(|failure| error::of(&failure, "joining the group anew"))?;
+        }
         let mut shared = self.shared.lock();
         for input in std::mem::take(&mut shared.ended) {
             self.inputs.remove(&input);

@@ -18,6 +18,7 @@ mod reader;
 mod singles;
 mod topics;
 mod transactions;
+mod unheard;
 mod writer;
 
 pub use config::{GroupProtocol, KafkaConfig, Mechanism};

@@ -284,7 +284,7 @@ impl Readers {
             return Ok(nothing);
         }
         let fetched = take(&mut place, cluster, topics, &topic, partition, max_bytes)?;
-        // What did not fit, and what stands in the place of a record, is for the next call.
+        // What did not fit is for the next call.
         ready.fetch_or(fetched.is_some(), Ordering::AcqRel);
         Ok(fetched.unwrap_or(nothing))
     }
@@ -349,6 +349,8 @@ fn take(
         return Err(out_of_range(topic, partition, from, bounds));
     }
     if error::is_passing(&failure) {
+        // What lies behind it in the queue was not taken, and a queue that is not empty calls nobody.
+        reader.ready.store(true, Ordering::Release);
         return Ok(None);
     }
     *place = None;

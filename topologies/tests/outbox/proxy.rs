@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
@@ -19,9 +20,8 @@ pub enum Fate {
 #[derive(Default)]
 struct State {
     next: Option<Fate>,
+    /// Nothing is passed on.
     is_gone: bool,
-    /// Every connection, so that all can be broken.
-    open: Vec<TcpStream>,
 }
 
 pub struct Proxy {
@@ -63,37 +63,49 @@ impl Proxy {
 
 fn connect(client: TcpStream, server: TcpStream, state: &Arc<Mutex<State>>) {
     let again = |stream: &TcpStream| stream.try_clone().expect("another handle");
-    state.lock().expect("no panic").open.extend([again(&client), again(&server)]);
     let (from_server, to_client) = (again(&server), again(&client));
-    thread::spawn(move || forward(from_server, to_client, |_| None, |_| ()));
-    let (watched, state) = (Arc::clone(state), Arc::clone(state));
+    // Once the answer is to be lost, what the database says goes nowhere.
+    let is_lost = Arc::new(AtomicBool::new(false));
+    let (heard, its_answer_is_lost) = (Arc::clone(state), Arc::clone(&is_lost));
     thread::spawn(move || {
-        let watch = |bytes: &[u8]| {
+        forward(from_server, to_client, |_| {
+            let is_gone = its_answer_is_lost.load(Ordering::Acquire) || heard.lock().expect("no panic").is_gone;
+            if is_gone { Next::End } else { Next::GoOn }
+        });
+    });
+    let state = Arc::clone(state);
+    thread::spawn(move || {
+        forward(client, server, |bytes| {
             let is_commit = bytes.windows(7).any(|word| word == b"\x03COMMIT"); // a query of that text
-            watched.lock().expect("no panic").next.take_if(|_| is_commit)
-        };
-        let met = |fate: Fate| {
             let mut state = state.lock().expect("no panic");
+            if state.is_gone {
+                return Next::End;
+            }
+            let Some(fate) = state.next.take_if(|_| is_commit) else { return Next::GoOn };
+            is_lost.store(true, Ordering::Release);
             if fate == Fate::GoneAfter {
                 state.is_gone = true;
-                state.open.drain(..).for_each(|stream| drop(stream.shutdown(Shutdown::Read)));
             }
-        };
-        forward(client, server, watch, met);
+            if fate == Fate::LostBefore { Next::End } else { Next::Last }
+        });
     });
 }
 
-/// Passes on what comes, until the end of one of the two or of the commit that is watched for and then met.
-fn forward(mut from: TcpStream, mut to: TcpStream, watch: impl Fn(&[u8]) -> Option<Fate>, met: impl Fn(Fate)) {
+/// What becomes of bytes that came.
+enum Next {
+    GoOn,
+    /// They are passed on, and nothing behind them.
+    Last,
+    /// Not even they are.
+    End,
+}
+
+/// Passes on what comes, until the end of one of the two or as long as it should.
+fn forward(mut from: TcpStream, mut to: TcpStream, mut next: impl FnMut(&[u8]) -> Next) {
     let mut bytes = [0; 16 << 10];
     while let Ok(count @ 1..) = from.read(&mut bytes) {
-        let fate = watch(&bytes[..count]);
-        if fate != Some(Fate::LostBefore) && to.write_all(&bytes[..count]).is_err() {
-            break;
-        }
-        if let Some(fate) = fate {
-            // The client sees the end only then; the database hears what was sent before its own.
-            met(fate);
+        let next = next(&bytes[..count]);
+        if matches!(next, Next::End) || to.write_all(&bytes[..count]).is_err() || matches!(next, Next::Last) {
             break;
         }
     }

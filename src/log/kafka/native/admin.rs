@@ -352,6 +352,43 @@ impl Client {
 
     /// The members of a group, as client and host. [`Code::GroupIdNotFound`] or none if there is no such group.
     pub(in super::super) fn group_members(&self, group: &str, timeout: Duration) -> Result<Vec<String>, Failure> {
+        let mut members = Vec::new();
+        self.describe_group(group, timeout, |id, member| {
+            // SAFETY: the member is valid while it is looked at.
+            let host = text(unsafe { sys::rd_kafka_MemberDescription_host(member) });
+            members.push(format!("{id} at {}", host.trim_start_matches('/')));
+        })?;
+        Ok(members)
+    }
+
+    /// The partitions that the group wants this member of it to have, whatever the member has by now. Nothing where members share out
+    /// partitions themselves, or where this is none.
+    pub(in super::super) fn target(&self, group: &str, timeout: Duration) -> Result<Option<Vec<(String, i32)>>, Failure> {
+        let own = self.member_id();
+        let mut target = None;
+        self.describe_group(group, timeout, |id, member| {
+            if Some(id) != own.as_deref() {
+                return;
+            }
+            // SAFETY: the member is valid while it is looked at, and so are its parts; a target is null where there are none.
+            unsafe {
+                let assignment = sys::rd_kafka_MemberDescription_target_assignment(member);
+                if !assignment.is_null() {
+                    let partitions = listed(sys::rd_kafka_MemberAssignment_partitions(assignment));
+                    target = Some(partitions.into_iter().map(|(topic, partition, ..)| (topic, partition)).collect());
+                }
+            }
+        })?;
+        Ok(target)
+    }
+
+    /// Shows each member of a group with its name.
+    fn describe_group(
+        &self,
+        group: &str,
+        timeout: Duration,
+        mut show: impl FnMut(&str, *const sys::rd_kafka_MemberDescription_t),
+    ) -> Result<(), Failure> {
         let name = c_string(group);
         let mut names = [name.as_ptr()];
         let op = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS;
@@ -359,7 +396,6 @@ impl Client {
         let answer = self.ask(op, timeout, &mut |options, queue| unsafe {
             sys::rd_kafka_DescribeConsumerGroups(self.raw(), names.as_mut_ptr(), names.len(), options, queue);
         })?;
-        let mut members = Vec::new();
         // SAFETY: the answer is one to this request, and its parts live as long as it does.
         unsafe {
             let mut count = 0;
@@ -370,13 +406,11 @@ impl Client {
                 }
                 for at in 0..sys::rd_kafka_ConsumerGroupDescription_member_count(group) {
                     let member = sys::rd_kafka_ConsumerGroupDescription_member(group, at);
-                    let id = text(sys::rd_kafka_MemberDescription_consumer_id(member));
-                    members
-                        .push(format!("{id} at {}", text(sys::rd_kafka_MemberDescription_host(member)).trim_start_matches('/')));
+                    show(&text(sys::rd_kafka_MemberDescription_consumer_id(member)), member);
                 }
             }
         }
-        Ok(members)
+        Ok(())
     }
 
     /// The offsets of a group for these partitions, or all there are. Of stable ones, [`Code::UnstableOffsetCommit`] while a transaction that is

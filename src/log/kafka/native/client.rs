@@ -11,6 +11,7 @@ use std::ffi::{CString, c_char, c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Which of the two.
@@ -48,12 +49,14 @@ pub(in super::super) struct Events {
     pub(super) delivered: Mutex<super::Delivered>,
     /// The greatest version of the request that puts offsets into a transaction which all brokers know that have said so.
     txn_offsets: Mutex<Option<i16>>,
+    /// Whether the answer to a request did not come in time.
+    timed_out: AtomicBool,
 }
 
 impl Events {
     pub(in super::super) fn new(on_error: impl Fn(Code, &str) + Send + Sync + 'static) -> Events {
-        let (delivered, txn_offsets) = (Mutex::default(), Mutex::default());
-        Events { on_error: Box::new(on_error), on_rebalance: None, delivered, txn_offsets }
+        let (delivered, txn_offsets, timed_out) = Default::default();
+        Events { on_error: Box::new(on_error), on_rebalance: None, delivered, txn_offsets, timed_out }
     }
 }
 
@@ -164,6 +167,29 @@ impl Client {
         }
         // SAFETY: client and list are valid; the list is copied.
         code(unsafe { sys::rd_kafka_subscribe(self.raw(), list.ptr()) })
+    }
+
+    /// Leaves the group, and gives all partitions back.
+    pub(in super::super) fn unsubscribe(&self) -> Result<(), Failure> {
+        // SAFETY: the client is valid.
+        code(unsafe { sys::rd_kafka_unsubscribe(self.raw()) })
+    }
+
+    /// The name of this member in its group, once it has one.
+    pub(super) fn member_id(&self) -> Option<String> {
+        // SAFETY: the client is valid; what is not null is a string of ours, given back once.
+        unsafe {
+            let id = sys::rd_kafka_memberid(self.raw());
+            let read = (!id.is_null()).then(|| text(id));
+            sys::rd_kafka_mem_free(self.raw(), id.cast());
+            read
+        }
+    }
+
+    /// Whether the answer to a request, any one, did not come in time since this was asked last: librdkafka tells it in its log and nowhere
+    /// else.
+    pub(in super::super) fn timed_out(&self) -> bool {
+        self.events.timed_out.swap(false, Ordering::AcqRel)
     }
 
     /// The queue of the group: serves rebalances, and gives errors as messages.
@@ -292,11 +318,14 @@ extern "C" fn on_error(_: *mut sys::rd_kafka_t, error: c_int, reason: *const c_c
 
 extern "C" fn on_log(client: *const sys::rd_kafka_t, level: c_int, facility: *const c_char, message: *const c_char) {
     let (facility, message) = (text(facility), text(message));
+    // SAFETY: the client that logs is valid, and so is its opaque pointer, which it was made with.
+    let events = || unsafe { events(sys::rd_kafka_opaque(client)) };
+    if facility == "REQTMOUT" {
+        events().timed_out.store(true, Ordering::Release);
+    }
     if facility == "APIVERSION" {
         if let Some(version) = txn_offsets_version(&message) {
-            // SAFETY: the client that logs is valid, and so is its opaque pointer, which it was made with.
-            let events = unsafe { events(sys::rd_kafka_opaque(client)) };
-            let mut known = events.txn_offsets.lock();
+            let mut known = events().txn_offsets.lock();
             *known = Some(known.map_or(version, |known| known.min(version)));
         }
         return;
