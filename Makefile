@@ -71,7 +71,7 @@ crashrun: build ## ten minutes of load on the shop, killed with -9 every 20 seco
 
 kafka-crash: setup ## an application and the shop on Kafka, killed, frozen and cut off for minutes, and 1 GB of state after a kill
 	KAFKA_TESTS=long cargo test $(CARGO_FLAGS) --no-fail-fast --test main -- --nocapture --test-threads 1 cluster:: log::kafka::failures::
-	KAFKA_TESTS=long cargo test $(CARGO_FLAGS) --no-fail-fast --test outside -- --nocapture --include-ignored kafka::every_promise
+	KAFKA_TESTS=long cargo test $(CARGO_FLAGS) --no-fail-fast --test outside -- --nocapture kafka::every_promise
 
 deny: ## advisories, licences and sources of all dependencies; needs cargo-deny and the network
 	cargo deny check

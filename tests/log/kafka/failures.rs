@@ -4,9 +4,12 @@
 use super::broker::Broker;
 use super::groups::{Copier, key};
 use super::prefix;
-use crate::log::support::{appending, put, read_from, topic};
+use crate::log::support::{SOON, appending, put, read_from, topic};
 use millstream::Partition;
-use millstream::log::{Health, KafkaConfig, KafkaLog, Log, TopicInfo};
+use millstream::log::kafka::GroupProtocol;
+use millstream::log::{Change, Health, Inputs, KafkaConfig, KafkaLog, Log, Membership, TopicInfo};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -144,6 +147,49 @@ fn a_log_says_that_its_brokers_are_away_and_comes_back() {
     }
     let found = crate::log::support::contents(&log, &orders, 0);
     assert!(found == ["a=1", "c=3"], "{found:?}");
+}
+
+/// The answer to a heartbeat is lost that says what is to be given up: the broker processes it together with the new member's, after the
+/// one who sent it has stopped to wait.
+#[test]
+fn what_a_member_was_not_told_it_gives_up_all_the_same() {
+    const ALL: usize = 4;
+    let broker = Broker::start();
+    let config = KafkaConfig::new(broker.address()).group_protocol(GroupProtocol::Consumer);
+    let log = KafkaLog::open(config).expect("the broker answers");
+    let input = topic(&log, "in", ALL as u32);
+    let group = prefix() + "group";
+    let subs = vec![Inputs { topics: vec![input.id], tasks: input.partitions }];
+    let mut member = log.join(Membership { group: group.as_str().into(), worker: 0, subs }).expect("the group is joined");
+    let mut newcomer = ClientConfig::new();
+    newcomer.set("bootstrap.servers", broker.address()).set("group.id", &group).set("group.protocol", "consumer");
+    let newcomer: BaseConsumer = newcomer.create().expect("a consumer");
+    let mut held = 0;
+    let mut becomes = |wanted: usize| {
+        let deadline = Instant::now() + SOON;
+        while held != wanted {
+            assert!(Instant::now() < deadline, "{held} tasks for {wanted}");
+            for change in member.changes().expect("changes") {
+                held = if matches!(change, Change::Assigned { .. }) { held + 1 } else { held - 1 };
+            }
+            newcomer.poll(Duration::from_millis(10));
+        }
+    };
+    becomes(ALL);
+    for round in 0..4 {
+        // From the second time on its connections stand, so that its request waits at the broker beside the heartbeat.
+        if round > 0 {
+            broker.freeze();
+        }
+        newcomer.subscribe(&[&*input.name]).expect("a subscription");
+        if round > 0 {
+            pause(Duration::from_millis(1_500));
+            broker.thaw();
+        }
+        becomes(ALL / 2);
+        newcomer.unsubscribe();
+        becomes(ALL);
+    }
 }
 
 /// The numbers in a topic, read again as long as a client has not found the broker again.
