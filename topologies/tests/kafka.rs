@@ -324,6 +324,9 @@ fn of_two_relays_of_an_outbox_one_relays_and_the_other_ends() {
     });
     eventually(|| (issued() == USERS).then_some(()));
     each_heard_once(&api, &users);
+    // Nor was a row relayed by two.
+    let log = KafkaLog::open(KafkaConfig::new(broker.address())).expect("the broker answers");
+    assert_eq!(records(&log, "coupon-issue").len() as u64, USERS);
 }
 
 #[test]

@@ -150,11 +150,12 @@ impl KafkaConfig {
         self
     }
 
-    /// The transactional id of what this log appends by itself, for a program of which only one may write: the last to open a log with
-    /// it has it, and every other fails with [`Error::Fenced`] at its next commit.
+    /// The name of what this log appends by itself, and the beginning of its transactional ids, for a program of which only one may write:
+    /// the last to open a log with it has it, and every other fails with [`Error::Fenced`] at its next commit. What is read after the log
+    /// was opened, or after a commit that failed, nobody else has added to by the next commit, unless that fails.
     #[must_use]
-    pub fn exclusive_writer(mut self, transactional_id: impl Into<Arc<str>>) -> KafkaConfig {
-        self.exclusive = Some(transactional_id.into());
+    pub fn exclusive_writer(mut self, name: impl Into<Arc<str>>) -> KafkaConfig {
+        self.exclusive = Some(name.into());
         self
     }
 
@@ -306,8 +307,8 @@ impl KafkaConfig {
         config.set("acks", "all");
         // Most of what is asked again is whether the transaction before is marked by now, which takes milliseconds.
         config.set("retry.backoff.ms", "5");
-        // Records come in bulk and are flushed at once; this much lets batches fill while they are queued.
-        config.set("linger.ms", "5");
+        // Nothing is sent before the cluster knows a transaction's partitions, so batches fill anyway; to wait would only delay the commit.
+        config.set("linger.ms", "0");
         config.set("batch.num.messages", "100000");
         config.set("message.max.bytes", MAX_MESSAGE_BYTES.to_string());
         config.set("queue.buffering.max.messages", "1000000");

@@ -1,4 +1,4 @@
-//! A worker thread's place in its group: one consumer, and two producers that take turns.
+//! A worker thread's place in its group: one consumer, and its transactions.
 //!
 //! A task is one partition of an anchor, the input of its sub-topology with the most partitions. The group shares out anchors; the other
 //! inputs of a task come and go with the anchor's partition, so co-partitioned inputs are always together. What the group gives is read only
@@ -16,7 +16,7 @@ use super::reader::{self, Reading};
 use super::topics::Topics;
 use super::transactions::{Read, Transactions};
 use super::unheard::Unheard;
-use super::{KafkaLog, transactional_ids};
+use super::{KafkaLog, transactional_name};
 use crate::{Offset, Partition};
 use parking_lot::Mutex;
 use rdkafka::types::RDKafkaErrorCode as Code;
@@ -42,8 +42,7 @@ pub(super) struct KafkaMember {
     unheard: Option<Unheard>,
     shared: Arc<Mutex<Shared>>,
     signal: Arc<Signal>,
-    /// Used in turn, the first one next: a producer cannot begin while its last transaction is being marked, which the other need not wait for.
-    transactions: [Transactions; 2],
+    transactions: Transactions,
 }
 
 /// An input of a task that has begun.
@@ -74,15 +73,10 @@ impl KafkaMember {
         let anchors = anchors(&topics, membership)?;
         let group = &membership.group;
         let protocol = chosen(&cluster, group)?;
-        let ids = transactional_ids(group, &cluster.config.instance, membership.worker);
-        let mut transactions = ids.map(|id| Transactions::new(&cluster, &topics, id));
+        let name = transactional_name(group, &cluster.config.instance, membership.worker);
+        let mut transactions = Transactions::new(&cluster, &topics, &name);
         // What this worker left open when it died holds up whoever reads its topics.
-        std::thread::scope(|scope| {
-            let [one, other] = &mut transactions;
-            let one = scope.spawn(|| one.ready());
-            let other = other.ready();
-            one.join().expect("a producer does not panic").and(other)
-        })?;
+        transactions.ready()?;
         let shared = Arc::new(Mutex::new(Shared {
             anchors: anchors.iter().cloned().collect(),
             held: FxHashSet::default(),
@@ -156,7 +150,7 @@ impl Shared {
 impl Member for KafkaMember {
     fn changes(&mut self) -> Result<Vec<Change>, Error> {
         // What a producer left open that had to be given up would hold back whoever restores.
-        self.transactions.iter_mut().try_for_each(Transactions::ready)?;
+        self.transactions.ready()?;
         let mut failed = None;
         while self.group.consume(1, Duration::ZERO, |message| failed = message.error().or(failed)) > 0 {}
         if let Some(unheard) = &mut self.unheard {
@@ -285,8 +279,7 @@ impl Member for KafkaMember {
             .map(|(id, partition, offset)| Ok((self.topics.get(*id)?.name, partition.0 as i32, offset.0 as i64)));
         let reads = [Read { group, offsets: named.collect::<Result<_, Error>>()? }];
         let appends: Vec<_> = transaction.appends.iter().collect();
-        let base_offsets = self.transactions[0].commit(&appends, &reads)?;
-        self.transactions.rotate_left(1);
+        let base_offsets = self.transactions.commit(&appends, &reads)?;
         Ok(Committed { base_offsets, at: Moment::DURABLE })
     }
 }

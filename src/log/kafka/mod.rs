@@ -71,7 +71,11 @@ impl KafkaLog {
         let (cluster, readers) = (Arc::clone(&log.cluster), Arc::clone(&log.readers));
         log.spawn("log-health", move || cluster.watch(|| readers.sweep()))?;
         let (cluster, topics, queue) = (Arc::clone(&log.cluster), Arc::clone(&log.topics), Arc::clone(&log.queue));
-        log.spawn("log-writer", move || writer::run(&cluster, &topics, &queue))?;
+        let transactions = match &cluster.config.exclusive {
+            Some(name) => Transactions::exclusive(&cluster, &topics, name)?,
+            None => Transactions::new(&cluster, &topics, &format!("millstream-{}-writer", cluster.config.instance)),
+        };
+        log.spawn("log-writer", move || writer::run(&cluster, &topics, transactions, &queue))?;
         Ok(log)
     }
 
@@ -117,9 +121,9 @@ impl KafkaLog {
     }
 }
 
-/// The transactional ids of a worker, which it uses in turn: the cluster still marks the transaction before when the next begins.
-fn transactional_ids(group: &str, instance: &str, worker: usize) -> [Arc<str>; 2] {
-    ["a", "b"].map(|turn| format!("{group}-{instance}-{worker}{turn}").into())
+/// The name of a worker's transactions.
+fn transactional_name(group: &str, instance: &str, worker: usize) -> String {
+    format!("{group}-{instance}-{worker}")
 }
 
 impl Drop for KafkaLog {
@@ -194,8 +198,8 @@ impl Log for KafkaLog {
     }
 
     fn fence(&self, group: &str, instance: &str, workers: usize) -> Result<(), Error> {
-        let mut ids = (0..workers).flat_map(|worker| transactional_ids(group, instance, worker));
-        ids.try_for_each(|id| Transactions::new(&self.cluster, &self.topics, id).ready())
+        let mut names = (0..workers).map(|worker| transactional_name(group, instance, worker));
+        names.try_for_each(|name| Transactions::new(&self.cluster, &self.topics, &name).ready())
     }
 
     fn health(&self) -> Health {

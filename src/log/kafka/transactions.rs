@@ -1,4 +1,4 @@
-//! One producer and its transactions, one after the other. What must always hold: an answer other than [`Error::OutcomeUnknown`] is the
+//! Producers and their transactions, one after the other. What must always hold: an answer other than [`Error::OutcomeUnknown`] is the
 //! truth, so "aborted" is said only of a transaction whose commit was never asked for or was refused by the cluster.
 //!
 //! A producer that is fenced or failed for good is dropped; the next one begins with `init_transactions`, which ends whatever this one
@@ -29,13 +29,19 @@ pub(super) struct Read {
     pub(super) offsets: Vec<(Arc<str>, i32, i64)>,
 }
 
-/// A producer of transactions.
+/// Two producers that take turns: one cannot begin while its last transaction is being marked, which the other need not wait for.
 pub(super) struct Transactions {
+    /// The next one first.
+    turns: [Turn; 2],
+    /// What only one may be at a time, the last that began.
+    exclusive: Option<Arc<str>>,
+}
+
+/// A producer of transactions.
+struct Turn {
     cluster: Arc<Cluster>,
     topics: Arc<Topics>,
     id: Arc<str>,
-    /// Whether it ends when somebody else takes over the id, in place of taking it back.
-    exclusive: bool,
     fenced: bool,
     producer: Option<Producer>,
 }
@@ -48,26 +54,75 @@ pub(super) struct Producer {
 }
 
 impl Transactions {
-    pub(super) fn new(cluster: &Arc<Cluster>, topics: &Arc<Topics>, id: Arc<str>) -> Transactions {
-        let (cluster, topics) = (Arc::clone(cluster), Arc::clone(topics));
-        Transactions { cluster, topics, id, exclusive: false, fenced: false, producer: None }
+    /// Transactions under this name, which is part of the producers' ids.
+    pub(super) fn new(cluster: &Arc<Cluster>, topics: &Arc<Topics>, name: &str) -> Transactions {
+        let turn = |turn| {
+            let (cluster, topics) = (Arc::clone(cluster), Arc::clone(topics));
+            Turn { cluster, topics, id: format!("{name}{turn}").into(), fenced: false, producer: None }
+        };
+        Transactions { turns: ["a", "b"].map(turn), exclusive: None }
     }
 
-    /// A producer of an id that only one may have at a time, the last that began.
-    pub(super) fn exclusive(cluster: &Arc<Cluster>, topics: &Arc<Topics>, id: Arc<str>) -> Transactions {
-        Transactions { exclusive: true, ..Transactions::new(cluster, topics, id) }
+    /// Transactions under a name that only one may have at a time, the last that began: it ends when somebody else takes over, in place
+    /// of taking back.
+    ///
+    /// # Errors
+    /// If the cluster can't do it now, or does not allow it.
+    pub(super) fn exclusive(cluster: &Arc<Cluster>, topics: &Arc<Topics>, name: &Arc<str>) -> Result<Transactions, Error> {
+        let mut transactions = Transactions::new(cluster, topics, name);
+        transactions.exclusive = Some(Arc::clone(name));
+        transactions.ready()?;
+        Ok(transactions)
     }
 
-    /// Ends whatever an earlier producer of this id left open, if that was not done yet.
+    /// Ends whatever earlier producers of this name left open, if that was not done yet.
     ///
     /// # Errors
     /// If the cluster can't do it now, or does not allow it.
     pub(super) fn ready(&mut self) -> Result<(), Error> {
-        if self.producer.is_some() {
+        let [one, other] = &mut self.turns;
+        if one.producer.is_some() && other.producer.is_some() {
             return Ok(());
         }
-        if self.exclusive && self.fenced {
-            return Err(Error::Fenced { id: Arc::clone(&self.id) });
+        std::thread::scope(|scope| {
+            let one = scope.spawn(|| one.ready());
+            let other = other.ready();
+            one.join().expect("a producer does not panic").and(other)
+        })
+    }
+
+    /// Commits all of it as one, and answers with the offset of the first record of each append.
+    ///
+    /// # Errors
+    /// Nothing of it was appended, unless the outcome is unknown.
+    pub(super) fn commit(&mut self, appends: &[&Append], reads: &[Read]) -> Result<Vec<Offset>, Error> {
+        let Some(id) = self.exclusive.clone() else { return self.take_turn(appends, reads) };
+        if self.turns.iter().any(|turn| turn.fenced) {
+            return Err(Error::Fenced { id });
+        }
+        if self.turns.iter().any(|turn| turn.producer.is_none()) {
+            // Somebody else may have written between the loss and now: what this transaction was made from may be old.
+            self.turns.iter_mut().for_each(|turn| turn.producer = None);
+            self.ready()?;
+            return Err(Error::Aborted { cause: "the producer was replaced: what was read before may be old".into() });
+        }
+        match self.take_turn(appends, reads) {
+            Err(_) if self.turns.iter().any(|turn| turn.fenced) => Err(Error::Fenced { id }),
+            outcome => outcome,
+        }
+    }
+
+    fn take_turn(&mut self, appends: &[&Append], reads: &[Read]) -> Result<Vec<Offset>, Error> {
+        let bases = self.turns[0].commit(appends, reads)?;
+        self.turns.rotate_left(1);
+        Ok(bases)
+    }
+}
+
+impl Turn {
+    fn ready(&mut self) -> Result<(), Error> {
+        if self.producer.is_some() {
+            return Ok(());
         }
         self.cluster.available()?;
         let client = client(Kind::Producer, &self.cluster.config.producer(&self.id), self.cluster.status().events())?;
@@ -85,11 +140,7 @@ impl Transactions {
         Ok(())
     }
 
-    /// Commits all of it as one, and answers with the offset of the first record of each append.
-    ///
-    /// # Errors
-    /// Nothing of it was appended, unless the outcome is unknown.
-    pub(super) fn commit(&mut self, appends: &[&Append], reads: &[Read]) -> Result<Vec<Offset>, Error> {
+    fn commit(&mut self, appends: &[&Append], reads: &[Read]) -> Result<Vec<Offset>, Error> {
         self.ready()?;
         let Some(producer) = &mut self.producer else { return Err(Error::Closed) };
         producer.client.take_delivered();
@@ -124,7 +175,7 @@ impl Transactions {
     fn lose(&mut self, failure: &Failure, what: &str) -> Error {
         self.producer = None;
         self.fenced = error::is_fenced(failure.code);
-        if self.exclusive && self.fenced { Error::Fenced { id: Arc::clone(&self.id) } } else { error::of(failure, what) }
+        error::of(failure, what)
     }
 
     /// Asks for the commit. From here on only the cluster knows.

@@ -99,11 +99,7 @@ impl Queue {
 }
 
 /// The writer's thread. Ends with the queue.
-pub(super) fn run(cluster: &Arc<Cluster>, topics: &Arc<Topics>, queue: &Queue) {
-    let mut transactions = match &cluster.config.exclusive {
-        Some(id) => Transactions::exclusive(cluster, topics, Arc::clone(id)),
-        None => Transactions::new(cluster, topics, format!("millstream-{}-writer", cluster.config.instance).into()),
-    };
+pub(super) fn run(cluster: &Arc<Cluster>, topics: &Arc<Topics>, mut transactions: Transactions, queue: &Queue) {
     // Only a transaction tells a writer that another has taken over.
     let mut singles = cluster.config.exclusive.is_none().then(|| Singles::new(cluster, topics));
     while let Some(group) = queue.next() {
