@@ -167,13 +167,17 @@ impl Notes {
                 return Err(StartError::Incompatible { application, entry, noted: noted.clone(), given: given.clone() });
             }
         }
-        // Processes of the version before are welcome as long as they are there.
+        Ok(())
+    }
+
+    /// Says what another version has that this one has not: processes of the version before are welcome as long as they are there.
+    /// `fingerprint` is all of it.
+    pub(super) fn tell_more(&self, fingerprint: &BTreeMap<String, String>) {
         let missing: Vec<&str> =
             self.formats.keys().filter(|entry| !fingerprint.contains_key(*entry)).map(String::as_str).collect();
         if !missing.is_empty() {
             tracing::warn!("another version of the application has run that has more: {}", missing.join(", "));
         }
-        Ok(())
     }
 
     /// What is noted of a topic.
