@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::roles::Role;
-use super::{Shared, StartError};
+use super::{Shared, StartError, control};
 use crate::log::{self, Append, Cleanup, RecordBatch, TopicInfo, TopicSpec, Transaction};
 use crate::record::{Headers, Offset, Partition};
 use crate::topology::DELETE_RETENTION_MS;
@@ -216,12 +216,23 @@ pub(super) fn living(shared_log: &dyn log::Log, application: &str) -> Result<Vec
     Ok(there.into_iter().map(|(instance, endpoint)| endpoint.unwrap_or(instance)).collect())
 }
 
-/// Tells and reads until the application stops, and then takes leave.
-pub(super) fn run(shared: &Arc<Shared>, topic: &TopicInfo) {
+/// Tells and reads until the application stops, and then takes leave. It stops when it was reset: nothing that is known here is true any more.
+pub(super) fn run(shared: &Arc<Shared>, topic: &TopicInfo, control: &TopicInfo) {
     let (mut next, mut told) = (Offset(0), None::<(Process, Instant)>);
+    let mut noted_to = shared.noted_to;
     // Who was cut off itself does not know who else is silent.
     let (mut hears_since, mut heard) = (Instant::now(), Instant::now());
     while !shared.stopping.load(Ordering::Acquire) {
+        match control::was_reset(&*shared.log, control, &mut noted_to) {
+            Ok(false) => {}
+            Ok(true) => {
+                let reason = format!("{:?} was reset while this process was there: start it again", shared.topology.application);
+                tracing::error!(reason, "the application cannot go on");
+                shared.fail(reason);
+                break;
+            }
+            Err(error) => tracing::debug!(%error, "whether the application was reset is not known for now"),
+        }
         let now = Process { at: 0, ..shared.told_now() };
         let due = told.as_ref().is_none_or(|(process, at)| *process != now || at.elapsed() >= shared.presence.silent / TELLS);
         let outcome = read(shared, topic, &mut next)

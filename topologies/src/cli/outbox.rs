@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_retention_is_a_time_or_none() {
-        let hours = |hours| Some(Keep(Some(Duration::from_secs(hours * 3_600))));
+        let hours = |hours: u64| Some(Keep(Some(Duration::from_secs(hours * 3_600))));
         for (text, read) in [
             ("7d", hours(7 * 24)),
             ("12h", hours(12)),
