@@ -137,6 +137,7 @@ end() {
         if [ $SECONDS -ge $until ]; then
             echo "stack: $1 did not end within $2 s and is killed" >&2
             kill -9 "$p" 2>/dev/null || true
+            break
         fi
         sleep 0.1
     done
