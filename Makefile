@@ -63,8 +63,8 @@ crash: setup ## the crash tests at full length, which `make test` has in short f
 crashcdc: setup ## 50,000 rows of an outbox written by several clients, while shop and database are killed 40 times
 	CDC_ROWS=50000 CDC_KILLS=40 cargo test $(CARGO_FLAGS) --test outside -- --nocapture every_committed_row
 
-mysql8: setup ## change data capture on MySQL 8, which comes from Maven Central; needs maven, libaio1, libnuma1, unzip
-	benches/peers/debezium/with-mysql8.sh cargo test $(CARGO_FLAGS) --test outside -- --ignored --nocapture rows_of_mysql
+mysql8: setup ## change data capture, and requests through the outbox, on MySQL 8, which comes from Maven Central; needs maven, libaio1, libnuma1, unzip
+	benches/peers/debezium/with-mysql8.sh cargo test $(CARGO_FLAGS) --test outside -- --ignored --nocapture of_mysql through_mysql
 
 crashrun: build ## ten minutes of load on the shop, killed with -9 every 20 seconds, then every invariant checked
 	tests/crash-run.sh "$(CARGO_TARGET_DIR)/release/shop"

@@ -14,7 +14,7 @@ use prometheus_client::registry::Registry;
 
 use super::commit::is_fatal;
 use super::config::{Config, Standbys};
-use super::control::Notes;
+use super::control::{self, Notes};
 use super::ends::{self, Ends};
 use super::handle::{Handle, Health};
 use super::housekeeping::Flushed;
@@ -31,7 +31,7 @@ use super::watch::Watchers;
 use super::{Shared, global, housekeeping, presence, standby, taking, topics};
 use crate::error::ProcessError;
 use crate::log::{self, EmbeddedLog, Limits, Log, embedded};
-use crate::record::Partition;
+use crate::record::{Offset, Partition};
 use crate::task::{ROOM, Task};
 use crate::topology::{StoreIndex, TopicIndex, TopicRole, Topology, TopologyError};
 
@@ -166,12 +166,12 @@ impl App {
     ) -> Result<App, StartError> {
         let (durable, flushed) = mpsc::channel();
         // Before anything is made: a topology that does not belong here leaves no topics behind.
-        let incarnation = match embedded {
-            Some(_) => String::new(),
+        let (incarnation, noted_to) = match embedded {
+            Some(_) => (String::new(), Offset(0)),
             None => {
                 let noted = Notes::of(&*log, &topology.application)?;
                 noted.check(&topology.application, &topology.fingerprint())?;
-                noted.incarnation
+                (noted.incarnation, noted.end)
             }
         };
         let db = open_state(&topology, &config, Arc::clone(&log), durable.clone(), incarnation)?;
@@ -216,6 +216,7 @@ impl App {
             limits: Limits::default(),
             tasks,
             start,
+            noted_to,
         });
         shared.registry.write().register_collector(Box::new(Readings(Arc::downgrade(&shared))));
         let globals = global::bootstrap(&shared)?;
@@ -239,11 +240,12 @@ impl App {
         }
         self.shared.start_threads(tasks)?;
         if self.shared.embedded.is_none() {
-            let workers = presence::topic(&*self.shared.log, &self.shared.topology.application)?;
+            let (log, application) = (&*self.shared.log, &self.shared.topology.application);
+            let (workers, control) = (presence::topic(log, application)?, control::topic(log, application)?);
             let (ask, questions) = mpsc::channel();
             self.shared.ends.ask_through(ask);
             self.spawn_thread("ends".into(), move |shared| ends::run(shared, &questions))?;
-            self.spawn_thread("presence".into(), move |shared| presence::run(shared, &workers))?;
+            self.spawn_thread("presence".into(), move |shared| presence::run(shared, &workers, &control))?;
             if self.shared.config.standbys != Standbys::Each(0) {
                 self.spawn_thread("standby".into(), standby::run)?;
             }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::StartError;
 use crate::log::{self, Cleanup, Log, RecordBatch, TopicInfo, TopicSpec};
-use crate::record::{Headers, Partition, Timestamp};
+use crate::record::{Headers, Offset, Partition, Timestamp};
 use crate::topology::{DELETE_RETENTION_MS, Topology};
 
 const FETCH_BYTES: usize = 1 << 20;
@@ -45,6 +45,8 @@ pub(super) struct Notes {
     formats: BTreeMap<String, String>,
     /// The name of the life; empty in the first.
     pub incarnation: String,
+    /// Up to where it was read.
+    pub end: Offset,
     resetting: bool,
 }
 
@@ -130,6 +132,7 @@ impl Notes {
             }
             next = fetched.next;
         }
+        notes.end = next;
         Ok(notes)
     }
 
@@ -167,13 +170,17 @@ impl Notes {
                 return Err(StartError::Incompatible { application, entry, noted: noted.clone(), given: given.clone() });
             }
         }
-        // Processes of the version before are welcome as long as they are there.
+        Ok(())
+    }
+
+    /// Says what another version has that this one has not: processes of the version before are welcome as long as they are there.
+    /// `fingerprint` is all of it.
+    pub(super) fn tell_more(&self, fingerprint: &BTreeMap<String, String>) {
         let missing: Vec<&str> =
             self.formats.keys().filter(|entry| !fingerprint.contains_key(*entry)).map(String::as_str).collect();
         if !missing.is_empty() {
             tracing::warn!("another version of the application has run that has more: {}", missing.join(", "));
         }
-        Ok(())
     }
 
     /// What is noted of a topic.
@@ -183,6 +190,23 @@ impl Notes {
 
     pub(super) fn has_format(&self, entry: &str) -> bool {
         self.formats.contains_key(entry)
+    }
+}
+
+/// Whether the application was reset, or is being reset, by what was noted from `next` on: who has started before that is of a life that is over.
+pub(super) fn was_reset(log: &dyn Log, control: &TopicInfo, next: &mut Offset) -> Result<bool, log::Error> {
+    let ends_a_life = |key: Option<&[u8]>, value: Option<&[u8]>| {
+        key == Some(INCARNATION.as_bytes()) || (key == Some(RESETTING.as_bytes()) && value.is_some())
+    };
+    let mut found = false;
+    loop {
+        let fetched = log.follow(control.id, Partition(0), *next, FETCH_BYTES)?;
+        if fetched.next == *next {
+            return Ok(found);
+        }
+        let mut records = fetched.batches.iter().flat_map(|batch| batch.records_from(*next));
+        found |= records.any(|record| ends_a_life(record.key, record.value));
+        *next = fetched.next;
     }
 }
 

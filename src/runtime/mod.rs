@@ -72,6 +72,7 @@ use self::state::Lifecycle;
 use self::threads::Threads;
 use self::watch::Watchers;
 use crate::log::{self, EmbeddedLog, Limits, Log, TopicInfo};
+use crate::record::Offset;
 use crate::task::Task;
 use crate::topology::{StoreIndex, Topology};
 
@@ -94,6 +95,8 @@ pub(crate) struct Shared {
     pub tasks: Vec<u32>,
     /// Tells this start of a process from all others that share the log; 0 where none does.
     pub start: u64,
+    /// Up to where the control topic was read before the start.
+    pub noted_to: Offset,
     /// The consumer group: the application's name.
     pub group: Arc<str>,
     pub progress: Progress,

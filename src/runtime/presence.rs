@@ -3,7 +3,7 @@
 //!
 //! Nothing here gives a task to anybody: that is the group's. What is read here may be a few seconds old.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::roles::Role;
-use super::{Shared, StartError};
+use super::{Shared, StartError, control};
 use crate::log::{self, Append, Cleanup, RecordBatch, TopicInfo, TopicSpec, Transaction};
 use crate::record::{Headers, Offset, Partition};
 use crate::topology::DELETE_RETENTION_MS;
@@ -179,21 +179,25 @@ pub(super) fn told(shared_log: &dyn log::Log, application: &str) -> Result<BTree
     Ok(processes)
 }
 
-/// The processes of an application that live. Who has not taken leave is given the time to tell again.
+/// The processes of an application that live, by where they are reached, or by their instance. Who has not taken leave is given the time to
+/// tell again.
 pub(super) fn living(shared_log: &dyn log::Log, application: &str) -> Result<Vec<String>, StartError> {
     let Some(topic) = shared_log.topic(&topic_name(application))? else { return Ok(Vec::new()) };
     let mut next = shared_log.bounds(topic.id, Partition(0))?.start;
-    let mut there = BTreeSet::new();
-    let mut hear = |there: &mut BTreeSet<String>| -> Result<(), log::Error> {
+    let mut there = BTreeMap::new();
+    let mut hear = |there: &mut BTreeMap<String, Option<String>>| -> Result<(), log::Error> {
         loop {
             let fetched = shared_log.fetch(topic.id, Partition(0), next, FETCH_BYTES)?;
             for record in fetched.batches.iter().flat_map(|batch| batch.records_from(next)) {
                 let instance = String::from_utf8_lossy(record.key.unwrap_or_default()).into_owned();
-                if record.value.is_some() {
-                    there.insert(instance)
-                } else {
-                    there.remove(&instance)
-                };
+                match record.value {
+                    // One that tells what is not understood here is there, too.
+                    Some(told) => {
+                        let told = serde_json::from_slice::<Process>(told).ok();
+                        drop(there.insert(instance, told.and_then(|process| process.endpoint)));
+                    }
+                    None => drop(there.remove(&instance)),
+                }
             }
             if std::mem::replace(&mut next, fetched.next) == fetched.next {
                 return Ok(());
@@ -204,20 +208,31 @@ pub(super) fn living(shared_log: &dyn log::Log, application: &str) -> Result<Vec
     let before = std::mem::take(&mut there);
     let until = Instant::now() + shared_log.session_timeout() / 2;
     // All of them have told again, or none does any more.
-    while there != before && Instant::now() < until {
+    while !there.keys().eq(before.keys()) && Instant::now() < until {
         let seen = shared_log.version();
         hear(&mut there)?;
         shared_log.wait(seen, LOOK_EVERY);
     }
-    Ok(there.into_iter().collect())
+    Ok(there.into_iter().map(|(instance, endpoint)| endpoint.unwrap_or(instance)).collect())
 }
 
-/// Tells and reads until the application stops, and then takes leave.
-pub(super) fn run(shared: &Arc<Shared>, topic: &TopicInfo) {
+/// Tells and reads until the application stops, and then takes leave. It stops when it was reset: nothing that is known here is true any more.
+pub(super) fn run(shared: &Arc<Shared>, topic: &TopicInfo, control: &TopicInfo) {
     let (mut next, mut told) = (Offset(0), None::<(Process, Instant)>);
+    let mut noted_to = shared.noted_to;
     // Who was cut off itself does not know who else is silent.
     let (mut hears_since, mut heard) = (Instant::now(), Instant::now());
     while !shared.stopping.load(Ordering::Acquire) {
+        match control::was_reset(&*shared.log, control, &mut noted_to) {
+            Ok(false) => {}
+            Ok(true) => {
+                let reason = format!("{:?} was reset while this process was there: start it again", shared.topology.application);
+                tracing::error!(reason, "the application cannot go on");
+                shared.fail(reason);
+                break;
+            }
+            Err(error) => tracing::debug!(%error, "whether the application was reset is not known for now"),
+        }
         let now = Process { at: 0, ..shared.told_now() };
         let due = told.as_ref().is_none_or(|(process, at)| *process != now || at.elapsed() >= shared.presence.silent / TELLS);
         let outcome = read(shared, topic, &mut next)

@@ -9,6 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use millstream_state::{OpenError, Position, TaskId, fault};
 
@@ -22,6 +23,8 @@ use crate::record::{Headers, Offset, Partition, Timestamp};
 use crate::task::meta;
 use crate::topology::{TopicIndex, TopicRole, Topology};
 
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// How to reset an application.
 #[derive(Clone, Debug, Default)]
 pub struct Reset {
@@ -32,7 +35,8 @@ pub struct Reset {
     pub inputs: Option<Vec<String>>,
     /// Only says what would be done.
     pub dry_run: bool,
-    /// Also while processes of the application are there, which then fail. The group's offsets are left alone.
+    /// Also while processes of the application are there: they hear of it and fail, and are waited for as long as a group waits for the dead. The
+    /// group's offsets are left alone.
     pub force: bool,
 }
 
@@ -135,6 +139,9 @@ impl Reset {
         let noting = |notes: Writer| Append { topic: control.id, partition: Partition(0), batch: notes.batch };
         log.commit(Transaction { appends: vec![noting(begun)], offsets: None, request: None }).wait()?;
         step("reset:marked")?;
+        if self.force {
+            until_gone(log, application)?;
+        }
         let old = Notes::read(log, &control)?;
         log.delete_topics(&forgotten.iter().map(String::as_str).collect::<Vec<_>>())?;
         step("reset:deleted")?;
@@ -214,6 +221,15 @@ impl Reset {
         }
         Ok(begins)
     }
+}
+
+/// Waits until the processes have heard of the mark and left, so that nothing of the old life is written into the new one's topics.
+fn until_gone(log: &dyn Log, application: &str) -> Result<(), log::Error> {
+    let until = Instant::now() + log.session_timeout();
+    while Instant::now() < until && !(log.members(application)?.is_empty() && presence::told(log, application)?.is_empty()) {
+        log.wait(log.version(), LOOK_EVERY);
+    }
+    Ok(())
 }
 
 /// A step that a test may let fail.

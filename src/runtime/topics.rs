@@ -46,6 +46,7 @@ pub(super) fn create_noted(topology: &Topology, log: &dyn Log, now: Timestamp) -
     let counts = counts(topology, log)?;
     let fingerprint = topology.shared_fingerprint(&counts);
     noted.check(&topology.application, &fingerprint)?;
+    noted.tell_more(&fingerprint);
     let topics = create(topology, log, &counts)?;
     let mut notes = Writer::new(now);
     note_new(topology, &topics, &fingerprint, &noted, &mut notes);

@@ -348,6 +348,21 @@ fn a_reset_forgets_and_begins_anew() {
     drop(handle);
     app.stop();
 
+    // Forced while it runs: who is there hears of it and fails, and nothing of what it knew is in the new life.
+    let app = start(names.sums(), dir.path(), 1);
+    let handle = app.handle();
+    catch_up(&handle);
+    let forced = Reset { force: true, ..Reset::default() };
+    forced.run(&topology(), &log).expect("whoever is there");
+    assert!(log.members(names.app).expect("the log answers").is_empty(), "nobody is there any more");
+    let failed = app.stop().expect("it has failed");
+    assert!(failed.contains("was reset") && failed.contains("start it again"), "{failed}");
+    drop(handle);
+    let app = start(names.sums(), dir.path(), 1);
+    catch_up(&app.handle());
+    assert_eq!(sum(&app.handle(), "a"), Some(11), "from the beginning");
+    app.stop();
+
     // From a time that all records have, which is their beginning; from one that none has, which is the end.
     for (at, expected) in [(1_000, Some(11)), (1_001, None)] {
         let to = ResetTo::Time(Timestamp(at));

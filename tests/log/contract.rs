@@ -219,6 +219,7 @@ fn refused_transactions_append_nothing(home: &Home) {
     let unknown = TopicInfo { id: NOWHERE, ..orders.clone() };
     let unkeyed = format!("compacted topic {} has no key", table.name);
     let missing = format!("topic number {} does not exist", NOWHERE.0);
+    let too_large = format!("is larger than the {max} allowed");
     // Where, what, and what is said of it; the check of one record says the same.
     type Case<'a> = (&'a TopicInfo, u32, i64, Option<&'a [u8]>, &'a [u8], Headers, Option<&'a str>);
     let cases: [Case<'_>; 8] = [
@@ -226,8 +227,8 @@ fn refused_transactions_append_nothing(home: &Home) {
         (&orders, 0, 0, None, &value, Headers::EMPTY, None),
         (&orders, 1, 0, None, b"v", Headers::EMPTY, Some("no partition 1")),
         (&orders, 0, -1, None, b"v", Headers::EMPTY, Some("negative timestamp -1")),
-        (&orders, 0, 0, Some(b"k"), &value, Headers::EMPTY, Some("is larger than the 1048576 allowed")),
-        (&orders, 0, 0, None, &value, Headers::EMPTY.with("h", ""), Some("is larger than the 1048576 allowed")),
+        (&orders, 0, 0, Some(b"k"), &value, Headers::EMPTY, Some(&too_large)),
+        (&orders, 0, 0, None, &value, Headers::EMPTY.with("h", ""), Some(&too_large)),
         (&table, 0, 0, None, b"v", Headers::EMPTY, Some(&unkeyed)),
         (&unknown, 0, 0, None, b"v", Headers::EMPTY, Some(&missing)),
     ];

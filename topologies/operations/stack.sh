@@ -2,6 +2,7 @@
 # The whole stack on loopback, for trying it out: Kafka, MariaDB, Redis, two workers, the API, the relay of the outbox, the sink and an endpoint for it.
 #   stack.sh up SHOP     starts what does not run, waits until all of it is ready, and prints where everything is; SHOP is the shop's binary
 #   stack.sh down        ends it, in order; data stays
+#   stack.sh stop        ends the shop's processes only, as `shop reset` needs it; `up` starts them again
 #   stack.sh status      says what runs
 #   stack.sh wipe        removes the data of a stack that is down
 # Settings by environment:
@@ -50,7 +51,7 @@ begin() {
     local part=$1
     shift
     if runs "$part"; then return; fi
-    setsid "$@" >"$dir/$part.log" 2>&1 </dev/null &
+    setsid "$@" >>"$dir/$part.log" 2>&1 </dev/null &
     echo $! >"$dir/$part.pid"
 }
 
@@ -136,16 +137,21 @@ end() {
         if [ $SECONDS -ge $until ]; then
             echo "stack: $1 did not end within $2 s and is killed" >&2
             kill -9 "$p" 2>/dev/null || true
+            break
         fi
         sleep 0.1
     done
     rm -f "$dir/$1.pid"
 }
 
-down() {
-    # The shop first, while there is a cluster to say goodbye to; all at once.
+stop() {
     for part in "${shops[@]}"; do end "$part" 15 & done
     wait
+}
+
+down() {
+    # The shop first, while there is a cluster to say goodbye to; all at once.
+    stop
     end redis 15 &
     end mariadb 30 &
     "$kafka" stop >/dev/null &
@@ -163,6 +169,10 @@ status() {
 case ${1:-} in
 up) up "${2:-}" ;;
 down) down ;;
+stop)
+    stop
+    echo "The shop's processes are stopped. Kafka is $brokers; stack.sh up starts them again."
+    ;;
 status) status || true ;;
 wipe)
     for part in "${shops[@]}" mariadb redis; do if runs "$part"; then fail "$part runs: stop it first"; fi; done
@@ -170,7 +180,7 @@ wipe)
     rm -rf "$dir"
     ;;
 *)
-    sed -n '2,11s/^# \{0,1\}//p' "$0"
+    sed -n '2,12s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac

@@ -21,7 +21,7 @@ use mysql_async::Opts;
 
 pub use self::cluster::{ApiServer, Cdc, Cluster, GroupProtocol, KafkaMechanism, Worker};
 pub use self::gate::Gate;
-pub use self::outbox::{Database, Outbox};
+pub use self::outbox::{Database, Outbox, Retention};
 pub use self::sink::{Delivery, Receive, Sink};
 use crate::client::Target;
 use crate::time::Iso;
@@ -76,6 +76,9 @@ pub struct Dev {
     /// Write requests through the outbox of a MySQL or MariaDB database, and follow it in its binlog
     #[command(flatten)]
     pub outbox: Outbox,
+    /// How long the outbox keeps its rows
+    #[command(flatten)]
+    pub retention: Retention,
     /// A gate before coupons
     #[command(flatten)]
     pub gate: Gate,

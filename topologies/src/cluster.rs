@@ -14,7 +14,7 @@ use crate::api::{Api, routes};
 use crate::cli::{ApiServer, Cdc, Cluster, GroupProtocol, KafkaMechanism, Sink, Worker};
 use crate::serving::{self, Error, Front, Parts, misconfigured};
 use crate::topology::{self, Settings};
-use crate::{metrics, restoring};
+use crate::{metrics, outbox, restoring};
 
 /// Runs topologies until a signal comes.
 ///
@@ -54,7 +54,9 @@ pub fn serve_api(api_server: &ApiServer) -> Result<(), Error> {
     serving::run(&api_server.logging, async {
         let gate = api_server.gate.settings().map_err(Error::Misconfigured)?;
         let database = api_server.database.address().map_err(Error::Misconfigured)?;
-        let outbox = database.map(|address| (address, api_server.database.cdc_name.clone()));
+        let retention = api_server.retention.outbox_retention.0;
+        let relay = api_server.database.cdc_name.clone();
+        let outbox = database.map(|address| outbox::Settings { address, relay, retention });
         let topology = topology::shared(&Settings::default()).map_err(misconfigured)?;
         let front = Front::open(&api_server.interface).await?;
         let config = Config {
@@ -87,7 +89,7 @@ pub fn relay(cdc: &Cdc) -> Result<(), Error> {
         let outbox = outbox.ok_or_else(|| misconfigured("--mysql is missing: the database whose outbox is relayed"))?;
         let topology = topology::shared(&Settings::default()).map_err(misconfigured)?;
         let front = Front::open(&cdc.interface).await?;
-        let config = Config { threads: 0, ..Config::shared(&cdc.state) };
+        let config = Config { threads: 0, advertise: Some(front.address().to_string()), ..Config::shared(&cdc.state) };
         let writer = format!("shop-cdc-{}", outbox.name);
         let app = start(topology, config, &cdc.cluster, |kafka| kafka.exclusive_writer(writer)).await?;
         let handle = app.handle();
@@ -108,7 +110,7 @@ pub fn deliver(sink: &Sink) -> Result<(), Error> {
         let settings = sink.delivery.settings("--url", &sink.url).map_err(Error::Misconfigured)?;
         let topology = topology::shared(&Settings::default()).map_err(misconfigured)?;
         let front = Front::open(&sink.interface).await?;
-        let config = Config { threads: 0, ..Config::shared(&sink.state) };
+        let config = Config { threads: 0, advertise: Some(front.address().to_string()), ..Config::shared(&sink.state) };
         let app = start(topology, config, &sink.cluster, |kafka| kafka).await?;
         let handle = app.handle();
         let mut parts = Parts::none();

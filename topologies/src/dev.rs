@@ -9,7 +9,7 @@ use crate::api::{Api, routes};
 use crate::cli::Dev;
 use crate::serving::{self, Error, Front, Parts, misconfigured};
 use crate::topology::Settings;
-use crate::{demo, metrics, restoring, topology};
+use crate::{demo, metrics, outbox, restoring, topology};
 
 /// Serves until a signal comes.
 ///
@@ -39,7 +39,9 @@ async fn serve(dev: &Dev) -> Result<(), Error> {
     if own.is_none() && outbox.is_some() {
         tracing::warn!("requests go straight to the log: the outbox is routed otherwise than the shop's own");
     }
-    let home = parts.home(&handle, own.map(|outbox| (outbox.address.clone(), outbox.name.clone())));
+    let retention = dev.retention.outbox_retention.0;
+    let through = own.map(|outbox| outbox::Settings { address: outbox.address.clone(), relay: outbox.name.clone(), retention });
+    let home = parts.home(&handle, through);
     let gate = parts.gate(&handle, gate).await?;
     let api = Api::new(&handle, dev.interface.lang, home, gate);
     metrics::register(&api, &mut handle.registry().write());

@@ -146,12 +146,12 @@ impl Parts {
         });
     }
 
-    /// Where requests are written: through an outbox, if there is one, whose relay has that name.
-    pub fn home(&mut self, app: &Handle, outbox: Option<(cdc::Address, String)>) -> Home {
-        let Some((address, relay)) = outbox else { return Home::Log };
+    /// Where requests are written: through an outbox, if there is one.
+    pub fn home(&mut self, app: &Handle, outbox: Option<outbox::Settings>) -> Home {
+        let Some(outbox::Settings { address, relay, retention }) = outbox else { return Home::Log };
         let (sender, relayed) = watch::channel(None);
         let outbox = Outbox::open(app, address, relayed);
-        let (followed, kept) = (outbox::follow(app.clone(), relay, sender), outbox.clone().keep(app.clone()));
+        let (followed, kept) = (outbox::follow(app.clone(), relay, sender), outbox.clone().keep(app.clone(), retention));
         let mut stop = self.stop.subscribe();
         self.running.spawn(async move {
             tokio::select! {

@@ -113,7 +113,7 @@ fn outputs_are_counted(broker: &Broker) {
     }
 }
 
-struct Event {
+pub struct Event {
     id: Option<Vec<u8>>,
     value: Vec<u8>,
 }
@@ -123,7 +123,7 @@ fn find(text: &[u8], word: &[u8]) -> bool {
 }
 
 /// Every committed record of a topic.
-fn records(log: &dyn Log, topic: &str) -> Vec<Event> {
+pub fn records(log: &dyn Log, topic: &str) -> Vec<Event> {
     let topic = log.topic(topic).expect("the broker answers").expect("the topic exists");
     let mut events = Vec::new();
     for partition in (0..topic.partitions).map(Partition) {

@@ -21,4 +21,5 @@ mod outbox;
 mod routes;
 mod shop;
 mod sink;
+mod stack;
 mod views;

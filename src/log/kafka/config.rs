@@ -349,6 +349,10 @@ pub(super) const HEARTBEAT: Duration = Duration::from_millis(100);
 /// The largest record, with room for what is around it, that topics made here take.
 pub(super) const MAX_MESSAGE_BYTES: usize = 2 << 20;
 
+/// What a record is checked against: what a topic takes less what is around it. Applications take smaller ones from outside; this is what a
+/// dead letter may have, which is the record as it was, of whatever program, and headers that say why.
+pub(super) const MAX_RECORD_BYTES: usize = MAX_MESSAGE_BYTES - (16 << 10);
+
 /// Properties that the guarantees rest on.
 const FIXED: &[&str] = &[
     "acks",

@@ -44,6 +44,8 @@ use transactions::Transactions;
 /// A transaction larger than this is refused, in bytes.
 const MAX_TRANSACTION_BYTES: usize = 1 << 30;
 
+const LIMITS: Limits = Limits { max_record_bytes: config::MAX_RECORD_BYTES };
+
 /// A log in a cluster of Kafka.
 pub struct KafkaLog {
     cluster: Arc<Cluster>,
@@ -94,7 +96,7 @@ impl KafkaLog {
 
     /// What is wrong with a transaction before anybody is asked, or its size in bytes.
     fn check(topics: &Topics, transaction: &Transaction) -> Result<usize, Error> {
-        let limits = Limits::default();
+        let limits = LIMITS;
         let mut bytes = 0;
         for append in &transaction.appends {
             let facts = append.batch.facts();
@@ -318,6 +320,6 @@ impl Log for KafkaLog {
     }
 
     fn limits(&self) -> Limits {
-        Limits::default()
+        LIMITS
     }
 }

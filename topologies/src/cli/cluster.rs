@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use super::{Database, Gate, Interface, Logging, Outbox, bytes, duration};
+use super::{Database, Gate, Interface, Logging, Outbox, Retention, bytes, duration};
 
 /// The Kafka cluster to use.
 #[derive(Args, Clone, Debug)]
@@ -114,6 +114,9 @@ pub struct ApiServer {
     /// Write requests through the outbox of a MySQL or MariaDB database, which `shop cdc` relays
     #[command(flatten)]
     pub database: Database,
+    /// How long the outbox keeps its rows
+    #[command(flatten)]
+    pub retention: Retention,
     /// A gate before coupons
     #[command(flatten)]
     pub gate: Gate,

@@ -2,10 +2,12 @@
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 
-use crate::cdc;
+use super::duration;
+use crate::{cdc, outbox};
 
 /// The database.
 #[derive(Args, Clone, Debug)]
@@ -33,6 +35,31 @@ impl Database {
         let address = |url: &String| cdc::Address::new(url, self.mysql_ca.clone(), &self.cdc_table);
         self.mysql.as_ref().map(address).transpose()
     }
+}
+
+/// How long the outbox keeps its rows, of whatever process writes to it.
+#[derive(Args, Clone, Copy, Debug)]
+pub struct Retention {
+    /// How long rows of the outbox are kept that were relayed, such as 7d or 12h; off keeps them for ever
+    #[arg(long, env = "SHOP_OUTBOX_RETENTION", value_name = "TIME", default_value = "7d", value_parser = keep)]
+    pub outbox_retention: Keep,
+}
+
+/// How long to keep something; nothing is for ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keep(pub Option<Duration>);
+
+fn keep(text: &str) -> Result<Keep, String> {
+    const DAY: Duration = Duration::from_secs(24 * 3_600);
+    if text == "off" {
+        return Ok(Keep(None));
+    }
+    let days = text.strip_suffix('d').and_then(|days| days.parse().ok()).and_then(|days| DAY.checked_mul(days));
+    let time = days.map_or_else(|| duration(text), Ok)?;
+    if time < outbox::LEAST_RETENTION {
+        return Err("rows are kept for 1h at least, or off keeps them for ever".into());
+    }
+    Ok(Keep(Some(time)))
 }
 
 /// The outbox to follow, and how its rows become records.
@@ -107,5 +134,28 @@ impl Outbox {
             prefers_gtids: self.cdc_position == PositionBy::Gtid,
             raw_topic: self.raw_topic,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_retention_is_a_time_or_none() {
+        let hours = |hours: u64| Some(Keep(Some(Duration::from_secs(hours * 3_600))));
+        for (text, read) in [
+            ("7d", hours(7 * 24)),
+            ("12h", hours(12)),
+            ("1h", hours(1)),
+            ("off", Some(Keep(None))),
+            ("59m", None),
+            ("0d", None),
+            ("7", None),
+            ("-7d", None),
+            ("99999999999999999999d", None),
+        ] {
+            assert_eq!(keep(text).ok(), read, "{text}");
+        }
     }
 }

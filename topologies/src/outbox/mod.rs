@@ -11,13 +11,15 @@
 
 pub mod event;
 mod places;
+mod retention;
 mod schema;
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use millstream::{Clock, Handle, Timestamp};
+use millstream::{Clock, Handle, Timestamp, Upstream};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Error as SqlError, Pool, TxOpts};
 use tokio::sync::watch;
@@ -25,6 +27,8 @@ use tokio::sync::watch;
 pub use self::event::NewEvent;
 use self::places::Relayed;
 pub use self::places::follow;
+pub use self::retention::LEAST as LEAST_RETENTION;
+use self::retention::Retention;
 pub use self::schema::Answer;
 use crate::cdc::{Address, Flavor, Gtids, Routing, Server, Stop, Trouble};
 
@@ -87,10 +91,21 @@ pub struct Kept {
     pub place: String,
 }
 
+/// Where requests are written.
+pub struct Settings {
+    /// The database, and its outbox.
+    pub address: Address,
+    /// The name of its relay.
+    pub relay: String,
+    /// How long rows stay that were relayed; `None` is for ever.
+    pub retention: Option<Duration>,
+}
+
 /// A database that requests are written to.
 #[derive(Clone)]
 pub struct Outbox {
     shared: Arc<Shared>,
+    relayed: Arc<Relayed>,
 }
 
 struct Shared {
@@ -127,15 +142,17 @@ impl Outbox {
         let pool = address.pool(&setup);
         app.report(PART, Some("the database has not been reached yet".into()));
         let shared = Arc::new(Shared { clock: app.clock(), pool, address, flavor: OnceLock::new() });
-        app.feed_from(Some(Arc::new(Relayed::new(Arc::clone(&shared), relayed))));
-        Outbox { shared }
+        let relayed = Arc::new(Relayed::new(Arc::clone(&shared), relayed));
+        app.feed_from(Some(Arc::clone(&relayed) as Arc<dyn Upstream>));
+        Outbox { shared, relayed }
     }
 
-    /// Makes and checks the tables, then forgets old answers. Ends only where the database is not what it must be.
-    pub async fn keep(self, app: Handle) -> Stop {
-        let shared = self.shared;
+    /// Makes and checks the tables, then forgets old answers, and relayed rows after a time if there is one. Ends only where the database is
+    /// not what it must be.
+    pub async fn keep(self, app: Handle, retention: Option<Duration>) -> Stop {
+        let Outbox { shared, relayed } = self;
         loop {
-            match shared.prepare().await {
+            match shared.prepare(retention.is_some()).await {
                 Ok(flavor) => {
                     shared.flavor.get_or_init(|| flavor);
                     break;
@@ -146,11 +163,16 @@ impl Outbox {
             tokio::time::sleep(PAUSE_START).await;
         }
         app.report(PART, None);
-        loop {
-            tokio::time::sleep(SWEEP_EVERY).await;
-            if let Err(error) = shared.sweep().await {
-                tracing::debug!(%error, "old answers to idempotency keys are still there");
+        let retention = retention.map(|keep| Retention::new(&app, Arc::clone(&shared), relayed, keep));
+        let forget_rows = async {
+            match retention {
+                Some(retention) => retention.keep().await,
+                None => std::future::pending().await,
             }
+        };
+        tokio::select! {
+            never = forget_rows => match never {},
+            never = shared.forget_answers() => match never {},
         }
     }
 
@@ -203,14 +225,14 @@ impl Shared {
         self.flavor.get().copied().ok_or_else(|| Error::Unavailable("it has not been reached yet".into()))
     }
 
-    async fn prepare(&self) -> Result<Flavor, Trouble> {
+    async fn prepare(&self, deletes: bool) -> Result<Flavor, Trouble> {
         let needed: Vec<String> = Routing::default().columns().map(str::to_owned).collect();
         let mut server = Server::connect(&self.address, &needed).await?;
         if !server.has_gtids {
             let why = "gtid_mode must be ON for requests to be written to it: the relay is waited for by transaction ids";
             return Err(Trouble::Fatal(Stop::Misconfigured(format!("{}: {why}", self.address.place()))));
         }
-        schema::prepare(&mut server.conn, &self.address.table).await.map_err(|error| match error {
+        schema::prepare(&mut server.conn, &self.address.table, deletes).await.map_err(|error| match error {
             // Whatever it refuses now, it would refuse of a request.
             SqlError::Server(error) if ![LOCK_TIMEOUT, DEADLOCK].contains(&error.code) && error.code < 2_000 => Trouble::Fatal(
                 Stop::Misconfigured(format!("{}: requests cannot be written: {}", self.address.place(), error.message)),
@@ -220,6 +242,15 @@ impl Shared {
         let flavor = server.flavor;
         server.conn.disconnect().await.map_err(|error| self.address.trouble(error))?;
         Ok(flavor)
+    }
+
+    async fn forget_answers(&self) -> Infallible {
+        loop {
+            tokio::time::sleep(SWEEP_EVERY).await;
+            if let Err(error) = self.sweep().await {
+                tracing::debug!(%error, "old answers to idempotency keys are still there");
+            }
+        }
     }
 
     async fn sweep(&self) -> mysql_async::Result<()> {

@@ -65,11 +65,11 @@ pub struct Answer {
     pub answer: Vec<u8>,
 }
 
-/// Makes the tables that are missing, and tries all statements out.
+/// Makes the tables that are missing, and tries all statements out; that rows of the outbox may be deleted, only if somebody `deletes`.
 ///
 /// # Errors
 /// The database's.
-pub async fn prepare(conn: &mut Conn, outbox: &TableName) -> mysql_async::Result<()> {
+pub async fn prepare(conn: &mut Conn, outbox: &TableName, deletes: bool) -> mysql_async::Result<()> {
     let there: Vec<String> =
         conn.query("SELECT TABLE_NAME FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE()").await?;
     // Who has all of them needs no right to make any.
@@ -89,6 +89,9 @@ pub async fn prepare(conn: &mut Conn, outbox: &TableName) -> mysql_async::Result
         insert_row(&mut transaction, id, random_id(id), at, &row).await?;
         let event = (id.to_string(), "Rehearsal", nobody.to_string(), "CouponIssueRequest", "{}".to_owned(), datetime(at));
         transaction.exec_drop(insert_event(outbox), event).await?;
+    }
+    if deletes {
+        transaction.exec_drop(format!("DELETE FROM {} WHERE id = ?", outbox.quoted()), (Uuid::new_v4().to_string(),)).await?;
     }
     let key = [*Uuid::new_v4().as_bytes(), *Uuid::new_v4().as_bytes()].concat();
     let key: [u8; 32] = *key.first_chunk().expect("twice sixteen bytes");

@@ -140,7 +140,8 @@ pub fn shared() -> &'static Server {
 
 /// A server that is killed when it is dropped.
 pub struct Server {
-    process: Child,
+    /// `None` if somebody else runs it.
+    process: Option<Child>,
     dir: TempDir,
     pub port: u16,
     settings: Vec<String>,
@@ -148,8 +149,10 @@ pub struct Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        self.process.kill().ok();
-        self.process.wait().ok();
+        if let Some(process) = &mut self.process {
+            process.kill().ok();
+            process.wait().ok();
+        }
     }
 }
 
@@ -164,6 +167,17 @@ impl Server {
         Server::start_as(&[])
     }
 
+    /// The MySQL 8 that `make mysql8` runs.
+    pub fn mysql8() -> Server {
+        let port = std::env::var("CDC_MYSQL8_PORT").ok().and_then(|port| port.parse().ok());
+        let port = port.expect("CDC_MYSQL8_PORT, by make mysql8");
+        Server { process: None, dir: directory(), port, settings: Vec::new() }
+    }
+
+    fn process(&mut self) -> &mut Child {
+        self.process.as_mut().expect("a server of the tests' own")
+    }
+
     fn start_as(settings: &[&str]) -> Server {
         let dir = directory();
         let data = dir.path().join("data");
@@ -176,7 +190,7 @@ impl Server {
             let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
             let mut process = Server::spawn(dir.path(), port, &settings);
             if up(&mut process, port) {
-                let server = Server { process, dir, port, settings };
+                let server = Server { process: Some(process), dir, port, settings };
                 server.run(
                     "",
                     "CREATE USER app@'%' IDENTIFIED BY 'app'; GRANT ALL ON *.* TO app@'%';
@@ -207,18 +221,19 @@ impl Server {
 
     /// Sends it a signal, by the name `kill` knows.
     pub fn signal(&self, name: &str) {
-        crate::shop::kill(name, self.process.id());
+        crate::shop::kill(name, self.process.as_ref().expect("a server of the tests' own").id());
     }
 
     /// Starts it on what is there.
     pub fn restart(&mut self) {
-        self.process = Server::spawn(self.dir.path(), self.port, &self.settings);
-        assert!(up(&mut self.process, self.port), "{}", fs::read_to_string(self.dir.path().join("log")).unwrap_or_default());
+        self.process = Some(Server::spawn(self.dir.path(), self.port, &self.settings));
+        let port = self.port;
+        assert!(up(self.process(), port), "{}", fs::read_to_string(self.dir.path().join("log")).unwrap_or_default());
     }
 
     pub fn kill(&mut self) {
-        self.process.kill().expect("a running server");
-        self.process.wait().expect("a child");
+        self.process().kill().expect("a running server");
+        self.process().wait().expect("a child");
     }
 
     /// Where a program finds a database.
@@ -233,7 +248,8 @@ impl Server {
     /// Runs statements.
     #[track_caller]
     pub fn run(&self, database: &str, statements: &str) {
-        run(self.port, if database.is_empty() { "root" } else { "app" }, database, statements);
+        let is_root = database.is_empty() && self.process.is_some();
+        run(self.port, if is_root { "root" } else { "app" }, database, statements);
     }
 
     /// All rows of a query.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::database::shared;
+use super::database::{Server, shared};
 use super::records::Stored;
 use super::{insert, records_of, relaying, wait_for_marker};
 
@@ -129,12 +129,12 @@ fn rows_of_mariadb_become_the_records_that_debezium_makes() {
 #[test]
 #[ignore = "needs MySQL 8, which comes from Maven Central: make mysql8"]
 fn rows_of_mysql_become_the_records_that_debezium_makes() {
-    let port: u16 =
-        std::env::var("CDC_MYSQL8_PORT").ok().and_then(|port| port.parse().ok()).expect("CDC_MYSQL8_PORT, by make mysql8");
-    let run = |statements: &str| super::database::run(port, "app", "app", statements);
+    let server = Server::mysql8();
+    let run = |statements: &str| server.run("app", statements);
     for by in ["gtid", "file"] {
         println!("by {by}");
-        check(&format!("mysql://cdc:cdc@127.0.0.1:{port}/app"), &run, MYSQL);
-        super::relaying::goes_on_where_it_stopped(&format!("mysql://cdc:cdc@127.0.0.1:{port}/app"), by, &run);
+        check(&server.url("cdc", "app"), &run, MYSQL);
+        // This one writes requests there, too, which takes more rights.
+        super::relaying::goes_on_where_it_stopped(&server.url("app", "app"), by, &run);
     }
 }

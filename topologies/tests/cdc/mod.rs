@@ -5,7 +5,7 @@ pub mod database;
 mod debezium;
 mod odd;
 mod outside;
-mod records;
+pub mod records;
 mod refusals;
 mod relaying;
 mod speed;
@@ -45,7 +45,7 @@ fn wait_for_marker(shop: &Shop, id: &str) {
 }
 
 /// Ends a shop in order, and reads what it has written.
-fn records_of(shop: Shop) -> std::collections::BTreeMap<String, Vec<Stored>> {
+pub fn records_of(shop: Shop) -> std::collections::BTreeMap<String, Vec<Stored>> {
     let data = Arc::clone(&shop.data);
     shop.signal("TERM");
     assert_eq!(shop.wait(Duration::from_secs(10)).code(), Some(0));

@@ -3,6 +3,7 @@
 
 mod redis_server;
 mod rush;
+mod several;
 
 use std::sync::Arc;
 use std::thread;

@@ -13,20 +13,20 @@ use crate::shop::{Shop, eventually, fresh_id};
 
 const CLIENTS: usize = 8;
 
-fn setting(name: &str, default: u64) -> u64 {
+pub fn setting(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
 /// What happens to Redis.
 #[derive(Clone, Copy, Debug)]
-enum Blow {
+pub enum Blow {
     Flush,
     Kill,
     /// It comes back as it was a while ago.
     OldCopy,
 }
 
-fn strike(redis: &mut RedisServer, blow: Blow) {
+pub fn strike(redis: &mut RedisServer, blow: Blow) {
     match blow {
         Blow::Flush => {
             let _: String = redis.ask("FLUSHALL");

@@ -6,7 +6,7 @@ use std::thread;
 use serde_json::json;
 
 use super::{directory, made, rows, through};
-use crate::cdc::database::shared;
+use crate::cdc::database::{Server, shared};
 use crate::http::Response;
 use crate::shop::{FREE, Shop, fresh_id};
 
@@ -18,7 +18,10 @@ fn same(first: &Response, second: &Response) {
 
 #[test]
 fn a_key_is_for_one_request_over_restarts_and_over_what_the_log_keeps() {
-    let server = shared();
+    hold_over_restarts(shared());
+}
+
+pub fn hold_over_restarts(server: &Server) {
     let database = server.database();
     let url = server.url("app", &database);
     let shop = through(&url);

@@ -4,12 +4,15 @@ use serde_json::json;
 
 use super::proxy::{Fate, Proxy};
 use super::{nothing_is_half_done, rows, through};
-use crate::cdc::database::shared;
+use crate::cdc::database::{Server, shared};
 use crate::shop::fresh_id;
 
 #[test]
 fn a_commit_without_an_answer_is_looked_up() {
-    let server = shared();
+    are_looked_up(shared());
+}
+
+pub fn are_looked_up(server: &Server) {
     let database = server.database();
     let proxy = Proxy::before(server.port);
     let shop = through(&server.url("app", &database).replace(&server.port.to_string(), &proxy.port().to_string()));

@@ -5,6 +5,7 @@ mod crash;
 mod keys;
 mod lost_answers;
 mod proxy;
+mod retention;
 
 use std::sync::Arc;
 
@@ -59,7 +60,20 @@ fn column(table: &str) -> &'static str {
 
 #[test]
 fn coupons_and_orders_go_through_the_database_and_are_read_by_their_tokens() {
-    let server = shared();
+    requests_go_through(shared());
+}
+
+#[test]
+#[ignore = "needs MySQL 8, which comes from Maven Central: make mysql8"]
+fn requests_go_through_mysql() {
+    let server = Server::mysql8();
+    requests_go_through(&server);
+    keys::hold_over_restarts(&server);
+    lost_answers::are_looked_up(&server);
+    retention::deletes_what_is_old(&server);
+}
+
+fn requests_go_through(server: &Server) {
     let database = server.database();
     let shop = through(&server.url("app", &database));
 

@@ -1,6 +1,7 @@
 //! What happens to orders arrives at somebody else's endpoint: once by its idempotency key, in order for each order, through failures of
 //! either side.
 
+mod edge;
 pub mod endpoint;
 
 use std::io::{Read, Write};

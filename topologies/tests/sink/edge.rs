@@ -1,0 +1,81 @@
+//! Records of other programs that are as large as a record may be, on a real Kafka: what cannot be processed or delivered is parked as it is,
+//! with headers that say why on top, replayed, and holds nobody up.
+
+use millstream::log::{Append, Error, KafkaConfig, KafkaLog, Limits, Log, RecordBatch, Transaction};
+use millstream::{Headers, Partition, Timestamp};
+use serde_json::json;
+
+use super::endpoint::{Endpoint, Reply};
+use crate::kafka::broker::Broker;
+use crate::kafka::{directory, start};
+use crate::shop::{eventually, fresh_id};
+
+/// What a program may write at most through this library; and what topics of the shop take at most from anybody, nearly.
+const SIZES: [usize; 2] = [1 << 20, (2 << 20) - (24 << 10)];
+
+/// Appends a record of this many bytes as another program would. `value` makes one that is so long.
+fn append(log: &KafkaLog, topic: &str, key: &str, bytes: usize, value: impl Fn(usize) -> String) {
+    let info = log.topic(topic).expect("the broker answers").expect("the topic exists");
+    let headers = Headers::EMPTY.with("eventType", "x".repeat(1_000));
+    // How much of that is not the value, a log that takes nothing says.
+    let nothing = Limits { max_record_bytes: 0 };
+    let refused = nothing.check(&info, Partition(0), Timestamp(1), Some(key.as_bytes()), Some(b""), &headers);
+    let Err(Error::RecordTooLarge { bytes: around, .. }) = refused else { panic!("{refused:?}") };
+    let value = value(bytes - around);
+    let mut batch = RecordBatch::new();
+    batch.push(Timestamp(1_000), Some(key.as_bytes()), Some(value.as_bytes()), &headers);
+    let appends = vec![Append { topic: info.id, partition: Partition(0), batch }];
+    log.commit(Transaction { appends, ..Transaction::default() }).wait().expect("the broker takes it");
+}
+
+/// A change of an order's status of so many bytes.
+fn change(order: u64, bytes: usize) -> String {
+    let change = |text: &str| json!({"orderId": order, "status": "CONFIRMED", "text": text}).to_string();
+    change(&"x".repeat(bytes - change("").len()))
+}
+
+#[test]
+fn records_of_the_largest_size_are_parked_and_replayed() {
+    let broker = Broker::start();
+    let endpoint = Endpoint::start(|_, _| Reply::status(413));
+    let _worker = start(&broker, "worker", directory(), &["--threads", "2"]);
+    let api = start(&broker, "api", directory(), &[]);
+    let url = endpoint.url();
+    let _sink = start(&broker, "sink", directory(), &["--url", &url, "--first-retry", "10ms"]);
+    let log = KafkaLog::open(KafkaConfig::new(broker.address())).expect("the broker answers");
+    for (nth, bytes) in SIZES.into_iter().enumerate() {
+        append(&log, "data-platform", &nth.to_string(), bytes, |bytes| change(nth as u64, bytes));
+        append(&log, "coupon-issue", &nth.to_string(), bytes, |bytes| "x".repeat(bytes));
+    }
+    let parked = |topic: &str| {
+        let answer = api.get(&format!("/dlq/{topic}.dlq"));
+        if answer.status == 404 { Vec::new() } else { answer.ok(200)["records"].as_array().expect("a list").clone() }
+    };
+    for topic in ["data-platform", "coupon-issue"] {
+        let letters = eventually(|| Some(parked(topic)).filter(|letters| letters.len() == SIZES.len()));
+        for letter in letters {
+            assert_eq!(
+                (&letter["sourceTopic"], letter["headers"]["eventType"].as_str().map(str::len)),
+                (&json!(topic), Some(1_000))
+            );
+        }
+    }
+    assert_eq!(endpoint.seen().requests.len(), SIZES.len(), "each was tried once");
+
+    // A letter is replayed as it is: to the sink alone, or to the topology, which parks it once more.
+    endpoint.turn(|_, _| Reply::TAKE);
+    for (topic, again) in [("data-platform", 0), ("coupon-issue", SIZES.len())] {
+        assert_eq!(api.post(&format!("/dlq/{topic}.dlq/replay"), &json!({})).ok(200)["replayed"], SIZES.len());
+        eventually(|| (parked(topic).len() == SIZES.len() + again).then_some(()));
+    }
+    eventually(|| (endpoint.seen().taken.len() == SIZES.len()).then_some(()));
+    assert_eq!(endpoint.seen().differing, [""; 0]);
+
+    // And whoever comes after them is served, in each partition.
+    for _ in 0..6 {
+        let (coupon, user) = (api.coupon(1), fresh_id());
+        let token = api.claim(coupon, user).position();
+        api.get(&format!("/api/users/{user}/coupons?at_least={token}&wait_ms=10000")).ok(200);
+        assert_eq!(api.coupons_of(user), [coupon]);
+    }
+}
