@@ -42,6 +42,19 @@ impl Handle {
         owners.chain(here(follows && !first)).chain(standbys.into_iter().map(Place::There)).collect()
     }
 
+    /// Which of its times here this is for a task whose rows may be read here: see [`Roles::readable_since`](super::roles::Roles).
+    pub(crate) fn readable_since(&self, (sub, partition): TaskPlace) -> Option<u64> {
+        match self.shared.topology.global(sub) {
+            Some(_) => Some(0),
+            None => self.shared.roles.readable_since(sub, Partition(partition)),
+        }
+    }
+
+    /// Tells when a task may have moved, here or elsewhere, except that a process falls silent.
+    pub(crate) fn moves(&self) -> tokio::sync::watch::Receiver<()> {
+        self.shared.roles.moves()
+    }
+
     /// How many milliseconds the rows of a task may be behind here; `None` where they are the owner's.
     pub(crate) fn staleness_ms(&self, (sub, partition): TaskPlace) -> Option<u64> {
         let partition = Partition(partition);

@@ -1,7 +1,8 @@
 //! Resetting an application: what it knows is thrown away, and it begins anew, at its inputs' beginning, end, or a time. The inputs
 //! themselves, its outputs and its dead letters stay.
 //!
-//! On a shared log it must not run meanwhile. The internal topics are deleted and made anew, and the first records of the tasks' own changelogs
+//! On a shared log it must not run meanwhile: a member that were thrown out of the group would join again, and what it has in memory is of no
+//! use any more. The internal topics are deleted and made anew, and the first records of the tasks' own changelogs
 //! say where they begin. That, the group's offsets and the name of the new life, by which state directories of the old one are known and
 //! emptied, are one transaction. Until it is there, a mark keeps processes from starting; a reset that was cut off is repeated.
 //!
@@ -9,6 +10,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
 use millstream_state::{OpenError, Position, TaskId, fault};
 
@@ -22,6 +24,9 @@ use crate::record::{Headers, Offset, Partition, Timestamp};
 use crate::task::meta;
 use crate::topology::{TopicIndex, TopicRole, Topology};
 
+/// How often it is asked who is still there.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
+
 /// How to reset an application.
 #[derive(Clone, Debug, Default)]
 pub struct Reset {
@@ -32,7 +37,8 @@ pub struct Reset {
     pub inputs: Option<Vec<String>>,
     /// Only says what would be done.
     pub dry_run: bool,
-    /// Also while processes of the application are there, which then fail. The group's offsets are left alone.
+    /// Waits for members and processes that stopped without a word until the group has given them up, twice the log's session timeout at
+    /// most. Who is there then does run, and is named: nobody is thrown out.
     pub force: bool,
 }
 
@@ -112,14 +118,7 @@ impl Reset {
     pub fn run(&self, topology: &Topology, log: &dyn Log) -> Result<ResetReport, ResetError> {
         let now = Clock::System.now();
         let application = &topology.application;
-        if !self.force {
-            let mut processes: Vec<String> =
-                log.members(application)?.into_iter().map(|member| format!("member {member}")).collect();
-            processes.extend(presence::living(log, application)?.into_iter().map(|instance| format!("process {instance}")));
-            if !processes.is_empty() {
-                return Err(ResetError::Running { application: application.clone(), processes });
-            }
-        }
+        self.nobody_runs(application, log)?;
         let begins = self.begins(topology, log)?;
         let internal = topology.topics.iter().filter(|topic| topics::is_internal(topic)).map(|topic| topic.name.clone());
         let mut forgotten: Vec<String> = internal.chain([presence::topic_name(application)]).collect();
@@ -153,9 +152,26 @@ impl Reset {
             }
             appends.push(Append { topic: made[changelog.0].id, partition, batch });
         }
-        let offsets = (!self.force).then(|| group_offsets(topology, &made, &begins));
+        let offsets = Some(group_offsets(topology, &made, &begins));
         log.commit(Transaction { appends, offsets, request: None }).wait()?;
         Ok(ResetReport { forgotten, begins })
+    }
+
+    fn nobody_runs(&self, application: &str, log: &dyn Log) -> Result<(), ResetError> {
+        let until = Instant::now() + if self.force { 2 * log.session_timeout() } else { Duration::ZERO };
+        loop {
+            let seen = log.version();
+            let members = log.members(application)?.into_iter().map(|member| format!("member {member}"));
+            let living = presence::living(log, application)?.into_iter().map(|instance| format!("process {instance}"));
+            let processes: Vec<String> = members.chain(living).collect();
+            if processes.is_empty() {
+                return Ok(());
+            }
+            if Instant::now() >= until {
+                return Err(ResetError::Running { application: application.to_owned(), processes });
+            }
+            log.wait(seen, LOOK_EVERY);
+        }
     }
 
     /// Resets an application that has its log in the same directory. It must not run.

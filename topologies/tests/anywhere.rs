@@ -1,5 +1,5 @@
 //! Views from any process of the shop on a real Kafka: each worker answers for what the others have, and while tasks move an answer is right,
-//! says how old it may be, or asks to come again; it is never wrong and never empty.
+//! says how old it may be, or asks to come again; it is never wrong and never empty. A watch goes on wherever its tasks go.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::auth::{LATER, SECRET, token};
-use crate::http::Response;
+use crate::http::{Response, Stream};
 use crate::kafka::broker::Broker;
 use crate::kafka::{directory, start};
 use crate::shop::{Shop, eventually, fresh_id};
@@ -39,9 +39,14 @@ fn counted(shop: &Shop) -> BTreeMap<String, u64> {
 
 /// All rows of a store, by pages.
 fn rows(shop: &Shop, store: &str) -> Result<Vec<Value>, Response> {
+    pages(shop, store, 7)
+}
+
+/// The same by pages of this many rows.
+pub fn pages(shop: &Shop, store: &str, limit: usize) -> Result<Vec<Value>, Response> {
     let (mut rows, mut after) = (Vec::new(), String::new());
     loop {
-        let answer = shop.get(&format!("/views/{store}?limit=7{after}"));
+        let answer = shop.get(&format!("/views/{store}?limit={limit}{after}"));
         if answer.status == 503 {
             return Err(answer);
         }
@@ -113,6 +118,12 @@ fn every_key_is_read_from_every_worker_also_while_tasks_move() {
                 }
                 worker.get(&format!("/views/{store}/nonsense/x")).refused(404, "NOT_FOUND");
             }
+            // Rows of one key that are in several partitions are all there, wherever a page ends.
+            let counts = &expected["order-counts"];
+            assert!(counts.windows(2).any(|two| two[0]["key"] == two[1]["key"]), "{counts:?}");
+            for limit in [1, 2, 500] {
+                assert_eq!(&pages(worker, "order-counts", limit).expect("everybody is there"), counts, "pages of {limit}");
+            }
             worker.get(&format!("/views/coupons/{}", fresh_id())).refused(404, "KEY_NOT_FOUND");
             worker.get("/views/coupons?at_least=nonsense").refused(400, "INVALID_FIELD");
         }
@@ -166,6 +177,92 @@ fn every_key_is_read_from_every_worker_also_while_tasks_move() {
             _ => assert!(followed > 0, "who follows a task answers for it"),
         }
         assert_eq!(counted(&stays), counts, "nothing is missing in the list");
+    }
+}
+
+/// How many of a coupon are issued, by the events of a watch from here on: waits until there are so many. A value of it is never followed by
+/// an older one.
+#[track_caller]
+fn await_issued(watch: &mut Stream, coupon: u64, wanted: u64) {
+    let mut last = None;
+    while last != Some(wanted) {
+        let event = watch.next();
+        if event.name == "change" && event.json()["key"] == coupon {
+            let issued = event.json()["value"]["issued"].as_u64();
+            assert!(issued >= last, "{issued:?} after {last:?}");
+            last = issued;
+        }
+    }
+}
+
+#[test]
+fn a_watch_at_any_worker_goes_on_wherever_its_task_goes() {
+    for standbys in ["0", "1"] {
+        let broker = Broker::start();
+        let worker = |state| start(&broker, "worker", state, &["--threads", "1", "--standbys", standbys]);
+        let (stays, dies) = (worker(directory()), worker(directory()));
+        let api = start(&broker, "api", directory(), &[]);
+        let coupons: Vec<u64> = (0..8).map(|_| api.coupon(100)).collect();
+        let claim_all = || coupons.iter().for_each(|coupon| drop(api.claim(*coupon, fresh_id()).ok(202)));
+
+        // At each worker, whoever has the coupon; and of a key that nobody has.
+        let watch = |shop: &Shop, path: &str| Stream::open(shop.address, path, &[]);
+        let one = |shop: &Shop, coupon: &u64| watch(shop, &format!("/views/coupons/{coupon}"));
+        let mut at_both: Vec<(u64, Stream)> =
+            [&stays, &dies].iter().flat_map(|shop| coupons.iter().map(|coupon| (*coupon, one(shop, coupon)))).collect();
+        let nobody = fresh_id();
+        let first = watch(&stays, &format!("/views/coupons/{nobody}")).next();
+        assert_eq!((&first.json()["key"], &first.json()["value"]), (&json!(nobody), &Value::Null));
+        for issued in 0..3 {
+            at_both.iter_mut().for_each(|(coupon, watch)| await_issued(watch, *coupon, issued));
+            claim_all();
+        }
+        at_both.iter_mut().for_each(|(coupon, watch)| await_issued(watch, *coupon, 3));
+        drop(at_both.split_off(coupons.len()));
+        let mut watches = at_both;
+        let mut all = watch(&stays, "/views/coupons");
+
+        // The owner of some is killed.
+        let state = std::sync::Arc::clone(&dies.data);
+        drop(dies);
+        let moved = coupons.iter().filter(|coupon| {
+            let answer = stays.get(&format!("/views/coupons/{coupon}"));
+            answer.status == 503 || staleness(&answer).is_some()
+        });
+        assert!(moved.count() > 0, "the one that was killed had none of {coupons:?}");
+        claim_all();
+        let mut goes_on = |issued: u64| {
+            watches.iter_mut().for_each(|(coupon, watch)| await_issued(watch, *coupon, issued));
+            let mut missing: BTreeMap<u64, bool> = coupons.iter().map(|coupon| (*coupon, true)).collect();
+            while missing.values().any(|missing| *missing) {
+                let event = all.next();
+                match event.name.as_str() {
+                    "reset" => assert!(event.json()["partitions"].as_array().is_some_and(|some| !some.is_empty()), "{event:?}"),
+                    "change" => {
+                        let shown = event.json();
+                        let coupon = shown["key"].as_u64().expect("an id");
+                        let now = shown["value"]["issued"].as_u64().expect("a number");
+                        assert!(now <= issued, "{event:?}");
+                        missing.insert(coupon, now < issued);
+                    }
+                    _ => panic!("{event:?}"),
+                }
+            }
+        };
+        goes_on(4);
+
+        // It comes back, and the group gives it some.
+        let comes = worker(state);
+        claim_all();
+        goes_on(5);
+
+        // It stands still, with its connections open.
+        comes.signal("STOP");
+        claim_all();
+        goes_on(6);
+        comes.signal("CONT");
+        claim_all();
+        goes_on(7);
     }
 }
 

@@ -104,7 +104,17 @@ impl KafkaMember {
             consumer.subscribe(&names).map_err(|failure| error::of(&failure, &format!("joining group {group}")))?;
         }
         let unheard = (protocol == GroupProtocol::Consumer).then(|| Unheard::new(group, names));
-        Ok(KafkaMember { cluster, topics, inputs: FxHashMap::default(), group: queue, consumer, unheard, shared, signal, transactions })
+        Ok(KafkaMember {
+            cluster,
+            topics,
+            inputs: FxHashMap::default(),
+            group: queue,
+            consumer,
+            unheard,
+            shared,
+            signal,
+            transactions,
+        })
     }
 }
 
