@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::auth::{LATER, SECRET, token};
 use crate::http::{Response, Stream};
 use crate::kafka::broker::Broker;
-use crate::kafka::{directory, start};
+use crate::kafka::{directory, printed, start};
 use crate::shop::{Shop, eventually, fresh_id};
 
 /// How many milliseconds the answer may be behind, if it is from a process that follows its task.
@@ -180,17 +180,84 @@ fn every_key_is_read_from_every_worker_also_while_tasks_move() {
     }
 }
 
-/// How many of a coupon are issued, by the events of a watch from here on: waits until there are so many. A value of it is never followed by
-/// an older one.
+/// Something that the shop counts, by one topology or another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Counted {
+    Coupon(u64),
+    Points(u64),
+    Product(u64),
+}
+
+impl Counted {
+    fn store(self) -> &'static str {
+        match self {
+            Counted::Coupon(_) => "coupons",
+            Counted::Points(_) => "points",
+            Counted::Product(_) => "products",
+        }
+    }
+
+    fn id(self) -> u64 {
+        let (Counted::Coupon(id) | Counted::Points(id) | Counted::Product(id)) = self;
+        id
+    }
+
+    fn path(self) -> String {
+        format!("/views/{}/{}", self.store(), self.id())
+    }
+
+    /// One more.
+    fn count(self, api: &Shop) {
+        match self {
+            Counted::Coupon(coupon) => api.claim(coupon, fresh_id()).ok(202),
+            Counted::Points(user) => api.post(&format!("/api/users/{user}/points"), &json!({"add": 1})).ok(202),
+            Counted::Product(product) => api.post(&format!("/api/products/{product}/stock"), &json!({"add": 1})).ok(202),
+        };
+    }
+
+    /// How many there are by a value of the store.
+    fn counted(self, value: &Value) -> u64 {
+        let field = match self {
+            Counted::Coupon(_) => "issued",
+            Counted::Points(_) => "balance",
+            Counted::Product(_) => "available",
+        };
+        value[field].as_u64().unwrap_or(0)
+    }
+
+    /// Waits until a watch of it shows so many, never fewer after more.
+    #[track_caller]
+    fn await_count(self, watch: &mut Stream, wanted: u64) {
+        let mut last = 0;
+        loop {
+            let event = watch.next();
+            assert_eq!(event.name, "change");
+            let now = self.counted(&event.json()["value"]);
+            assert!(last <= now && now <= wanted, "{now} after {last}: {event:?}");
+            last = now;
+            if now == wanted {
+                return;
+            }
+        }
+    }
+}
+
+/// Waits until a watch of the whole store shows as many of each of these.
 #[track_caller]
-fn await_issued(watch: &mut Stream, coupon: u64, wanted: u64) {
-    let mut last = None;
-    while last != Some(wanted) {
+fn await_counts(watch: &mut Stream, counted: &[Counted], wanted: u64) {
+    let mut left: BTreeMap<u64, Counted> = counted.iter().map(|one| (one.id(), *one)).collect();
+    while !left.is_empty() {
         let event = watch.next();
-        if event.name == "change" && event.json()["key"] == coupon {
-            let issued = event.json()["value"]["issued"].as_u64();
-            assert!(issued >= last, "{issued:?} after {last:?}");
-            last = issued;
+        let shown = event.json();
+        match event.name.as_str() {
+            "reset" => assert!(shown["partitions"].as_array().is_some_and(|some| !some.is_empty()), "{event:?}"),
+            "change" => {
+                let id = shown["key"].as_u64().expect("an id");
+                if left.get(&id).is_some_and(|one| one.counted(&shown["value"]) == wanted) {
+                    left.remove(&id);
+                }
+            }
+            _ => panic!("{event:?}"),
         }
     }
 }
@@ -202,66 +269,59 @@ fn a_watch_at_any_worker_goes_on_wherever_its_task_goes() {
         let worker = |state| start(&broker, "worker", state, &["--threads", "1", "--standbys", standbys]);
         let (stays, dies) = (worker(directory()), worker(directory()));
         let api = start(&broker, "api", directory(), &[]);
-        let coupons: Vec<u64> = (0..8).map(|_| api.coupon(100)).collect();
-        let claim_all = || coupons.iter().for_each(|coupon| drop(api.claim(*coupon, fresh_id()).ok(202)));
+        let coupons = (0..4).map(|_| Counted::Coupon(api.coupon(100)));
+        let products = (0..4).map(|_| Counted::Product(api.product(10, 0)));
+        let all: Vec<Counted> = coupons.chain(products).chain((0..4).map(|_| Counted::Points(fresh_id()))).collect();
+        let count_all = || all.iter().for_each(|one| one.count(&api));
 
-        // At each worker, whoever has the coupon; and of a key that nobody has.
+        // At each worker, whoever has the task; and of a key that nobody has.
         let watch = |shop: &Shop, path: &str| Stream::open(shop.address, path, &[]);
-        let one = |shop: &Shop, coupon: &u64| watch(shop, &format!("/views/coupons/{coupon}"));
-        let mut at_both: Vec<(u64, Stream)> =
-            [&stays, &dies].iter().flat_map(|shop| coupons.iter().map(|coupon| (*coupon, one(shop, coupon)))).collect();
-        let nobody = fresh_id();
-        let first = watch(&stays, &format!("/views/coupons/{nobody}")).next();
-        assert_eq!((&first.json()["key"], &first.json()["value"]), (&json!(nobody), &Value::Null));
-        for issued in 0..3 {
-            at_both.iter_mut().for_each(|(coupon, watch)| await_issued(watch, *coupon, issued));
-            claim_all();
+        let nothing = watch(&stays, &format!("/views/coupons/{}", fresh_id())).next();
+        assert_eq!((nothing.name.as_str(), &nothing.json()["value"]), ("change", &Value::Null));
+        let at = |shop: &Shop| -> Vec<(Counted, Stream)> { all.iter().map(|one| (*one, watch(shop, &one.path()))).collect() };
+        let (mut here, mut there) = (at(&stays), at(&dies));
+        let mut stores: Vec<(Vec<Counted>, Stream)> = all
+            .chunk_by(|a, b| a.store() == b.store())
+            .map(|some| (some.to_vec(), watch(&stays, &format!("/views/{}", some[0].store()))))
+            .collect();
+        for n in 1..=3 {
+            count_all();
+            here.iter_mut().chain(&mut there).for_each(|(one, watch)| one.await_count(watch, n));
         }
-        at_both.iter_mut().for_each(|(coupon, watch)| await_issued(watch, *coupon, 3));
-        drop(at_both.split_off(coupons.len()));
-        let mut watches = at_both;
-        let mut all = watch(&stays, "/views/coupons");
+        drop(there);
+        let mut goes_on = |n: u64| {
+            here.iter_mut().for_each(|(one, watch)| one.await_count(watch, n));
+            stores.iter_mut().for_each(|(some, watch)| await_counts(watch, some, n));
+        };
 
         // The owner of some is killed.
         let state = std::sync::Arc::clone(&dies.data);
         drop(dies);
-        let moved = coupons.iter().filter(|coupon| {
-            let answer = stays.get(&format!("/views/coupons/{coupon}"));
+        let has_gone = |one: &&Counted| {
+            let answer = stays.get(&one.path());
             answer.status == 503 || staleness(&answer).is_some()
-        });
-        assert!(moved.count() > 0, "the one that was killed had none of {coupons:?}");
-        claim_all();
-        let mut goes_on = |issued: u64| {
-            watches.iter_mut().for_each(|(coupon, watch)| await_issued(watch, *coupon, issued));
-            let mut missing: BTreeMap<u64, bool> = coupons.iter().map(|coupon| (*coupon, true)).collect();
-            while missing.values().any(|missing| *missing) {
-                let event = all.next();
-                match event.name.as_str() {
-                    "reset" => assert!(event.json()["partitions"].as_array().is_some_and(|some| !some.is_empty()), "{event:?}"),
-                    "change" => {
-                        let shown = event.json();
-                        let coupon = shown["key"].as_u64().expect("an id");
-                        let now = shown["value"]["issued"].as_u64().expect("a number");
-                        assert!(now <= issued, "{event:?}");
-                        missing.insert(coupon, now < issued);
-                    }
-                    _ => panic!("{event:?}"),
-                }
-            }
         };
+        assert!(all.iter().filter(has_gone).count() > 0, "the one that was killed had none of {all:?}");
+        count_all();
         goes_on(4);
 
         // It comes back, and the group gives it some.
         let comes = worker(state);
-        claim_all();
+        let owned = format!("(owner: {},", comes.address);
+        eventually(|| {
+            let tasks =
+                ["coupons", "points", "inventory"].map(|name| printed(&["topology", name, "--brokers", &broker.address()]));
+            tasks.iter().any(|said| said.contains(&owned)).then_some(())
+        });
+        count_all();
         goes_on(5);
 
-        // It stands still, with its connections open.
+        // It stands still, with its connections open, and then goes on in vain.
         comes.signal("STOP");
-        claim_all();
+        count_all();
         goes_on(6);
         comes.signal("CONT");
-        claim_all();
+        count_all();
         goes_on(7);
     }
 }

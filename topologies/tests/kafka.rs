@@ -215,7 +215,8 @@ fn each_heard_once(api: &Shop, users: &[u64]) {
 }
 
 /// Runs `shop` to its end, which must be good, and gives what it printed.
-fn printed(args: &[&str]) -> String {
+/// What a command that must succeed prints.
+pub fn printed(args: &[&str]) -> String {
     let output = run(args);
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8")
