@@ -266,24 +266,35 @@ fn await_counts(watch: &mut Stream, counted: &[Counted], wanted: u64) {
 fn a_watch_at_any_worker_goes_on_wherever_its_task_goes() {
     for standbys in ["0", "1"] {
         let broker = Broker::start();
-        let worker = |state| start(&broker, "worker", state, &["--threads", "1", "--standbys", standbys]);
+        let flags = ["--threads", "1", "--topologies", "coupons,points,inventory", "--standbys", standbys];
+        let worker = |state| start(&broker, "worker", state, &flags);
         let (stays, dies) = (worker(directory()), worker(directory()));
+        let never = start(&broker, "worker", directory(), &["--threads", "1", "--topologies", "statistics"]);
         let api = start(&broker, "api", directory(), &[]);
+        let await_task = |of: &Shop| {
+            let owned = format!("(owner: {},", of.address);
+            let tasks = |name: &&str| printed(&["topology", name, "--brokers", &broker.address()]);
+            let has_some = || ["coupons", "points", "inventory"].iter().any(|name| tasks(name).contains(&owned));
+            eventually(|| has_some().then_some(()));
+        };
+        await_task(&stays);
+        await_task(&dies);
         let coupons = (0..4).map(|_| Counted::Coupon(api.coupon(100)));
         let products = (0..4).map(|_| Counted::Product(api.product(10, 0)));
         let all: Vec<Counted> = coupons.chain(products).chain((0..4).map(|_| Counted::Points(fresh_id()))).collect();
         let count_all = || all.iter().for_each(|one| one.count(&api));
 
-        // At each worker, whoever has the task; and of a key that nobody has.
+        // At each worker, whoever has the task, also at one that never has any of them; and of a key that nobody has.
         let watch = |shop: &Shop, path: &str| Stream::open(shop.address, path, &[]);
         let nothing = watch(&stays, &format!("/views/coupons/{}", fresh_id())).next();
         assert_eq!((nothing.name.as_str(), &nothing.json()["value"]), ("change", &Value::Null));
         let at = |shop: &Shop| -> Vec<(Counted, Stream)> { all.iter().map(|one| (*one, watch(shop, &one.path()))).collect() };
-        let (mut here, mut there) = (at(&stays), at(&dies));
-        let mut stores: Vec<(Vec<Counted>, Stream)> = all
-            .chunk_by(|a, b| a.store() == b.store())
-            .map(|some| (some.to_vec(), watch(&stays, &format!("/views/{}", some[0].store()))))
-            .collect();
+        let (mut here, mut there) = ([at(&stays), at(&never)].into_iter().flatten().collect::<Vec<_>>(), at(&dies));
+        let stores = |shop: &Shop| -> Vec<(Vec<Counted>, Stream)> {
+            let store = |some: &[Counted]| (some.to_vec(), watch(shop, &format!("/views/{}", some[0].store())));
+            all.chunk_by(|a, b| a.store() == b.store()).map(store).collect()
+        };
+        let mut stores: Vec<(Vec<Counted>, Stream)> = [&stays, &never].into_iter().flat_map(stores).collect();
         for n in 1..=3 {
             count_all();
             here.iter_mut().chain(&mut there).for_each(|(one, watch)| one.await_count(watch, n));
@@ -307,12 +318,7 @@ fn a_watch_at_any_worker_goes_on_wherever_its_task_goes() {
 
         // It comes back, and the group gives it some.
         let comes = worker(state);
-        let owned = format!("(owner: {},", comes.address);
-        eventually(|| {
-            let tasks =
-                ["coupons", "points", "inventory"].map(|name| printed(&["topology", name, "--brokers", &broker.address()]));
-            tasks.iter().any(|said| said.contains(&owned)).then_some(())
-        });
+        await_task(&comes);
         count_all();
         goes_on(5);
 

@@ -295,8 +295,8 @@ fn operators_pause_look_after_dead_letters_and_reset() {
     drop((worker, api));
     let said = refusal(&reset(&[]));
     assert!(said.contains("member"), "{said}");
-    let forced = printed(&["reset", "--brokers", &address, "--force"]);
-    assert!(forced.contains("shop-coupons-changelog forgotten"), "{forced}");
+    let forced = printed(&["reset", "--brokers", &address, "--force", "--input-topics", "shop.coupons"]);
+    assert!(forced.contains("shop-coupons-changelog forgotten") && forced.contains("shop.coupons begins at 0 0 0\n"), "{forced}");
     let log = KafkaLog::open(KafkaConfig::new(&address)).expect("the broker answers");
     let catalogue = log.topic("shop.coupons").expect("the log answers").expect("it stays").id;
     let offsets = log.offsets("shop").expect("the log answers");
