@@ -158,10 +158,9 @@ async fn tell(view: &View, watched: &Watched, tasks: &Known, news: &Teller) -> R
     Ok(if watch.lagged() { Ended::Anew } else { Ended::Over })
 }
 
-/// Tells of tasks that another process has.
-pub(super) async fn there(peers: Arc<Peers>, endpoint: String, forwarded: Forwarded, tasks: Known, news: Teller) -> Ended {
-    let tasks: Vec<String> = tasks.iter().map(|((sub, partition), Offset(known))| format!("{sub}.{partition}@{known}")).collect();
-    let request = forwarded.build(&tasks.join(",")).header(ACCEPT, "text/event-stream");
+/// Tells of tasks that another process has, which are named with their positions as `asked_for` reads them.
+pub(super) async fn there(peers: Arc<Peers>, endpoint: String, forwarded: Forwarded, tasks: String, news: Teller) -> Ended {
+    let request = forwarded.build(&tasks).header(ACCEPT, "text/event-stream");
     let mut lines = match peers.open(&endpoint, request, forwarded.deadline()).await {
         Ok(lines) => lines,
         Err(why) => {

@@ -32,7 +32,7 @@ const LOOK: Duration = Duration::from_millis(250);
 /// Answers a watch, or another process's request for a part of one.
 pub(super) async fn begin(views: Views, request: &Request, view: View, watched: Watched) -> Result<Response, ApiError> {
     let tasks = view.tasks_of();
-    if let Some(asked) = asked_for(request, &tasks)? {
+    if let Some(asked) = asked_for(&views.application, request, &tasks)? {
         let partitions: Vec<Partition> = asked.iter().map(|(task, _)| Partition(task.1)).collect();
         request.at_least_in(&views.application, view.name(), &partitions).await?;
         if parts::readable_since(&views.application, &asked).is_none() {
@@ -128,14 +128,17 @@ impl Following {
             }
         });
         for (place, tasks) in found {
-            let known = tasks.iter().map(|task| (*task, self.shown.known(task.1))).collect();
+            let known: parts::Known = tasks.iter().map(|task| (*task, self.shown.known(task.1))).collect();
             let (views, view, watched) = (self.views.clone(), self.shown.view.clone(), self.shown.watched.clone());
             let (teller, forwarded) = (teller.clone(), self.forwarded.clone());
             let run: Pin<Box<dyn Future<Output = _> + Send>> = match &place {
                 Place::Here => Box::pin(parts::here(views.application, view, watched, known, teller)),
                 Place::There(endpoint) => {
-                    let endpoint = endpoint.clone();
-                    Box::pin(async move { Ok(parts::there(views.peers, endpoint, forwarded, known, teller).await) })
+                    let name =
+                        |(task, position): &(TaskPlace, Offset)| format!("{}@{position}", views.application.task_name(*task));
+                    let tasks: Vec<String> = known.iter().map(name).collect();
+                    let (endpoint, tasks) = (endpoint.clone(), tasks.join(","));
+                    Box::pin(async move { Ok(parts::there(views.peers, endpoint, forwarded, tasks, teller).await) })
                 }
             };
             self.parts.push(Part { place, tasks, run });
