@@ -250,6 +250,33 @@ fn a_watch_of_a_prefix_shows_all_there_is_and_comes() {
 }
 
 #[test]
+fn a_watch_that_falls_behind_is_shown_all_anew_and_goes_on() {
+    const ROWS: u64 = 12_000; // three times what a watch holds
+    let world = World::start();
+    let mut client = world.server.connect();
+    client.subscribe("/views/prices?prefix=a", "");
+    let mut resets = 0;
+    for round in 1..=3 {
+        world.price((0..ROWS).map(|n| (format!("a{n}"), round)));
+        let mut left: std::collections::BTreeSet<String> = (0..ROWS).map(|n| format!("a{n}")).collect();
+        while !left.is_empty() {
+            for block in client.events().expect("the stream goes on") {
+                if let Some(data) = block.strip_prefix("event: change\ndata: ") {
+                    let change: Value = serde_json::from_str(data).unwrap();
+                    if change["value"] == round {
+                        left.remove(change["key"].as_str().unwrap());
+                    }
+                } else if let Some(data) = block.strip_prefix("event: reset\ndata: ") {
+                    assert!(!serde_json::from_str::<Value>(data).unwrap()["partitions"].as_array().unwrap().is_empty());
+                    resets += 1;
+                }
+            }
+        }
+    }
+    println!("{resets} times");
+}
+
+#[test]
 fn dead_letters_are_shown_with_their_cause_and_replayed() {
     let world = World::start();
     let token = world.send(7, ["good", "bad", "{\"json\":1}"]);
