@@ -42,6 +42,29 @@ impl Handle {
         owners.chain(here(follows && !first)).chain(standbys.into_iter().map(Place::There)).collect()
     }
 
+    /// What a task is called in every process, also of another version, which may number sub-topologies otherwise: `sub-topology.partition`.
+    pub(crate) fn task_name(&self, (sub, partition): TaskPlace) -> String {
+        let topology = &self.shared.topology;
+        let name = match topology.global(sub) {
+            Some(global) => &topology.topics[global.topic.0].name,
+            None => self.shared.sub_name(sub),
+        };
+        format!("{name}.{partition}")
+    }
+
+    /// Which of its times here this is for a task whose rows may be read here: see [`Roles::readable_since`](super::roles::Roles).
+    pub(crate) fn readable_since(&self, (sub, partition): TaskPlace) -> Option<u64> {
+        match self.shared.topology.global(sub) {
+            Some(_) => Some(0),
+            None => self.shared.roles.readable_since(sub, Partition(partition)),
+        }
+    }
+
+    /// Tells when a task may have moved, here or elsewhere, except that a process falls silent.
+    pub(crate) fn moves(&self) -> tokio::sync::watch::Receiver<()> {
+        self.shared.roles.moves()
+    }
+
     /// How many milliseconds the rows of a task may be behind here; `None` where they are the owner's.
     pub(crate) fn staleness_ms(&self, (sub, partition): TaskPlace) -> Option<u64> {
         let partition = Partition(partition);

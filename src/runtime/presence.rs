@@ -44,6 +44,11 @@ impl Process {
         self.tasks.get(sub).is_some_and(|partitions| partitions.contains(&partition.0))
     }
 
+    /// Whether it tells the same at another time.
+    fn is_like(&self, other: &Process) -> bool {
+        (&self.endpoint, &self.tasks, &self.standbys) == (&other.endpoint, &other.tasks, &other.standbys)
+    }
+
     fn follows(&self, sub: &str, partition: Partition) -> bool {
         self.standbys.get(sub).is_some_and(|partitions| partitions.contains(&partition.0))
     }
@@ -280,14 +285,21 @@ fn read(shared: &Shared, topic: &TopicInfo, next: &mut Offset) -> Result<(), log
         if fetched.next == *next {
             return Ok(());
         }
-        let mut known = shared.presence.known.lock();
+        let (mut known, mut moved) = (shared.presence.known.lock(), false);
         for record in fetched.batches.iter().flat_map(|batch| batch.records_from(*next)) {
             let Some(Ok(instance)) = record.key.map(std::str::from_utf8) else { continue };
             match record.value.map(serde_json::from_slice) {
-                Some(Ok(told)) => drop(known.insert(instance.to_owned(), Known { told, seen: Instant::now() })),
+                Some(Ok(told)) => {
+                    let before = known.insert(instance.to_owned(), Known { told, seen: Instant::now() });
+                    moved |= before.is_none_or(|before| !before.told.is_like(&known[instance].told));
+                }
                 Some(Err(error)) => tracing::warn!(instance, %error, "a process tells what is not understood here"),
-                None => drop(known.remove(instance)),
+                None => moved |= known.remove(instance).is_some(),
             }
+        }
+        drop(known);
+        if moved {
+            shared.roles.note_move();
         }
         *next = fetched.next;
     }

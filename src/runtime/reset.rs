@@ -1,7 +1,8 @@
 //! Resetting an application: what it knows is thrown away, and it begins anew, at its inputs' beginning, end, or a time. The inputs
 //! themselves, its outputs and its dead letters stay.
 //!
-//! On a shared log it must not run meanwhile. The internal topics are deleted and made anew, and the first records of the tasks' own changelogs
+//! On a shared log it must not run meanwhile: a member that were thrown out of the group would join again, and what it has in memory is of no
+//! use any more. The internal topics are deleted and made anew, and the first records of the tasks' own changelogs
 //! say where they begin. That, the group's offsets and the name of the new life, by which state directories of the old one are known and
 //! emptied, are one transaction. Until it is there, a mark keeps processes from starting; a reset that was cut off is repeated.
 //!
@@ -23,7 +24,8 @@ use crate::record::{Headers, Offset, Partition, Timestamp};
 use crate::task::meta;
 use crate::topology::{TopicIndex, TopicRole, Topology};
 
-const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How often it is asked who is still there.
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// How to reset an application.
 #[derive(Clone, Debug, Default)]
@@ -35,8 +37,8 @@ pub struct Reset {
     pub inputs: Option<Vec<String>>,
     /// Only says what would be done.
     pub dry_run: bool,
-    /// Also while processes of the application are there: they hear of it and fail, and are waited for as long as a group waits for the dead. The
-    /// group's offsets are left alone.
+    /// Waits for members and processes that stopped without a word until the group has given them up, twice the log's session timeout at
+    /// most. Who is there then does run, and is named: nobody is thrown out.
     pub force: bool,
 }
 
@@ -116,14 +118,8 @@ impl Reset {
     pub fn run(&self, topology: &Topology, log: &dyn Log) -> Result<ResetReport, ResetError> {
         let now = Clock::System.now();
         let application = &topology.application;
-        if !self.force {
-            let mut processes: Vec<String> =
-                log.members(application)?.into_iter().map(|member| format!("member {member}")).collect();
-            processes.extend(presence::living(log, application)?.into_iter().map(|instance| format!("process {instance}")));
-            if !processes.is_empty() {
-                return Err(ResetError::Running { application: application.clone(), processes });
-            }
-        }
+        nobody_runs(application, log, if self.force { 2 * log.session_timeout() } else { Duration::ZERO })?;
+        step("reset:alone")?;
         let begins = self.begins(topology, log)?;
         let internal = topology.topics.iter().filter(|topic| topics::is_internal(topic)).map(|topic| topic.name.clone());
         let mut forgotten: Vec<String> = internal.chain([presence::topic_name(application)]).collect();
@@ -139,9 +135,8 @@ impl Reset {
         let noting = |notes: Writer| Append { topic: control.id, partition: Partition(0), batch: notes.batch };
         log.commit(Transaction { appends: vec![noting(begun)], offsets: None, request: None }).wait()?;
         step("reset:marked")?;
-        if self.force {
-            until_gone(log, application)?;
-        }
+        // Who came meanwhile hears of the mark and leaves, and writes nothing of the old life into the new one's topics.
+        nobody_runs(application, log, 2 * log.session_timeout())?;
         let old = Notes::read(log, &control)?;
         log.delete_topics(&forgotten.iter().map(String::as_str).collect::<Vec<_>>())?;
         step("reset:deleted")?;
@@ -160,7 +155,7 @@ impl Reset {
             }
             appends.push(Append { topic: made[changelog.0].id, partition, batch });
         }
-        let offsets = (!self.force).then(|| group_offsets(topology, &made, &begins));
+        let offsets = Some(group_offsets(topology, &made, &begins));
         log.commit(Transaction { appends, offsets, request: None }).wait()?;
         Ok(ResetReport { forgotten, begins })
     }
@@ -223,13 +218,22 @@ impl Reset {
     }
 }
 
-/// Waits until the processes have heard of the mark and left, so that nothing of the old life is written into the new one's topics.
-fn until_gone(log: &dyn Log, application: &str) -> Result<(), log::Error> {
-    let until = Instant::now() + log.session_timeout();
-    while Instant::now() < until && !(log.members(application)?.is_empty() && presence::told(log, application)?.is_empty()) {
-        log.wait(log.version(), LOOK_EVERY);
+/// Waits, at most for so long, until nobody is there.
+fn nobody_runs(application: &str, log: &dyn Log, patience: Duration) -> Result<(), ResetError> {
+    let until = Instant::now() + patience;
+    loop {
+        let seen = log.version();
+        let members = log.members(application)?.into_iter().map(|member| format!("member {member}"));
+        let living = presence::living(log, application)?.into_iter().map(|instance| format!("process {instance}"));
+        let processes: Vec<String> = members.chain(living).collect();
+        if processes.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= until {
+            return Err(ResetError::Running { application: application.to_owned(), processes });
+        }
+        log.wait(seen, LOOK_EVERY);
     }
-    Ok(())
 }
 
 /// A step that a test may let fail.

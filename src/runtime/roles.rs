@@ -1,7 +1,9 @@
 //! What this process is to each task: its owner, one that follows it, or nobody. Who reads a task's rows asks here first, for rows of a task
 //! that has gone elsewhere stay where they are and grow old.
 
-use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering};
+
+use tokio::sync::watch;
 
 use crate::record::{Partition, Timestamp};
 
@@ -39,6 +41,9 @@ impl Role {
 pub(crate) struct Roles {
     roles: Vec<Vec<AtomicU8>>,
     current_at: Vec<Vec<AtomicI64>>,
+    /// How often each role has changed.
+    changes: Vec<Vec<AtomicU64>>,
+    moves: watch::Sender<()>,
 }
 
 impl Roles {
@@ -46,12 +51,36 @@ impl Roles {
     pub(super) fn new(tasks: &[u32]) -> Roles {
         let roles = tasks.iter().map(|count| (0..*count).map(|_| AtomicU8::new(0)).collect()).collect();
         let current_at = tasks.iter().map(|count| (0..*count).map(|_| AtomicI64::new(0)).collect()).collect();
-        Roles { roles, current_at }
+        let changes = tasks.iter().map(|count| (0..*count).map(|_| AtomicU64::new(0)).collect()).collect();
+        Roles { roles, current_at, changes, moves: watch::Sender::new(()) }
     }
 
     pub(super) fn set(&self, sub: usize, partition: Partition, role: Role) {
         let number = Role::ALL.iter().position(|other| *other == role).expect("it is one of all") as u8;
         self.roles[sub][partition.0 as usize].store(number, Ordering::Release);
+        self.has_changed(sub, partition);
+    }
+
+    fn has_changed(&self, sub: usize, partition: Partition) {
+        self.changes[sub][partition.0 as usize].fetch_add(1, Ordering::AcqRel);
+        self.note_move();
+    }
+
+    /// Wakes those who go where tasks are: one has moved, here or elsewhere.
+    pub(super) fn note_move(&self) {
+        self.moves.send_replace(());
+    }
+
+    /// Tells of every move from now on.
+    pub(super) fn moves(&self) -> watch::Receiver<()> {
+        self.moves.subscribe()
+    }
+
+    /// Which of its times here this is for a task whose rows may be read; `None` if they may not. As long as the answer stays the same, they
+    /// could be read all the while, and every change was told to who watches.
+    pub(super) fn readable_since(&self, sub: usize, partition: Partition) -> Option<u64> {
+        let changes = self.changes.get(sub)?.get(partition.0 as usize)?.load(Ordering::Acquire);
+        self.get(sub, partition).is_readable().then_some(changes)
     }
 
     /// A standby has everything that was committed at this time.
@@ -68,7 +97,11 @@ impl Roles {
     pub(super) fn change(&self, sub: usize, partition: Partition, from: Role, to: Role) -> bool {
         let [from, to] = [from, to].map(|role| Role::ALL.iter().position(|other| *other == role).expect("one of all") as u8);
         let place = &self.roles[sub][partition.0 as usize];
-        place.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        let changed = place.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        if changed {
+            self.has_changed(sub, partition);
+        }
+        changed
     }
 
     /// Whether every task may be read here.

@@ -62,6 +62,12 @@ pub enum QueryError {
     },
 }
 
+/// A moment of one task's part of a store.
+pub(crate) struct Stand {
+    pub(crate) position: Offset,
+    pub(crate) value: Option<Bytes>,
+}
+
 /// A row: the bytes of key and value, for [`View::key_to_json`] and [`View::value_to_json`].
 pub type Row = (Bytes, Bytes);
 
@@ -217,13 +223,24 @@ impl View {
         Ok(self.seen(row, at))
     }
 
+    /// What a task's part of the store stands at, and the value of a key there, both at one moment.
+    pub(crate) fn stands_at(&self, (_, partition): super::TaskPlace, key: Option<&[u8]>) -> Result<Seen<Stand>, QueryError> {
+        let task = TaskId { sub_topology: self.sub as u32, partition };
+        let ((position, row), at) = self.read(task, |rows| {
+            let position = rows.position(self.store.id()).map_or(0, |position| position.offset);
+            (Offset(position), key.map(|key| rows.get(self.store.id(), key)).transpose())
+        })?;
+        let value = row?.flatten().map(|row| self.value(&row));
+        Ok(self.seen(Stand { position, value }, at))
+    }
+
     fn read_row(&self, task: TaskId, key: &[u8]) -> Result<(Option<Bytes>, Moment), QueryError> {
         let (row, at) = self.read(task, |rows| rows.get(self.store.id(), key))?;
         Ok((row?.map(|row| self.value(&row)), at))
     }
 
     /// The first rows of the range in the order of keys (from the last with `Direction::Reverse`), over all partitions; at most `limit`,
-    /// and [`MAX_PAGE`]. A range that begins after a key counts as the continuation of another page: its store gets ready for more.
+    /// and [`MAX_PAGE`], and beyond that those of other partitions that have the key of the last: no row is lost to who goes on after it. A range that begins after a key counts as the continuation of another page: its store gets ready for more.
     ///
     /// # Errors
     /// If the state cannot be read.
@@ -234,10 +251,10 @@ impl View {
             Direction::Forward => matches!(range.bounds().0, Bound::Excluded(_)),
             Direction::Reverse => matches!(range.bounds().1, Bound::Excluded(_)),
         };
+        if continues {
+            self.expect_pages();
+        }
         for task in self.tasks() {
-            if continues {
-                self.shared.reader.index(task, self.store.id());
-            }
             let (page, at) = self.read(task, |task| {
                 let page = task.scan(self.store.id(), range.clone(), direction).take(limit);
                 page.map(|row| row.map(|row| (Bytes::copy_from_slice(row.key()), self.value(row.value()))))
@@ -250,8 +267,13 @@ impl View {
             Direction::Forward => rows.sort_unstable_by(|a, b| a.0.cmp(&b.0)),
             Direction::Reverse => rows.sort_unstable_by(|a, b| b.0.cmp(&a.0)),
         }
-        rows.truncate(limit);
+        cut(&mut rows, limit);
         Ok(self.seen(rows, seen))
+    }
+
+    /// More pages will follow the first: the store gets ready for them.
+    pub(crate) fn expect_pages(&self) {
+        self.tasks().for_each(|task| self.shared.reader.index(task, self.store.id()));
     }
 
     /// Every committed change from now on. Rows that are read after this call and changes that it gives overlap; none is missing.
@@ -279,6 +301,13 @@ impl View {
         assert_eq!(declared, (store.name(), std::any::type_name::<K>(), std::any::type_name::<V>()), "another store's types");
         TypedView { view: self, types: std::marker::PhantomData }
     }
+}
+
+/// Ends a page, not between the rows that several partitions have of one key.
+pub(super) fn cut(rows: &mut Vec<Row>, limit: usize) {
+    let Some(last) = limit.checked_sub(1).and_then(|last| rows.get(last)) else { return rows.truncate(limit) };
+    let more = rows[limit..].iter().take_while(|(key, _)| *key == last.0).count();
+    rows.truncate(limit + more);
 }
 
 /// A view with types.

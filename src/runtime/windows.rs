@@ -5,7 +5,7 @@ use std::ops::Bound;
 use millstream_state::{Direction, Range};
 
 use super::seen::Seen;
-use super::view::{MAX_PAGE, QueryError, Row, TypedView, View};
+use super::view::{MAX_PAGE, QueryError, Row, TypedView, View, cut};
 use crate::codec::{Data, push_key, split_window, time_bytes};
 use crate::log::Moment;
 use crate::record::Timestamp;
@@ -13,7 +13,7 @@ use crate::windows::Windowed;
 
 impl View {
     /// The first windows of a range of keys that start at or after `from` and before `to`, by key and start (from the last with
-    /// `Direction::Reverse`), over all partitions; at most `limit`, and [`MAX_PAGE`]. Every row of the range is looked at, so the range of
+    /// `Direction::Reverse`), over all partitions; as many as [`View::page`] gives. Every row of the range is looked at, so the range of
     /// one key ([`TypedView::windows`]) is much cheaper than that of all.
     ///
     /// Windows that the store has forgotten are not there: see [`WindowedStream::retention_ms`](crate::WindowedStream::retention_ms).
@@ -36,7 +36,7 @@ impl View {
             let page = self.page(&rest, direction, MAX_PAGE)?;
             seen = seen.max(page.at());
             let page = page.ahead();
-            let last = page.last().filter(|_| page.len() == MAX_PAGE).map(|(key, _)| key.clone());
+            let last = page.last().filter(|_| page.len() >= MAX_PAGE).map(|(key, _)| key.clone());
             found.extend(page.into_iter().filter(|(key, _)| wanted(key)));
             let Some(last) = last else { break };
             let (first, end) = rest.bounds();
@@ -45,7 +45,7 @@ impl View {
                 Direction::Reverse => Range::new(first, Bound::Excluded(&last)),
             };
         }
-        found.truncate(limit);
+        cut(&mut found, limit);
         Ok(self.seen(found, seen))
     }
 

@@ -1,5 +1,6 @@
 //! Asking other processes of the application over HTTP. Connections are kept, an answer is bounded in size and time, and a request reads only,
-//! so one that was lost with a kept connection is sent once more.
+//! so one that was lost with a kept connection is sent once more. An answer without an end has a connection of its own and is read line by line,
+//! each bounded in size; how long to wait for one is up to who reads.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -64,6 +65,33 @@ impl Peers {
         self.send(endpoint, connection, request()?).await.map_err(|error| format!("{endpoint} gives no answer: {error}"))
     }
 
+    /// Sends a request whose answer goes on and on, and reads its head.
+    ///
+    /// # Errors
+    /// Why there is no such answer, for people.
+    pub(super) async fn open(
+        &self,
+        endpoint: &str,
+        request: hyper::http::request::Builder,
+        deadline: Duration,
+    ) -> Result<Lines, String> {
+        let request = request.header(HOST, endpoint).body(Nothing::new()).map_err(|error| error.to_string())?;
+        let answered = timeout(deadline, async {
+            let mut connection = connect(endpoint).await?;
+            let answer = connection.send_request(request).await?;
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((connection, answer))
+        });
+        let (connection, answer) = match answered.await {
+            Ok(Ok(answered)) => answered,
+            Ok(Err(error)) => return Err(format!("{endpoint} gives no answer: {error}")),
+            Err(_) => return Err(format!("{endpoint} does not answer in time")),
+        };
+        match answer.status() {
+            StatusCode::OK => Ok(Lines { body: answer.into_body(), read: Vec::new(), begin: 0, _connection: connection }),
+            status => Err(format!("{endpoint} answers {status}")),
+        }
+    }
+
     async fn send(
         &self,
         endpoint: &str,
@@ -101,4 +129,34 @@ async fn read(answer: Response<Incoming>) -> Result<(StatusCode, Bytes), Box<dyn
         whole.extend_from_slice(&data);
     }
     Ok((head.status, whole.into()))
+}
+
+/// The lines of an answer as they come. Dropping it ends the answer.
+pub(super) struct Lines {
+    body: Incoming,
+    read: Vec<u8>,
+    /// Where the next line begins in what was read.
+    begin: usize,
+    _connection: SendRequest<Nothing>,
+}
+
+impl Lines {
+    /// The next line, without its end; `None` once the answer or its connection has ended. Nothing is lost when the future is dropped.
+    pub(super) async fn next(&mut self) -> Option<&[u8]> {
+        let mut looked = self.begin;
+        let end = loop {
+            if let Some(at) = self.read[looked..].iter().position(|byte| *byte == b'\n') {
+                break looked + at;
+            }
+            self.read.drain(..std::mem::take(&mut self.begin));
+            looked = self.read.len();
+            let frame = poll_fn(|cx| Pin::new(&mut self.body).poll_frame(cx)).await?.ok()?;
+            self.read.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+            if self.read.len() > MAX_ANSWER {
+                return None;
+            }
+        };
+        let begin = std::mem::replace(&mut self.begin, end + 1);
+        Some(&self.read[begin..end])
+    }
 }

@@ -2,12 +2,13 @@
 //! Kafka's own tools show. One broker is shared; each test has an application and topics of its own.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
 use millstream::log::kafka::Mechanism;
 use millstream::log::{KafkaConfig, KafkaLog, Log};
+use millstream::serve::application_routes;
 use millstream::{
     App, AppState, Config, Events, Handle, Headers, Offset, Partition, Process, Record, Reset, ResetError, ResetTo, Scope, Seen,
     Store, StreamBuilder, Timestamp, Topic,
@@ -17,6 +18,7 @@ use millstream_state::fault::{self, Action};
 use super::support::{LONG, eventually, pass, wait};
 use crate::log::kafka::broker::{Broker, Settings};
 use crate::log::kafka::{config as kafka_config, prefix, shared_broker};
+use crate::serve::Running;
 
 const SUMS: Store<String, i64> = Store::keyed("sums");
 const LARGEST: Store<String, i64> = Store::keyed("largest");
@@ -289,6 +291,52 @@ fn a_version_with_more_takes_over_one_process_after_the_other_and_one_that_diffe
     check_each_once(names, KEYS, rounds);
 }
 
+/// A process of a version with its views over HTTP, where others find it.
+fn serving(builder: StreamBuilder, dir: &Path) -> (App, Running) {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("an address");
+    let topology = builder.build().expect("the topology is valid");
+    let config = Config { threads: 1, advertise: Some(port.to_string()), ..Config::shared(dir) };
+    let app = App::start_on(topology, config, Arc::new(log_with(kafka_config()))).expect("the application starts");
+    let server = Running::start(millstream::serve::Config::listen(port), application_routes(&app.handle()));
+    (app, server)
+}
+
+#[test]
+fn processes_of_two_versions_ask_each_other_for_what_both_know() {
+    let names = Names::new();
+    let dirs = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory"));
+    let (old, old_server) = serving(names.sums(), dirs[0].path());
+    let (new, new_server) = serving(names.next_version(), dirs[1].path());
+    let keys: Vec<String> = (0..16).map(|key| key.to_string()).collect();
+    old.handle().append_blocking(names.events(keys.iter().map(|key| (key.clone(), 7)))).expect("the log takes it");
+    // Whoever of the two the group has given a task to; so each key is with one of them, and the other must ask.
+    let has = |app: &App, key: &String| {
+        let view = app.handle().view("sums").expect("a store").typed(&SUMS);
+        view.get(key).and_then(Seen::wait).is_ok_and(|sum| sum == Some(7))
+    };
+    eventually("all is processed", || keys.iter().all(|key| has(&old, key) || has(&new, key)));
+    assert!(keys.iter().any(|key| !has(&old, key) || !has(&new, key)), "nobody has to ask");
+    for server in [&old_server, &new_server] {
+        for key in &keys {
+            eventually("it is found", || {
+                let answer = server.connect().get(&format!("/views/sums/{key}"));
+                let found = answer.status == 200 && answer.json()["value"] == 7;
+                // Until all is processed it may not be there, and until the group has shared out the tasks nobody may have it.
+                assert!(found || matches!(answer.status, 404 | 503), "{answer:?}");
+                found
+            });
+        }
+        let mut watch = server.connect();
+        watch.subscribe(&format!("/views/sums/{}", keys[0]), "");
+        let shows = |blocks: Vec<String>| blocks.iter().any(|block| block.contains(r#""key":"0","value":7"#));
+        while !shows(watch.events().expect("the stream goes on")) {}
+    }
+    drop((old_server, new_server));
+    for app in [old, new] {
+        assert_eq!(app.stop(), None);
+    }
+}
+
 #[test]
 fn a_reset_forgets_and_begins_anew() {
     let (names, dir) = (Names::new(), tempfile::tempdir().expect("a temporary directory"));
@@ -348,16 +396,19 @@ fn a_reset_forgets_and_begins_anew() {
     drop(handle);
     app.stop();
 
-    // Forced while it runs: who is there hears of it and fails, and nothing of what it knew is in the new life.
-    let app = start(names.sums(), dir.path(), 1);
-    let handle = app.handle();
-    catch_up(&handle);
-    let forced = Reset { force: true, ..Reset::default() };
-    forced.run(&topology(), &log).expect("whoever is there");
+    // Who comes at the wrong moment hears of it and fails, and nothing of what it knew is in the new life.
+    let (began, late) = mpsc::channel();
+    let data = dir.path().to_owned();
+    fault::on_visit("reset:alone", move || {
+        let app = start(names.sums(), &data, 1);
+        catch_up(&app.handle());
+        began.send(app).expect("the test waits");
+    });
+    Reset::default().run(&topology(), &log).expect("whoever is there goes");
+    fault::disarm("reset:alone");
     assert!(log.members(names.app).expect("the log answers").is_empty(), "nobody is there any more");
-    let failed = app.stop().expect("it has failed");
+    let failed = late.recv().expect("it has begun").stop().expect("it has failed");
     assert!(failed.contains("was reset") && failed.contains("start it again"), "{failed}");
-    drop(handle);
     let app = start(names.sums(), dir.path(), 1);
     catch_up(&app.handle());
     assert_eq!(sum(&app.handle(), "a"), Some(11), "from the beginning");

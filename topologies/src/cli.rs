@@ -282,7 +282,7 @@ pub struct Reset {
     /// Only say what would be done
     #[arg(long, env = "SHOP_RESET_DRY_RUN")]
     pub dry_run: bool,
-    /// Also while processes of the shop are there, which then fail
+    /// Wait for processes that were killed until the group has given them up; who runs is never thrown out
     #[arg(long, env = "SHOP_RESET_FORCE")]
     pub force: bool,
 }

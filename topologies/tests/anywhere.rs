@@ -1,5 +1,5 @@
 //! Views from any process of the shop on a real Kafka: each worker answers for what the others have, and while tasks move an answer is right,
-//! says how old it may be, or asks to come again; it is never wrong and never empty.
+//! says how old it may be, or asks to come again; it is never wrong and never empty. A watch goes on wherever its tasks go.
 
 use std::collections::BTreeMap;
 use std::thread;
@@ -8,9 +8,9 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::auth::{LATER, SECRET, token};
-use crate::http::Response;
+use crate::http::{Response, Stream};
 use crate::kafka::broker::Broker;
-use crate::kafka::{directory, start};
+use crate::kafka::{directory, printed, start};
 use crate::shop::{Shop, eventually, fresh_id};
 
 /// How many milliseconds the answer may be behind, if it is from a process that follows its task.
@@ -39,9 +39,14 @@ fn counted(shop: &Shop) -> BTreeMap<String, u64> {
 
 /// All rows of a store, by pages.
 fn rows(shop: &Shop, store: &str) -> Result<Vec<Value>, Response> {
+    pages(shop, store, 7)
+}
+
+/// The same by pages of this many rows.
+pub fn pages(shop: &Shop, store: &str, limit: usize) -> Result<Vec<Value>, Response> {
     let (mut rows, mut after) = (Vec::new(), String::new());
     loop {
-        let answer = shop.get(&format!("/views/{store}?limit=7{after}"));
+        let answer = shop.get(&format!("/views/{store}?limit={limit}{after}"));
         if answer.status == 503 {
             return Err(answer);
         }
@@ -113,6 +118,12 @@ fn every_key_is_read_from_every_worker_also_while_tasks_move() {
                 }
                 worker.get(&format!("/views/{store}/nonsense/x")).refused(404, "NOT_FOUND");
             }
+            // Rows of one key that are in several partitions are all there, wherever a page ends.
+            let counts = &expected["order-counts"];
+            assert!(counts.windows(2).any(|two| two[0]["key"] == two[1]["key"]), "{counts:?}");
+            for limit in [1, 2, 500] {
+                assert_eq!(&pages(worker, "order-counts", limit).expect("everybody is there"), counts, "pages of {limit}");
+            }
             worker.get(&format!("/views/coupons/{}", fresh_id())).refused(404, "KEY_NOT_FOUND");
             worker.get("/views/coupons?at_least=nonsense").refused(400, "INVALID_FIELD");
         }
@@ -166,6 +177,158 @@ fn every_key_is_read_from_every_worker_also_while_tasks_move() {
             _ => assert!(followed > 0, "who follows a task answers for it"),
         }
         assert_eq!(counted(&stays), counts, "nothing is missing in the list");
+    }
+}
+
+/// Something that the shop counts, by one topology or another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Counted {
+    Coupon(u64),
+    Points(u64),
+    Product(u64),
+}
+
+impl Counted {
+    fn store(self) -> &'static str {
+        match self {
+            Counted::Coupon(_) => "coupons",
+            Counted::Points(_) => "points",
+            Counted::Product(_) => "products",
+        }
+    }
+
+    fn id(self) -> u64 {
+        let (Counted::Coupon(id) | Counted::Points(id) | Counted::Product(id)) = self;
+        id
+    }
+
+    fn path(self) -> String {
+        format!("/views/{}/{}", self.store(), self.id())
+    }
+
+    /// One more.
+    fn count(self, api: &Shop) {
+        match self {
+            Counted::Coupon(coupon) => api.claim(coupon, fresh_id()).ok(202),
+            Counted::Points(user) => api.post(&format!("/api/users/{user}/points"), &json!({"add": 1})).ok(202),
+            Counted::Product(product) => api.post(&format!("/api/products/{product}/stock"), &json!({"add": 1})).ok(202),
+        };
+    }
+
+    /// How many there are by a value of the store.
+    fn counted(self, value: &Value) -> u64 {
+        let field = match self {
+            Counted::Coupon(_) => "issued",
+            Counted::Points(_) => "balance",
+            Counted::Product(_) => "available",
+        };
+        value[field].as_u64().unwrap_or(0)
+    }
+
+    /// Waits until a watch of it shows so many, never fewer after more.
+    #[track_caller]
+    fn await_count(self, watch: &mut Stream, wanted: u64) {
+        let mut last = 0;
+        loop {
+            let event = watch.next();
+            assert_eq!(event.name, "change");
+            let now = self.counted(&event.json()["value"]);
+            assert!(last <= now && now <= wanted, "{now} after {last}: {event:?}");
+            last = now;
+            if now == wanted {
+                return;
+            }
+        }
+    }
+}
+
+/// Waits until a watch of the whole store shows as many of each of these.
+#[track_caller]
+fn await_counts(watch: &mut Stream, counted: &[Counted], wanted: u64) {
+    let mut left: BTreeMap<u64, Counted> = counted.iter().map(|one| (one.id(), *one)).collect();
+    while !left.is_empty() {
+        let event = watch.next();
+        let shown = event.json();
+        match event.name.as_str() {
+            "reset" => assert!(shown["partitions"].as_array().is_some_and(|some| !some.is_empty()), "{event:?}"),
+            "change" => {
+                let id = shown["key"].as_u64().expect("an id");
+                if left.get(&id).is_some_and(|one| one.counted(&shown["value"]) == wanted) {
+                    left.remove(&id);
+                }
+            }
+            _ => panic!("{event:?}"),
+        }
+    }
+}
+
+#[test]
+fn a_watch_at_any_worker_goes_on_wherever_its_task_goes() {
+    for standbys in ["0", "1"] {
+        let broker = Broker::start();
+        let flags = ["--threads", "1", "--topologies", "coupons,points,inventory", "--standbys", standbys];
+        let worker = |state| start(&broker, "worker", state, &flags);
+        let (stays, dies) = (worker(directory()), worker(directory()));
+        let never = start(&broker, "worker", directory(), &["--threads", "1", "--topologies", "statistics"]);
+        let api = start(&broker, "api", directory(), &[]);
+        let await_task = |of: &Shop| {
+            let owned = format!("(owner: {},", of.address);
+            let tasks = |name: &&str| printed(&["topology", name, "--brokers", &broker.address()]);
+            let has_some = || ["coupons", "points", "inventory"].iter().any(|name| tasks(name).contains(&owned));
+            eventually(|| has_some().then_some(()));
+        };
+        await_task(&stays);
+        await_task(&dies);
+        let coupons = (0..4).map(|_| Counted::Coupon(api.coupon(100)));
+        let products = (0..4).map(|_| Counted::Product(api.product(10, 0)));
+        let all: Vec<Counted> = coupons.chain(products).chain((0..4).map(|_| Counted::Points(fresh_id()))).collect();
+        let count_all = || all.iter().for_each(|one| one.count(&api));
+
+        // At each worker, whoever has the task, also at one that never has any of them; and of a key that nobody has.
+        let watch = |shop: &Shop, path: &str| Stream::open(shop.address, path, &[]);
+        let nothing = watch(&stays, &format!("/views/coupons/{}", fresh_id())).next();
+        assert_eq!((nothing.name.as_str(), &nothing.json()["value"]), ("change", &Value::Null));
+        let at = |shop: &Shop| -> Vec<(Counted, Stream)> { all.iter().map(|one| (*one, watch(shop, &one.path()))).collect() };
+        let (mut here, mut there) = ([at(&stays), at(&never)].into_iter().flatten().collect::<Vec<_>>(), at(&dies));
+        let stores = |shop: &Shop| -> Vec<(Vec<Counted>, Stream)> {
+            let store = |some: &[Counted]| (some.to_vec(), watch(shop, &format!("/views/{}", some[0].store())));
+            all.chunk_by(|a, b| a.store() == b.store()).map(store).collect()
+        };
+        let mut stores: Vec<(Vec<Counted>, Stream)> = [&stays, &never].into_iter().flat_map(stores).collect();
+        for n in 1..=3 {
+            count_all();
+            here.iter_mut().chain(&mut there).for_each(|(one, watch)| one.await_count(watch, n));
+        }
+        drop(there);
+        let mut goes_on = |n: u64| {
+            here.iter_mut().for_each(|(one, watch)| one.await_count(watch, n));
+            stores.iter_mut().for_each(|(some, watch)| await_counts(watch, some, n));
+        };
+
+        // The owner of some is killed.
+        let state = std::sync::Arc::clone(&dies.data);
+        drop(dies);
+        let has_gone = |one: &&Counted| {
+            let answer = stays.get(&one.path());
+            answer.status == 503 || staleness(&answer).is_some()
+        };
+        assert!(all.iter().filter(has_gone).count() > 0, "the one that was killed had none of {all:?}");
+        count_all();
+        goes_on(4);
+
+        // It comes back, and the group gives it some.
+        let comes = worker(state);
+        await_task(&comes);
+        count_all();
+        goes_on(5);
+
+        // It stands still, with its connections open, and then goes on in vain.
+        comes.signal("STOP");
+        count_all();
+        goes_on(6);
+        comes.signal("CONT");
+        count_all();
+        goes_on(7);
     }
 }
 

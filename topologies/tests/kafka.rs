@@ -215,7 +215,8 @@ fn each_heard_once(api: &Shop, users: &[u64]) {
 }
 
 /// Runs `shop` to its end, which must be good, and gives what it printed.
-fn printed(args: &[&str]) -> String {
+/// What a command that must succeed prints.
+pub fn printed(args: &[&str]) -> String {
     let output = run(args);
     assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).expect("UTF-8")
@@ -264,6 +265,11 @@ fn operators_pause_look_after_dead_letters_and_reset() {
     let reset = |more: &[&str]| run(&[&["reset", "--brokers", &address], more].concat());
     let said = refusal(&reset(&[]));
     assert!(said.contains("\"shop\" runs: stop") && said.matches("process").count() == 2, "{said}");
+    // Nobody is thrown out, and what was refused has done nothing.
+    let said = refusal(&reset(&["--force"]));
+    assert!(said.matches("member").count() == 2 && said.matches("process").count() == 2, "{said}");
+    let token = api.claim(coupon, fresh_id()).position();
+    assert_eq!(api.get(&format!("/api/coupons/{coupon}?at_least={token}&wait_ms=10000")).ok(200)["issued"], 2);
     for process in [worker, api] {
         process.signal("TERM");
         assert!(process.wait(Duration::from_secs(20)).success());
@@ -277,13 +283,29 @@ fn operators_pause_look_after_dead_letters_and_reset() {
         printed(&["reset", "--brokers", &address, "--to", "latest"]),
         planned.replace("would be ", "").replace("would begin", "begins")
     );
-    let _worker = start(&broker, "worker", worker_state, &["--threads", "2"]);
+    let worker = start(&broker, "worker", Arc::clone(&worker_state), &["--threads", "2"]);
     let api = start(&broker, "api", directory(), &[]);
     eventually(|| (api.get(&format!("/api/coupons/{coupon}")).status == 404).then_some(()));
     let coupon = api.coupon(5);
     let token = api.claim(coupon, fresh_id()).position();
     let found = api.get(&format!("/api/coupons/{coupon}?at_least={token}&wait_ms=10000")).ok(200);
     assert_eq!(found["issued"], 1);
+
+    // Who was killed is in the group for a while yet.
+    drop((worker, api));
+    let said = refusal(&reset(&[]));
+    assert!(said.contains("member"), "{said}");
+    let forced = printed(&["reset", "--brokers", &address, "--force", "--input-topics", "shop.coupons"]);
+    assert!(forced.contains("shop-coupons-changelog forgotten") && forced.contains("shop.coupons begins at 0 0 0\n"), "{forced}");
+    let log = KafkaLog::open(KafkaConfig::new(&address)).expect("the broker answers");
+    let catalogue = log.topic("shop.coupons").expect("the log answers").expect("it stays").id;
+    let offsets = log.offsets("shop").expect("the log answers");
+    let begins: Vec<u64> = offsets.iter().filter(|(topic, ..)| *topic == catalogue).map(|(.., offset)| offset.0).collect();
+    assert_eq!(begins, [0; 3], "the group begins anew, too: {offsets:?}");
+    drop(log);
+    let _worker = start(&broker, "worker", worker_state, &["--threads", "2"]);
+    let api = start(&broker, "api", directory(), &[]);
+    eventually(|| (api.get(&format!("/api/coupons/{coupon}")).status == 200).then_some(()));
 }
 
 #[test]

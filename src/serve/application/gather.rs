@@ -3,7 +3,7 @@
 //!
 //! A process asks another with the request it was asked with, its caller's authorization included, and with the header `x-view-tasks`, which
 //! names the tasks that are asked for. A request with that header is answered from what is here, as [`Part`], and never passed on: there is
-//! no loop.
+//! no loop. A watch goes the same way, in [`parts`](super::parts).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::Bytes;
 use hyper::StatusCode;
-use hyper::header::{AUTHORIZATION, HeaderName};
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::task::JoinSet;
@@ -23,10 +23,10 @@ use super::super::peers::Peers;
 use super::super::request::Request;
 use super::super::response::Response;
 use super::blocking;
-use crate::record::Partition;
+use crate::record::{Offset, Partition};
 use crate::runtime::{Handle, Place, QueryError, Seen, TaskPlace};
 
-/// The tasks that another process asks for, each as `sub-topology.partition`, by commas.
+/// The tasks that another process asks for, each by its name, with commas; for a watch with `@` and the position it knows.
 const TASKS: HeaderName = HeaderName::from_static("x-view-tasks");
 /// How many milliseconds the answer may be behind, where it is not all from the tasks' owners.
 const STALENESS: HeaderName = HeaderName::from_static("x-view-staleness-ms");
@@ -52,7 +52,8 @@ pub(super) enum Cost {
 /// What some tasks have.
 #[derive(Serialize, Deserialize)]
 struct Part<T> {
-    tasks: Vec<TaskPlace>,
+    /// By their names.
+    tasks: Vec<String>,
     staleness_ms: Option<u64>,
     /// Each with its partition.
     found: Vec<(u32, T)>,
@@ -115,7 +116,8 @@ impl Views {
         T: Serialize + DeserializeOwned + Send + 'static,
         R: Fn(TaskPlace) -> Result<Seen<Vec<T>>, QueryError> + Clone + Send + 'static,
     {
-        if let Some(asked) = asked_for(request, &tasks)? {
+        if let Some(asked) = asked_for(&self.application, request, &tasks)? {
+            let asked = asked.into_iter().map(|(task, _)| task).collect();
             let part = self.here(request, asked, store, cost, read).await?;
             return Response::json(StatusCode::OK, &part).map(Answered::Peer);
         }
@@ -141,7 +143,8 @@ impl Views {
             let mut asked = JoinSet::new();
             for (place, tasks) in by_place {
                 if let Place::There(endpoint) = place {
-                    asked.spawn(ask(Arc::clone(&self.peers), endpoint, Forwarded::of(request, &tasks)?));
+                    let tasks: Vec<String> = tasks.into_iter().map(|task| self.application.task_name(task)).collect();
+                    asked.spawn(ask(Arc::clone(&self.peers), endpoint, Forwarded::of(request)?, tasks.join(",")));
                 }
             }
             let mut parts = Vec::new();
@@ -156,7 +159,7 @@ impl Views {
                 }
             }
             for part in parts {
-                left.retain(|(task, _)| !part.tasks.contains(task));
+                left.retain(|(task, _)| !part.tasks.contains(&self.application.task_name(*task)));
                 gathered.staleness_ms = gathered.staleness_ms.max(part.staleness_ms);
                 gathered.found.extend(part.found);
             }
@@ -202,7 +205,7 @@ impl Views {
         };
         let mut part = Part { tasks: Vec::new(), staleness_ms: None, found: Vec::new() };
         for (task, staleness_ms, found) in seen {
-            part.tasks.push(task);
+            part.tasks.push(self.application.task_name(task));
             part.staleness_ms = part.staleness_ms.max(staleness_ms);
             part.found.extend(found.durable().await?.into_iter().map(|one| (task.1, one)));
         }
@@ -227,41 +230,49 @@ impl<T> Gathered<T> {
     }
 }
 
-/// The tasks that another process asks for; `None` if a client asks.
-fn asked_for(request: &Request, tasks: &[TaskPlace]) -> Result<Option<Vec<TaskPlace>>, ApiError> {
+/// The tasks that another process asks for, and which position it knows of each; `None` if a client asks.
+pub(super) fn asked_for(
+    application: &Handle,
+    request: &Request,
+    tasks: &[TaskPlace],
+) -> Result<Option<Vec<(TaskPlace, Offset)>>, ApiError> {
     if !request.headers().contains_key(TASKS) {
         return Ok(None);
     }
     let read = |text: &str| {
-        let (sub, partition) = text.split_once('.')?;
-        let task = (sub.parse().ok()?, partition.parse().ok()?);
-        tasks.contains(&task).then_some(task)
+        let (name, known) = text.split_once('@').unwrap_or((text, "0"));
+        let task = tasks.iter().find(|task| application.task_name(**task) == name)?;
+        Some((*task, Offset(known.parse().ok()?)))
     };
     let asked = request.header(TASKS.as_str()).and_then(|text| text.split(',').map(read).collect());
     asked.map(Some).ok_or_else(|| ApiError::invalid_field(TASKS.as_str(), "does not name tasks of this store"))
 }
 
 /// A request as it goes to another process.
-struct Forwarded {
+#[derive(Clone)]
+pub(super) struct Forwarded {
     path: String,
-    authorization: Option<hyper::header::HeaderValue>,
-    tasks: String,
+    authorization: Option<HeaderValue>,
     wait: Duration,
 }
 
 impl Forwarded {
-    fn of(request: &Request, tasks: &[TaskPlace]) -> Result<Forwarded, ApiError> {
-        let tasks: Vec<String> = tasks.iter().map(|(sub, partition)| format!("{sub}.{partition}")).collect();
+    pub(super) fn of(request: &Request) -> Result<Forwarded, ApiError> {
         Ok(Forwarded {
             path: request.path_and_query().to_owned(),
             authorization: request.headers().get(AUTHORIZATION).cloned(),
-            tasks: tasks.join(","),
             wait: request.wait()?,
         })
     }
 
-    fn build(&self) -> hyper::http::request::Builder {
-        let request = hyper::Request::get(&self.path).header(TASKS, &self.tasks);
+    /// How long the process has for its answer.
+    pub(super) fn deadline(&self) -> Duration {
+        self.wait + ANSWER
+    }
+
+    /// The request for these tasks, as `asked_for` reads them.
+    pub(super) fn build(&self, tasks: &str) -> hyper::http::request::Builder {
+        let request = hyper::Request::get(&self.path).header(TASKS, tasks);
         match &self.authorization {
             Some(authorization) => request.header(AUTHORIZATION, authorization),
             None => request,
@@ -269,8 +280,13 @@ impl Forwarded {
     }
 }
 
-async fn ask<T: DeserializeOwned>(peers: Arc<Peers>, endpoint: String, forwarded: Forwarded) -> Result<Part<T>, Refused> {
-    let answer = peers.ask(&endpoint, || forwarded.build(), forwarded.wait + ANSWER).await;
+async fn ask<T: DeserializeOwned>(
+    peers: Arc<Peers>,
+    endpoint: String,
+    forwarded: Forwarded,
+    tasks: String,
+) -> Result<Part<T>, Refused> {
+    let answer = peers.ask(&endpoint, || forwarded.build(&tasks), forwarded.deadline()).await;
     let told = |status, code, message| Err(Refused::Told(ApiError::new(status, code, message)));
     match answer.map_err(Refused::Away)? {
         (StatusCode::OK, body) => match serde_json::from_slice(&body) {
@@ -278,6 +294,10 @@ async fn ask<T: DeserializeOwned>(peers: Arc<Peers>, endpoint: String, forwarded
             Err(error) => told(StatusCode::BAD_GATEWAY, "PEER_FAILED", format!("{endpoint} answers something else: {error}")),
         },
         (StatusCode::SERVICE_UNAVAILABLE, _) => Err(Refused::Away(format!("{endpoint} is not ready"))),
+        // What is asked for is right by what is known here, so that one is of a version that does not know it.
+        (StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND, _) => {
+            Err(Refused::Away(format!("{endpoint} does not know what is asked for")))
+        }
         (status @ StatusCode::GATEWAY_TIMEOUT, _) => {
             told(status, "VIEW_BEHIND", format!("the view at {endpoint} has not come so far in time"))
         }

@@ -4,6 +4,7 @@
 mod dead_letters;
 mod gather;
 mod operations;
+mod parts;
 mod views;
 mod watches;
 
@@ -23,7 +24,7 @@ use crate::runtime::{AppendError, Handle, QueryError};
 /// | `GET /views` | `{stores:[{name, keyType, valueType, kind, partitions, entries, positions}]}` |
 /// | `GET /views/{store}/{key}` | `{key, value}`; 404 without a value |
 /// | `GET /views/{store}` | `{entries:[{key, value}], next?}` in the order of keys. `?prefix=`, `?from=` (included) and `?to=` (left out) are keys, `?limit=` is 1 to 500 (100), `?after=` the last answer's `next` |
-/// | both with `Accept: text/event-stream` | a watch: events `change {key, value, position}`, first what is there now (of one key also `null`), then every committed change |
+/// | both with `Accept: text/event-stream` | a watch: events `change {key, value, position}`, first what is there now (of one key also `null`), then every committed change; and `reset {partitions}` before the rows of these partitions come anew, which of one key does not need to be told |
 /// | `GET /dlq` | `{topics:[{topic, records}]}` |
 /// | `GET /dlq/{topic}` | `{records:[…], next?}`; `?limit=` is 1 to 500 (50), `?after=` the last answer's `next` |
 /// | `POST /dlq/{topic}/replay` | body `{from?, to?, key?, dryRun?}`; `{matched, replayed}` |
@@ -35,7 +36,8 @@ use crate::runtime::{AppendError, Handle, QueryError};
 ///
 /// Views have all partitions, also those that other processes have: each is read where its task runs. While it moves, a process that follows
 /// it answers, and the answer says in `X-View-Staleness-Ms` how old it may be; where nobody does, it is 503 `NOT_READY` with `Retry-After`. A
-/// watch shows what this process has.
+/// watch goes on where its tasks go. What it may have missed meanwhile it shows anew: the value of a key once more, of a prefix all rows after a
+/// `reset`. Rows that are not among them are gone.
 ///
 /// Reads take `?at_least=` and `?wait_ms=`: see [`Request::at_least`](super::Request::at_least).
 #[must_use]

@@ -17,7 +17,7 @@ use super::super::response::Response;
 use super::gather::{Answered, Coded, Cost, Views};
 use super::watches;
 use crate::record::{Offset, Timestamp};
-use crate::runtime::{Handle, QueryError, Row, Seen, TaskPlace, View};
+use crate::runtime::{Handle, QueryError, Row, Seen, TaskPlace, View, Watched};
 
 /// The most rows of one answer. One row more is read, to know whether there is one.
 const MAX_LIMIT: u64 = 500;
@@ -68,8 +68,7 @@ pub(super) async fn row(views: Views, request: Request) -> Result<Response, ApiE
     let view = view(&views.application, &request)?;
     let key = key(&view, "key", &request.param("key")?)?;
     if request.wants_events() {
-        request.at_least(&views.application, view.name()).await?;
-        return watches::key(view, key).await;
+        return watches::begin(views, &request, view, Watched::Key(key)).await;
     }
     let (read, wanted) = (view.clone(), key.clone());
     let get = move |task| Ok(read.of(task).get(&wanted)?.map(|found| found.map(Coded).into_iter().collect()));
@@ -91,21 +90,20 @@ pub(super) async fn rows(views: Views, request: Request) -> Result<Response, Api
     let view = view(&views.application, &request)?;
     let bounds = Bounds::read(&view, &request)?;
     let limit = request.query_number("limit", 100, 1..=MAX_LIMIT)? as usize;
-    let after = request.query("after")?.map(|text| {
-        let decoded = URL_SAFE_NO_PAD.decode(text.as_bytes());
-        decoded.map_err(|_| ApiError::invalid_field("after", "is not the `next` of an answer"))
-    });
+    let after = request
+        .query("after")?
+        .map(|text| After::read(&text).ok_or_else(|| ApiError::invalid_field("after", "is not the `next` of an answer")));
     let after = after.transpose()?;
     if request.wants_events() {
-        request.at_least(&views.application, view.name()).await?;
         if !matches!(bounds.between, Between::Keys(None, None)) || after.is_some() {
             return Err(ApiError::invalid_field("from, to and after", "do not go with a watch; prefix does"));
         }
-        return watches::prefix(view, bounds.prefix.unwrap_or_default()).await;
+        return watches::begin(views, &request, view, Watched::Prefix(bounds.prefix.unwrap_or_default())).await;
     }
     let (read, bounds) = (view.clone(), Arc::new(bounds));
-    let page = move |task| {
-        let rows = bounds.page(&read.of(task), after.as_deref(), limit + 1)?;
+    let page = move |task: TaskPlace| {
+        let after = after.as_ref().map(|after| after.of(task.1));
+        let rows = bounds.page(&read.of(task), after, limit + 1)?;
         Ok(rows.map(|rows| rows.into_iter().map(|(key, value)| (Coded(key), Coded(value))).collect()))
     };
     let mut gathered = match views.gather(&request, view.tasks_of(), Some(view.name()), Cost::Much, page).await? {
@@ -124,9 +122,8 @@ pub(super) async fn rows(views: Views, request: Request) -> Result<Response, Api
     }
     body.push(b']');
     if page.len() > limit {
-        body.extend_from_slice(br#","next":""#);
-        body.extend_from_slice(URL_SAFE_NO_PAD.encode(&page[limit - 1].1.0.0).as_bytes());
-        body.push(b'"');
+        let (partition, (Coded(key), _)) = &page[limit - 1];
+        body.extend_from_slice(format!(r#","next":"{}""#, After { partition: *partition, key: key.to_vec() }.write()).as_bytes());
     }
     body.push(b'}');
     Ok(gathered.mark(Response::bytes(StatusCode::OK, "application/json", body)))
@@ -146,6 +143,30 @@ fn key(view: &View, field: &str, text: &str) -> Result<Vec<u8>, ApiError> {
 fn beginning(view: &View, field: &str, text: &str) -> Result<Vec<u8>, ApiError> {
     view.prefix_from_text(text)
         .map_err(|error| ApiError::invalid_field(field, format_args!("begins no key of {}: it {error}", view.name())))
+}
+
+/// The last row of a page. Several partitions may have its key, and then a page may end between these rows.
+#[derive(Clone)]
+struct After {
+    partition: u32,
+    key: Vec<u8>,
+}
+
+impl After {
+    fn read(text: &str) -> Option<After> {
+        let decoded = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (partition, key) = decoded.split_first_chunk()?;
+        Some(After { partition: u32::from_be_bytes(*partition), key: key.to_vec() })
+    }
+
+    fn write(&self) -> String {
+        URL_SAFE_NO_PAD.encode([&self.partition.to_be_bytes()[..], &self.key].concat())
+    }
+
+    /// Where the next page begins in a partition: rows are in the order of keys, those of one key in that of partitions.
+    fn of(&self, partition: u32) -> Bound<&[u8]> {
+        if partition > self.partition { Bound::Included(&self.key) } else { Bound::Excluded(&self.key) }
+    }
 }
 
 /// Which rows are asked for.
@@ -179,8 +200,11 @@ impl Bounds {
         Ok(Bounds { prefix, between })
     }
 
-    fn page(&self, view: &View, after: Option<&[u8]>, limit: usize) -> Result<Seen<Vec<Row>>, QueryError> {
+    fn page(&self, view: &View, after: Option<Bound<&[u8]>>, limit: usize) -> Result<Seen<Vec<Row>>, QueryError> {
         let prefix = self.prefix.as_deref();
+        if after.is_some() {
+            view.expect_pages();
+        }
         match &self.between {
             Between::Keys(from, to) => {
                 view.page(&range(prefix, from.as_deref(), to.as_deref(), after), Direction::Forward, limit)
@@ -191,7 +215,7 @@ impl Bounds {
 }
 
 /// What all of these allow.
-fn range(prefix: Option<&[u8]>, from: Option<&[u8]>, to: Option<&[u8]>, after: Option<&[u8]>) -> Range {
+fn range(prefix: Option<&[u8]>, from: Option<&[u8]>, to: Option<&[u8]>, after: Option<Bound<&[u8]>>) -> Range {
     let prefix = Range::prefix(prefix.unwrap_or_default());
     let (start, end) = prefix.bounds();
     let start = match (start, from) {
@@ -199,7 +223,8 @@ fn range(prefix: Option<&[u8]>, from: Option<&[u8]>, to: Option<&[u8]>, after: O
         (start, _) => start,
     };
     let start = match (start, after) {
-        (Bound::Included(start), Some(after)) if after >= start => Bound::Excluded(after),
+        (Bound::Included(start), Some(Bound::Excluded(after))) if after >= start => Bound::Excluded(after),
+        (Bound::Included(start), Some(Bound::Included(at))) if at >= start => Bound::Included(at),
         (start, _) => start,
     };
     let end = match (end, to) {
@@ -229,7 +254,7 @@ mod tests {
             (text != "-").then_some(text.as_bytes())
         }
         let check = |[prefix, from, to, after]: [&str; 4], start: Bound<&str>, end: Bound<&str>| {
-            let found = range(bytes(prefix), bytes(from), bytes(to), bytes(after));
+            let found = range(bytes(prefix), bytes(from), bytes(to), bytes(after).map(Excluded));
             assert_eq!(found.bounds(), (start.map(str::as_bytes), end.map(str::as_bytes)), "{prefix} {from} {to} {after}");
         };
         use Bound::{Excluded, Included, Unbounded};
@@ -241,5 +266,13 @@ mod tests {
         check(["b", "-", "-", "bx"], Excluded("bx"), Excluded("c"));
         check(["b", "-", "-", "a"], Included("b"), Excluded("c"));
         check(["-", "d", "b", "-"], Included("d"), Excluded("b"));
+    }
+
+    #[test]
+    fn a_page_goes_on_behind_the_last_row_of_the_one_before() {
+        let read = After::read(&After { partition: 1, key: b"k".to_vec() }.write()).expect("it was written so");
+        let begins = [0, 1, 2].map(|partition| read.of(partition));
+        assert_eq!(begins, [Bound::Excluded(&b"k"[..]), Bound::Excluded(b"k"), Bound::Included(b"k")]);
+        assert!(["", "AA", "%"].iter().all(|text| After::read(text).is_none()));
     }
 }

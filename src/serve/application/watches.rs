@@ -1,116 +1,279 @@
-//! `/views/…` as a stream: what is there now, then every committed change, each as an event `change {key, value, position}`.
+//! `/views/…` as a stream: what is there now, then every committed change, each as an event `change {key, value, position}`, wherever the
+//! tasks of the store are and go.
 //!
 //! `position` names the end of the store's changelog as `partition:offset`; what is there now has those of all partitions, by commas. A value
-//! is never followed by an older one of the same key: changes up to the position that was read first are left out. A change that was committed
-//! while a long prefix was read may come twice.
+//! is never followed by an older one of the same key and partition. A change that was committed while a long prefix was read may come twice.
+//!
+//! Each process that has some of the tasks tells its part ([`parts`](super::parts)). A part that ends is begun anew, where its tasks are then,
+//! from what has been told. So the value of a key may come twice; of a prefix all rows of the part do, after `reset {partitions}`, for
+//! those that went meanwhile are not told.
 
-use std::fmt::Write as _;
-use std::ops::Bound;
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
 
-use millstream_state::{Direction, Range};
+use serde_json::json;
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::super::error::ApiError;
 use super::super::events::{Event, Events};
+use super::super::request::Request;
 use super::super::response::Response;
+use super::gather::{Coded, Forwarded, Views, asked_for};
+use super::parts::{self, Ended, News, Teller};
 use crate::record::{Offset, Partition};
-use crate::runtime::{QueryError, View, Watch, Watched};
+use crate::runtime::{Place, QueryError, TaskPlace, View, Watched};
 
-const PAGE: usize = 100;
+/// How often tasks that nobody had are looked for, and whether a process that has some has fallen silent.
+const LOOK: Duration = Duration::from_millis(250);
 
-/// How often a value is read anew because a commit came between, before an overlap is accepted.
-const TRIES: usize = 16;
-
-type Positions = Vec<(Partition, Offset)>;
-
-/// A watch of one key.
-pub(super) async fn key(view: View, key: Vec<u8>) -> Result<Response, ApiError> {
-    let watch = view.watch(Watched::Key(key.clone()));
-    let mut positions = view.positions();
-    let mut value = view.get(&key)?;
-    for _ in 0..TRIES {
-        let now = view.positions();
-        if now.peek() == positions.peek() {
-            break;
+/// Answers a watch, or another process's request for a part of one.
+pub(super) async fn begin(views: Views, request: &Request, view: View, watched: Watched) -> Result<Response, ApiError> {
+    let tasks = view.tasks_of();
+    if let Some(asked) = asked_for(&views.application, request, &tasks)? {
+        let partitions: Vec<Partition> = asked.iter().map(|(task, _)| Partition(task.1)).collect();
+        request.at_least_in(&views.application, view.name(), &partitions).await?;
+        if parts::readable_since(&views.application, &asked).is_none() {
+            return Err(ApiError::unavailable("NOT_READY", "a task is not here"));
         }
-        (positions, value) = (now, view.get(&key)?);
+        return Ok(Response::events(move |events| parts::pass(views.application, view, watched, asked, events)));
     }
-    let (positions, value) = (positions.durable().await?, value.durable().await?);
+    request.at_least(&views.application, view.name()).await?;
+    let forwarded = Forwarded::of(request)?;
     Ok(Response::events(move |mut events| async move {
-        let shown = show(&view, &key, value.as_deref(), &positions);
-        if let Ok(data) = &shown {
-            events.send(&Event::new("change", data)).await;
+        let name = view.name().to_owned();
+        let outcome = Following::new(views, view, watched, forwarded).run(&mut events).await;
+        if let Err(error) = outcome {
+            tracing::error!(store = name, %error, "a watch ends");
         }
-        let outcome = match shown {
-            Ok(_) => follow(&view, watch, &positions, &mut events).await,
-            Err(error) => Err(error),
+    }))
+}
+
+/// A part that is told.
+struct Part {
+    place: Place,
+    tasks: Vec<TaskPlace>,
+    run: Pin<Box<dyn Future<Output = Result<Ended, QueryError>> + Send>>,
+}
+
+/// A watch of all tasks of a store.
+struct Following {
+    views: Views,
+    forwarded: Forwarded,
+    parts: Vec<Part>,
+    /// The tasks that are in no part, and how many of their places were tried in vain; `None` until they are looked for again.
+    loose: Vec<(TaskPlace, Option<usize>)>,
+    shown: Shown,
+}
+
+impl Following {
+    fn new(views: Views, view: View, watched: Watched, forwarded: Forwarded) -> Following {
+        let loose: Vec<_> = view.tasks_of().into_iter().map(|task| (task, Some(0))).collect();
+        let shown = Shown::new(view, watched, loose.len());
+        Following { views, forwarded, parts: Vec::new(), loose, shown }
+    }
+
+    /// Shows what there is and what comes, until the application stops.
+    async fn run(mut self, events: &mut Events) -> Result<(), QueryError> {
+        let (teller, mut news) = parts::channel();
+        let mut moves = self.views.application.moves();
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            self.attach(&teller);
+            let is_elsewhere = !self.loose.is_empty() || self.parts.iter().any(|part| part.place != Place::Here);
+            let ended = tokio::select! {
+                biased;
+                Some(one) = news.recv() => {
+                    self.shown.take(one, events).await?;
+                    continue;
+                }
+                ended = first_to_end(&mut self.parts) => Some(ended),
+                _ = moves.changed() => None,
+                _ = look.tick(), if is_elsewhere => None,
+            };
+            // What a part told goes before whatever another tells of the same tasks.
+            while let Ok(one) = news.try_recv() {
+                self.shown.take(one, events).await?;
+            }
+            match ended {
+                Some((number, outcome)) => {
+                    let part = self.parts.swap_remove(number);
+                    let next = match outcome? {
+                        Ended::Over => return Ok(()),
+                        Ended::Anew => None,
+                        Ended::Unreached => self.tried(&part),
+                    };
+                    self.loose.extend(part.tasks.into_iter().map(|task| (task, next)));
+                }
+                None => self.leave_those_that_have_gone(),
+            }
+        }
+    }
+
+    /// Begins parts for the tasks that are in none, one for each process that has some.
+    fn attach(&mut self, teller: &Teller) {
+        let mut found = BTreeMap::<Place, Vec<TaskPlace>>::new();
+        self.loose.retain_mut(|(task, tried)| {
+            let place = tried.and_then(|tried| self.views.application.places(*task).into_iter().nth(tried));
+            *tried = None;
+            match place {
+                Some(place) => {
+                    found.entry(place).or_default().push(*task);
+                    false
+                }
+                None => true,
+            }
+        });
+        for (place, tasks) in found {
+            let known: parts::Known = tasks.iter().map(|task| (*task, self.shown.known(task.1))).collect();
+            let (views, view, watched) = (self.views.clone(), self.shown.view.clone(), self.shown.watched.clone());
+            let (teller, forwarded) = (teller.clone(), self.forwarded.clone());
+            let run: Pin<Box<dyn Future<Output = _> + Send>> = match &place {
+                Place::Here => Box::pin(parts::here(views.application, view, watched, known, teller)),
+                Place::There(endpoint) => {
+                    let name =
+                        |(task, position): &(TaskPlace, Offset)| format!("{}@{position}", views.application.task_name(*task));
+                    let tasks: Vec<String> = known.iter().map(name).collect();
+                    let (endpoint, tasks) = (endpoint.clone(), tasks.join(","));
+                    Box::pin(async move { Ok(parts::there(views.peers, endpoint, forwarded, tasks, teller).await) })
+                }
+            };
+            self.parts.push(Part { place, tasks, run });
+        }
+    }
+
+    /// Which place comes after one that was tried in vain.
+    fn tried(&self, part: &Part) -> Option<usize> {
+        let places = self.views.application.places(*part.tasks.first()?);
+        places.iter().position(|place| *place == part.place).map(|place| place + 1)
+    }
+
+    /// Leaves processes that do not have their tasks any more as far as is known here, even if they say nothing; and looks for all tasks
+    /// that are in no part.
+    fn leave_those_that_have_gone(&mut self) {
+        let application = &self.views.application;
+        let stays = |part: &mut Part| {
+            part.place == Place::Here || part.tasks.iter().all(|task| application.places(*task).contains(&part.place))
         };
-        end(&view, events, outcome);
-    }))
+        let gone = self.parts.extract_if(.., |part| !stays(part));
+        self.loose.extend(gone.flat_map(|part| part.tasks).map(|task| (task, None)));
+        self.loose.iter_mut().for_each(|(_, tried)| *tried = Some(0));
+    }
 }
 
-/// A watch of all keys that begin so.
-pub(super) async fn prefix(view: View, prefix: Vec<u8>) -> Result<Response, ApiError> {
-    let watch = view.watch(Watched::Prefix(prefix.clone()));
-    let positions = view.positions().durable().await?;
-    Ok(Response::events(move |mut events| async move {
-        let mut outcome = rows(&view, prefix, &positions, &mut events).await;
-        if outcome.is_ok() {
-            outcome = follow(&view, watch, &positions, &mut events).await;
+/// Runs all parts until one ends; answers which, and how.
+async fn first_to_end(parts: &mut [Part]) -> (usize, Result<Ended, QueryError>) {
+    poll_fn(|cx| {
+        for (number, part) in parts.iter_mut().enumerate() {
+            if let Poll::Ready(outcome) = part.run.as_mut().poll(cx) {
+                return Poll::Ready((number, outcome));
+            }
         }
-        end(&view, events, outcome);
-    }))
+        Poll::Pending
+    })
+    .await
 }
 
-async fn rows(view: &View, prefix: Vec<u8>, positions: &Positions, events: &mut Events) -> Result<(), QueryError> {
-    let all = Range::prefix(&prefix);
-    let mut range = all.clone();
-    loop {
-        let rows = view.page(&range, Direction::Forward, PAGE)?.durable().await?;
-        for (key, value) in &rows {
-            events.send(&Event::new("change", &show(view, key, Some(value), positions)?)).await;
+/// What a client has been shown.
+struct Shown {
+    view: View,
+    watched: Watched,
+    partitions: usize,
+    /// Where each partition stood that was told of.
+    positions: BTreeMap<u32, u64>,
+    /// The position up to which all of a partition was shown.
+    complete: BTreeMap<u32, u64>,
+    /// Of a watched key, the partitions that have it, as far as the client knows,
+    having: BTreeSet<u32>,
+    /// and of these the ones that have not told it again since they began anew.
+    doubtful: BTreeSet<u32>,
+    /// Whether the client knows of the key.
+    any: bool,
+}
+
+impl Shown {
+    fn new(view: View, watched: Watched, partitions: usize) -> Shown {
+        let (positions, complete) = (BTreeMap::new(), BTreeMap::new());
+        let (having, doubtful) = (BTreeSet::new(), BTreeSet::new());
+        Shown { view, watched, partitions, positions, complete, having, doubtful, any: false }
+    }
+
+    /// From where on a partition is to be told.
+    fn known(&self, partition: u32) -> Offset {
+        Offset(self.complete.get(&partition).copied().unwrap_or(0))
+    }
+
+    async fn take(&mut self, news: News, events: &mut Events) -> Result<(), QueryError> {
+        match news {
+            News::Begins(at) => {
+                let again: Vec<u32> = at.iter().map(|(of, _)| *of).filter(|of| self.positions.contains_key(of)).collect();
+                self.positions.extend(at);
+                if matches!(self.watched, Watched::Key(_)) {
+                    self.doubtful.extend(again.into_iter().filter(|of| self.having.contains(of)));
+                } else if !again.is_empty() {
+                    let data = json!({"partitions": again}).to_string();
+                    events.send(&Event::new("reset", data.as_bytes())).await;
+                }
+            }
+            News::Row { partition, key: Coded(key), value: Coded(value) } => {
+                self.note(partition, true);
+                let data = self.show(&key, Some(&value), &self.positions)?;
+                events.send(&Event::new("change", &data)).await;
+            }
+            News::Changed { partition, position, key: Coded(key), value } => {
+                self.note(partition, value.is_some());
+                let at = BTreeMap::from([(partition, position)]);
+                let data = self.show(&key, value.as_ref().map(|Coded(value)| &value[..]), &at)?;
+                events.send(&Event::new("change", &data)).await;
+                self.positions.extend(at.clone());
+                self.complete.extend(at);
+            }
+            News::Current(at) => {
+                self.complete.extend(at.iter().copied());
+                let lost: BTreeMap<u32, u64> = at.into_iter().filter(|(of, _)| self.doubtful.remove(of)).collect();
+                self.having.retain(|of| !lost.contains_key(of));
+                let is_nowhere = !self.any && self.complete.len() == self.partitions;
+                if let Watched::Key(key) = &self.watched
+                    && (is_nowhere || !lost.is_empty())
+                {
+                    let data = self.show(key, None, if is_nowhere { &self.positions } else { &lost })?;
+                    events.send(&Event::new("change", &data)).await;
+                    self.any = true;
+                }
+            }
+            News::Still => {}
         }
-        match rows.last() {
-            Some((last, _)) if rows.len() == PAGE => range = Range::new(Bound::Excluded(last), all.bounds().1),
-            _ => return Ok(()),
+        Ok(())
+    }
+
+    /// A partition has told what it has of a watched key.
+    fn note(&mut self, partition: u32, has: bool) {
+        if matches!(self.watched, Watched::Key(_)) {
+            self.any = true;
+            self.doubtful.remove(&partition);
+            if has {
+                self.having.insert(partition)
+            } else {
+                self.having.remove(&partition)
+            };
         }
     }
-}
 
-/// Sends changes until the client is too slow.
-async fn follow(view: &View, mut watch: Watch, shown: &Positions, events: &mut Events) -> Result<(), QueryError> {
-    while let Some(change) = watch.next().await {
-        if shown.iter().any(|(partition, end)| *partition == change.partition && change.position <= *end) {
-            continue;
+    /// `{"key":…,"value":…,"position":…}`
+    fn show(&self, key: &[u8], value: Option<&[u8]>, positions: &BTreeMap<u32, u64>) -> Result<Vec<u8>, QueryError> {
+        let unreadable = |error| QueryError::Codec { store: self.view.name().to_owned(), error };
+        let mut out = br#"{"key":"#.to_vec();
+        self.view.key_to_json(key, &mut out).map_err(unreadable)?;
+        out.extend_from_slice(br#","value":"#);
+        match value {
+            Some(value) => self.view.value_to_json(value, &mut out).map_err(unreadable)?,
+            None => out.extend_from_slice(b"null"),
         }
-        let value = view.changed_value(&change);
-        let data = show(view, &change.key, value.as_deref(), &[(change.partition, change.position)])?;
-        events.send(&Event::new("change", &data)).await;
+        let positions: Vec<String> = positions.iter().map(|(partition, offset)| format!("{partition}:{offset}")).collect();
+        out.extend_from_slice(format!(r#","position":"{}"}}"#, positions.join(",")).as_bytes());
+        Ok(out)
     }
-    Ok(())
-}
-
-fn end(view: &View, events: Events, outcome: Result<(), QueryError>) {
-    match outcome {
-        Ok(()) => events.cut_off(),
-        Err(error) => tracing::error!(store = view.name(), %error, "a watch ends"),
-    }
-}
-
-/// `{"key":…,"value":…,"position":…}`
-fn show(view: &View, key: &[u8], value: Option<&[u8]>, positions: &[(Partition, Offset)]) -> Result<Vec<u8>, QueryError> {
-    let unreadable = |error| QueryError::Codec { store: view.name().to_owned(), error };
-    let mut out = br#"{"key":"#.to_vec();
-    view.key_to_json(key, &mut out).map_err(unreadable)?;
-    out.extend_from_slice(br#","value":"#);
-    match value {
-        Some(value) => view.value_to_json(value, &mut out).map_err(unreadable)?,
-        None => out.extend_from_slice(b"null"),
-    }
-    let mut position = String::new();
-    for (n, (partition, offset)) in positions.iter().enumerate() {
-        let comma = if n > 0 { "," } else { "" };
-        let _ = write!(position, "{comma}{partition}:{offset}"); // writing to a string does not fail
-    }
-    out.extend_from_slice(format!(r#","position":"{position}"}}"#).as_bytes());
-    Ok(out)
 }
