@@ -15,7 +15,7 @@ mod windowed;
 pub use self::bincode::Bincode;
 pub use self::json::Json;
 pub use self::list::List;
-pub(crate) use self::list::push_item;
+pub(crate) use self::list::{has_second, push_item};
 pub use self::optional::Optional;
 pub use self::text::{Decimal, RawBytes, Utf8};
 pub use self::tuple::prefix;

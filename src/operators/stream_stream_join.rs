@@ -280,6 +280,10 @@ where
                 Side::Left => left_open = true,
                 Side::Right => right_open = true,
             }
+            // Kafka Streams looks at each value by itself: a second one of this row is where its look ends.
+            if left_open && right_open && codec::has_second(row.value()) {
+                break;
+            }
         }
         ctx.set_clock(waiting.earliest, earliest);
         for row in released {
