@@ -276,7 +276,10 @@ where
                 break;
             }
             match side {
-                _ if !is_open(at, side) => released.push(row),
+                _ if !is_open(at, side) => {
+                    released.push(row);
+                    continue;
+                }
                 Side::Left => left_open = true,
                 Side::Right => right_open = true,
             }
