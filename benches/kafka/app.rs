@@ -10,8 +10,7 @@ use std::time::Duration;
 use millstream::codec::{Json, Utf8};
 use millstream::log::kafka::{KafkaConfig, KafkaLog};
 use millstream::{
-    App, Clock, Config, Direction, Handle, Health, Partition, Process, Range, Record, Store, StreamBuilder, Topic,
-    Topology,
+    App, Clock, Config, Direction, Handle, Health, Partition, Process, Range, Record, Store, StreamBuilder, Topic, Topology,
 };
 use millstream_benches::contract::{self, Said, Task};
 use millstream_benches::join::{self, Order, Payment};

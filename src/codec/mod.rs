@@ -20,7 +20,7 @@ pub use self::optional::Optional;
 pub use self::text::{Decimal, RawBytes, Utf8};
 pub use self::tuple::prefix;
 pub use self::windowed::WindowedKey;
-pub(crate) use self::windowed::{push_key, push_window, split_window, time_bytes, time_of};
+pub(crate) use self::windowed::{WINDOW_BYTES, push_key, push_window, split_window, time_bytes, time_of};
 
 /// Why bytes could not be read, or a value not be written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
