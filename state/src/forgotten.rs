@@ -60,7 +60,7 @@ impl Filter {
     fn place(&self, hash: u32) -> usize {
         // The bits within a block are picked by the same hash, so it is mixed first.
         let mixed = u64::from(hash).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
-        (mixed * self.blocks.len() as u64 >> 32) as usize
+        ((mixed * self.blocks.len() as u64) >> 32) as usize
     }
 }
 
@@ -84,7 +84,7 @@ mod tests {
 
     #[test]
     fn all_that_was_noted_is_found_and_little_else() {
-        let hash = |i: u32| i.wrapping_mul(0x9E37_79B9) ^ i >> 3;
+        let hash = |i: u32| i.wrapping_mul(0x9E37_79B9) ^ (i >> 3);
         let mut forgotten = Forgotten::default();
         assert!(!forgotten.may_have(0));
         (0..100_000).for_each(|i| forgotten.note(hash(i)));

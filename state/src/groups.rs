@@ -62,7 +62,7 @@ impl Group {
     fn first(&self) -> &Slot {
         match self {
             Group::One(slot) => slot,
-            Group::Many(tree) => tree.iter().next().expect("a group has a row"),
+            Group::Many(tree) => first_of(tree),
         }
     }
 
@@ -82,6 +82,13 @@ impl Group {
     }
 }
 
+/// Apart, so that the way to the only row of a group stays short.
+#[cold]
+#[inline(never)]
+fn first_of(tree: &Tree) -> &Slot {
+    tree.iter().next().expect("a group has a row")
+}
+
 impl Groups {
     /// No rows; `shards` is a power of two.
     pub(crate) fn new(shards: usize, suffix: usize) -> Groups {
@@ -97,7 +104,7 @@ impl Groups {
 
     pub(crate) fn get(&self, hash: u32, key: &[u8]) -> Option<&Slot> {
         match self.find(hash, group_of(key, self.suffix))? {
-            Group::One(slot) => Some(slot).filter(|slot| slot.entry.key() == key),
+            Group::One(slot) => Some(slot).filter(|slot| self.suffix == 0 || slot.entry.key() == key),
             Group::Many(tree) => tree.get(key),
         }
     }
@@ -115,7 +122,7 @@ impl Groups {
         };
         let group = place.get_mut();
         let tree = match group {
-            Group::One(old) if old.entry.key() == slot.entry.key() => return Some(std::mem::replace(old, slot)),
+            Group::One(old) if suffix == 0 || old.entry.key() == slot.entry.key() => return Some(std::mem::replace(old, slot)),
             Group::One(_) => {
                 let one = std::mem::replace(group, Group::Many(Box::default()));
                 let Group::Many(tree) = group else { unreachable!("it was just made so") };
@@ -137,7 +144,7 @@ impl Groups {
         let same = |group: &Group| group_of(group.first().entry.key(), suffix) == group_of(key, suffix);
         let mut place = shard.find_entry(spread(hash), same).ok()?;
         match place.get_mut() {
-            Group::One(slot) if slot.entry.key() != key => None,
+            Group::One(slot) if suffix > 0 && slot.entry.key() != key => None,
             Group::One(_) => match place.remove().0 {
                 Group::One(slot) => Some(slot),
                 Group::Many(_) => unreachable!("it is one"),

@@ -118,11 +118,13 @@ impl Table {
     }
 
     /// Every slot: in key order from a tree, in no order from a hash map.
-    pub(crate) fn iter(&self) -> Box<dyn Iterator<Item = &Slot> + '_> {
+    pub(crate) fn slots(&self) -> Vec<&Slot> {
+        let mut slots = Vec::with_capacity(self.len());
         match &self.rows {
-            Rows::Hash(groups) => Box::new(groups.iter()),
-            Rows::Tree(tree) => Box::new(tree.iter()),
+            Rows::Hash(groups) => groups.iter().for_each(|slot| slots.push(slot)),
+            Rows::Tree(tree) => tree.iter().for_each(|slot| slots.push(slot)),
         }
+        slots
     }
 
     /// Visits the next part of the table; false when that was the last. Rows written between two steps may be missed or seen, others are

@@ -241,8 +241,7 @@ impl TaskState {
     /// The last write of each key that the transaction wrote: by store, then in key order.
     pub fn dirty(&self) -> impl Iterator<Item = DirtyRow<'_>> {
         self.task.stores.iter().zip(&self.overlay).flat_map(|(store, overlay)| {
-            let rows: Vec<&Slot> = overlay.table.iter().collect();
-            sort_by_key(rows, |slot| slot.entry.key()).map(|slot| DirtyRow { store: *store, entry: &slot.entry })
+            sort_by_key(overlay.table.slots(), |slot| slot.entry.key()).map(|slot| DirtyRow { store: *store, entry: &slot.entry })
         })
     }
 
