@@ -1,17 +1,24 @@
 //! The engine alone (W1): 2,000,000 claims of 1,000,000 coupons counted through the embedded log, synced at every commit, every update
-//! emitted. Beside it, in the same run and in turn: the same gets and puts straight on RocksDB, and the log alone.
+//! emitted. Beside it, in the same run and in turn: the same gets and puts straight on RocksDB, and the log alone. Then W2: N / 4 orders
+//! joined with their payments.
 //!
 //! `cargo bench --workspace --bench engine`; `N=200000 RUNS=1` for a short run.
 
 use std::path::Path;
 use std::time::Duration;
 
+use millstream::codec::Data;
 use millstream::log::{Append, EmbeddedLog, Log, RecordBatch, Transaction, embedded, partition};
 use millstream::{App, Clock, Config, Headers, Offset, Partition, StreamBuilder, Timestamp, Topic, Topology};
+use millstream_benches::join::{self, Order, PaidOrder, Payment, orders_and_payments};
 use millstream_benches::{LARGE_BYTES, SMALL_BYTES, Usage, claims, compare, number, variant};
 
 const CLAIMS: Topic<String, Vec<u8>> = Topic::new("bench-count-in").partitions(4).keep_forever();
 const COUNTS: Topic<String, String> = Topic::new("bench-count-out").partitions(4).keep_forever();
+
+const ORDERS: Topic<String, Order> = Topic::new("bench-orders-in").partitions(4).keep_forever();
+const PAYMENTS: Topic<String, Payment> = Topic::new("bench-payments-in").partitions(4).keep_forever();
+const PAID: Topic<String, PaidOrder> = Topic::new("bench-paid-out").partitions(4).keep_forever();
 
 const COMMIT_RECORDS: usize = 20_000;
 
@@ -22,9 +29,11 @@ fn main() {
         Some("engine-small") => engine(records, SMALL_BYTES),
         Some("rocksdb") => bare_rocksdb(records),
         Some("log") => log_alone(records),
+        Some("join") => join(records / 4),
         Some(other) => panic!("no variant {other:?}"),
         None => {
-            compare(&format!("W1, {records} records, {} keys", records / 2), &["engine-large", "engine-small", "rocksdb", "log"])
+            compare(&format!("W1, {records} records, {} keys", records / 2), &["engine-large", "engine-small", "rocksdb", "log"]);
+            compare(&format!("W2, {} orders and their payments", records / 4), &["join"]);
         }
     }
 }
@@ -40,10 +49,10 @@ fn open_log(dir: &Path) -> EmbeddedLog {
     EmbeddedLog::open(dir, embedded::Options::new(|| Clock::System.now())).expect("the log opens")
 }
 
-/// Writes the input, before the clock runs.
-fn fill(dir: &Path, records: u64) {
+/// Writes the input of a topic, before the clock runs.
+fn fill<K, V>(dir: &Path, topic: &Topic<K, V>, records: impl Iterator<Item = (String, i64, Vec<u8>)>) {
     let log = open_log(dir);
-    let topic = log.create_topic(&CLAIMS.spec()).expect("the topic is created");
+    let topic = log.create_topic(&topic.spec()).expect("the topic is created");
     let mut batches: Vec<RecordBatch> = (0..topic.partitions).map(|_| RecordBatch::new()).collect();
     let write = |batches: &mut Vec<RecordBatch>| {
         let appends = batches.iter_mut().enumerate().map(|(p, batch)| {
@@ -53,9 +62,9 @@ fn fill(dir: &Path, records: u64) {
         let transaction = Transaction { appends: appends.collect(), ..Transaction::default() };
         log.commit(transaction).wait().expect("the log takes the input");
     };
-    for (i, (key, value, at)) in claims(records).enumerate() {
+    for (i, (key, at, value)) in records.enumerate() {
         let partition = partition(Some(key.as_bytes()), topic.partitions, 0);
-        batches[partition.0 as usize].push(Timestamp(at), Some(key.as_bytes()), Some(value.as_bytes()), &Headers::EMPTY);
+        batches[partition.0 as usize].push(Timestamp(at), Some(key.as_bytes()), Some(&value), &Headers::EMPTY);
         if i % 1000 == 999 {
             write(&mut batches);
         }
@@ -65,10 +74,16 @@ fn fill(dir: &Path, records: u64) {
 
 fn engine(records: u64, state_memory_bytes: usize) {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    fill(&dir.path().join("log"), records);
-    let config = Config { threads: 1, state_memory_bytes, ..Config::embedded(dir.path()) };
+    fill(&dir.path().join("log"), &CLAIMS, claims(records).map(|(key, value, at)| (key, at, value.into_bytes())));
+    run(topology(), dir.path(), state_memory_bytes, records);
+    check_counts(dir.path(), records);
+}
+
+/// Runs the topology until its input is used up, and says what that took.
+fn run(topology: Topology, dir: &Path, state_memory_bytes: usize, records: u64) {
+    let config = Config { threads: 1, state_memory_bytes, ..Config::embedded(dir) };
     let usage = Usage::begin();
-    let app = App::start(topology(), config).expect("the application starts");
+    let app = App::start(topology, config).expect("the application starts");
     let handle = app.handle();
     let (sender, done) = std::sync::mpsc::channel::<()>();
     while !handle.ready() {
@@ -79,7 +94,29 @@ fn engine(records: u64, state_memory_bytes: usize) {
     usage.print(records);
     drop(handle);
     assert_eq!(app.stop(), None);
-    check_counts(dir.path(), records);
+}
+
+fn join(orders: u64) {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    let log = dir.path().join("log");
+    let (ordered, payments) = orders_and_payments(orders);
+    let (records, paid) = (ordered.len() + payments.len(), payments.len());
+    fill(&log, &ORDERS, ordered.into_iter().map(|(key, at, order)| (key, at, json(&order))));
+    fill(&log, &PAYMENTS, payments.into_iter().map(|(key, at, payment)| (key, at, json(&payment))));
+    let mut builder = StreamBuilder::new("bench");
+    let (orders, payments) = (builder.stream(&ORDERS), builder.stream(&PAYMENTS));
+    join::paid(&orders, &payments).to(&PAID);
+    run(builder.build().expect("the topology is valid"), dir.path(), LARGE_BYTES, records as u64);
+    let log = open_log(&log);
+    let topic = log.topic(PAID.name()).expect("the log answers").expect("the topic exists");
+    let end = |partition| log.fetch(topic.id, Partition(partition), Offset(0), 1).expect("the output can be read").end.0;
+    assert_eq!((0..topic.partitions).map(end).sum::<u64>(), paid as u64, "each payment has found its order");
+}
+
+fn json<T: Data>(value: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    T::CODEC.encode(value, &mut bytes).expect("it can be written");
+    bytes
 }
 
 /// Each key's counts are 1, 2, 3, … in this order, and the last ones add up to the number of records.
@@ -145,7 +182,7 @@ fn bare_rocksdb(records: u64) {
 /// The log alone: the same input read, the same outputs and changelog records appended, synced, and nothing else.
 fn log_alone(records: u64) {
     let dir = tempfile::tempdir().expect("a temporary directory");
-    fill(dir.path(), records);
+    fill(dir.path(), &CLAIMS, claims(records).map(|(key, value, at)| (key, at, value.into_bytes())));
     let log = open_log(dir.path());
     let input = log.topic(CLAIMS.name()).expect("the log answers").expect("the input is there");
     let output = log.create_topic(&COUNTS.spec()).expect("the output is created");

@@ -7,60 +7,19 @@ use std::sync::Arc;
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::Duration;
 
-use millstream::codec::{Codec, Data, Json, Utf8};
+use millstream::codec::{Json, Utf8};
 use millstream::log::kafka::{KafkaConfig, KafkaLog};
 use millstream::{
-    App, Clock, Config, Direction, Handle, Health, JoinWindows, Partition, Process, Range, Record, Store, StreamBuilder, Topic,
-    Topology,
+    App, Clock, Config, Direction, Handle, Health, Partition, Process, Range, Record, Store, StreamBuilder, Topic, Topology,
 };
 use millstream_benches::contract::{self, Said, Task};
+use millstream_benches::join::{self, Order, Payment};
 use prometheus_client::encoding::text::encode_registry;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tracing_subscriber::filter::LevelFilter;
 
 const COUNTS: Store<String, u64> = Store::keyed("counts");
 const SEEN: Store<String, i64> = Store::keyed("seen");
-const FIVE_MINUTES: JoinWindows = JoinWindows::of_ms(5 * 60_000);
-
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Order {
-    order_id: String,
-    user_id: String,
-    amount: u64,
-    ordered_at: i64,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Payment {
-    payment_id: String,
-    order_id: String,
-    paid: u64,
-    method: String,
-    paid_at: i64,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PaidOrder {
-    order_id: String,
-    user_id: String,
-    amount: u64,
-    ordered_at: i64,
-    payment_id: String,
-    method: String,
-    paid: u64,
-    paid_at: i64,
-}
-
-impl Data for Order {
-    const CODEC: &'static dyn Codec<Order> = &Json;
-}
-
-impl Data for Payment {
-    const CODEC: &'static dyn Codec<Payment> = &Json;
-}
 
 /// How often many claims there were of each coupon, each time there is one more.
 fn count(builder: &mut StreamBuilder, input: &Topic<String, String>, output: &Topic<String, String>, said: Said) {
@@ -70,20 +29,10 @@ fn count(builder: &mut StreamBuilder, input: &Topic<String, String>, output: &To
 }
 
 /// Orders with their payments.
-fn join(builder: &mut StreamBuilder, orders: &str, payments: &str, output: &str, said: Said) {
+fn paid_orders(builder: &mut StreamBuilder, orders: &str, payments: &str, output: &str, said: Said) {
     let orders = builder.stream(&json::<Order>(orders)).peek(move |_, _| said.first());
     let payments = builder.stream(&json::<Payment>(payments)).peek(move |_, _| said.first());
-    let paid = |order: Order, payment: Payment| PaidOrder {
-        order_id: order.order_id,
-        user_id: order.user_id,
-        amount: order.amount,
-        ordered_at: order.ordered_at,
-        payment_id: payment.payment_id,
-        method: payment.method,
-        paid: payment.paid,
-        paid_at: payment.paid_at,
-    };
-    orders.join_stream("paid", &payments, FIVE_MINUTES, paid).to(&json(output));
+    join::paid(&orders, &payments).to(&json(output));
 }
 
 /// Each event once, whatever comes again.
@@ -114,7 +63,7 @@ fn topology(task: &Task, said: Said) -> Result<(Topology, &'static str), Box<dyn
             COUNTS.name()
         }
         ("join", [orders, payments]) => {
-            join(&mut builder, orders, payments, &task.output, said);
+            paid_orders(&mut builder, orders, payments, &task.output, said);
             "paid-left"
         }
         ("dedup", [input]) => {

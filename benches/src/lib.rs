@@ -1,6 +1,7 @@
 //! What the measurements share: the inputs, by a published generator, and the accounting of a child process. Nothing here measures.
 
 pub mod contract;
+pub mod join;
 
 use std::fmt::Write;
 use std::os::unix::process::CommandExt;

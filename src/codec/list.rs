@@ -25,6 +25,11 @@ pub(crate) fn push_item(item: &[u8], list: &mut Vec<u8>) {
     list.extend_from_slice(item);
 }
 
+/// Whether a list has more than one value.
+pub(crate) fn has_second(list: &[u8]) -> bool {
+    items(list).nth(1).is_some()
+}
+
 fn items(mut bytes: &[u8]) -> impl Iterator<Item = Result<&[u8], Error>> {
     std::iter::from_fn(move || {
         if bytes.is_empty() {

@@ -15,12 +15,12 @@ mod windowed;
 pub use self::bincode::Bincode;
 pub use self::json::Json;
 pub use self::list::List;
-pub(crate) use self::list::push_item;
+pub(crate) use self::list::{has_second, push_item};
 pub use self::optional::Optional;
 pub use self::text::{Decimal, RawBytes, Utf8};
 pub use self::tuple::prefix;
 pub use self::windowed::WindowedKey;
-pub(crate) use self::windowed::{push_key, push_window, split_window, time_bytes, time_of};
+pub(crate) use self::windowed::{WINDOW_BYTES, push_key, push_window, split_window, time_bytes, time_of};
 
 /// Why bytes could not be read, or a value not be written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

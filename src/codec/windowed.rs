@@ -12,7 +12,7 @@ use crate::windows::{Window, Windowed};
 
 const NAME: &str = "windowed";
 /// Bytes of start and end.
-const BOUNDS: usize = 2 * size_of::<i64>();
+pub(crate) const WINDOW_BYTES: usize = 2 * size_of::<i64>();
 
 /// The codec of windowed keys, over the codec of the key.
 #[derive(Debug)]
@@ -50,7 +50,7 @@ pub(crate) fn push_window(window: Window, out: &mut Vec<u8>) {
 
 /// The key's part of a windowed key, and its window; `None` if the bytes are too short to have one.
 pub(crate) fn split_window(bytes: &[u8]) -> Option<(&[u8], Window)> {
-    let (key, bounds) = bytes.split_at_checked(bytes.len().checked_sub(BOUNDS)?)?;
+    let (key, bounds) = bytes.split_at_checked(bytes.len().checked_sub(WINDOW_BYTES)?)?;
     Some((key, Window { start: time_of(&bounds[..8])?, end: time_of(&bounds[8..])? }))
 }
 
@@ -105,7 +105,7 @@ impl<K: Data> Format for WindowedKey<K> {
     }
 
     fn fixed_width(&self) -> Option<usize> {
-        K::CODEC.fixed_width().map(|width| width + BOUNDS)
+        K::CODEC.fixed_width().map(|width| width + WINDOW_BYTES)
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use millstream_state::Access;
 
 use super::{Stream, declare_store};
-use crate::codec::{Data, List};
+use crate::codec::{self, Data, List};
 use crate::operators::sink::NullKeys;
 use crate::operators::stream_stream_join::{LeftSide, RightSide, SideDraft, StreamStreamJoin, Waiting};
 use crate::operators::{Node, Outlet};
@@ -121,7 +121,9 @@ impl<K: Data, V: Data> Stream<K, V> {
 
 fn join_store<K: Data, V: Data>(stream: &Stream<K, V>, name: &str, windows: JoinWindows) -> StoreIndex {
     let retention_ms = Some(windows.retention_ms());
-    declare_store::<Windowed<K>, List<V>>(&stream.draft, name, StoreKind::Join, Access::Ordered, retention_ms)
+    // Records are looked for by key alone, and by time among those of a key.
+    let access = Access::Grouped { suffix: codec::WINDOW_BYTES };
+    declare_store::<Windowed<K>, List<V>>(&stream.draft, name, StoreKind::Join, access, retention_ms)
 }
 
 fn waiting<K: Data, V: Data>(stream: &Stream<K, V>, name: &str) -> Waiting {

@@ -21,7 +21,6 @@
 //! may leave later than it could, but no look goes over the same entries again and again.
 
 use std::marker::PhantomData;
-use std::ops::Bound;
 use std::sync::Arc;
 
 use millstream_state::{Direction, Range};
@@ -166,26 +165,39 @@ where
             if record.timestamp == time {
                 self.release(ctx, side, time)?;
             }
-            let matches = self.matches::<O>(ctx, side, row, record.timestamp)?;
-            for (at, others) in &matches {
-                self.stop_waiting(ctx, side.other(), *at, &record.key)?;
-                for other in others {
-                    let joined = Record { timestamp: record.timestamp.max(*at), ..record.clone() };
-                    self.forward(ctx, this.id, joined, |value| join(value, Some(other.clone())))?;
-                }
-            }
-            if matches.is_empty() && this.is_outer {
-                match &self.waiting {
-                    // As none that comes could be within its window, but for late ones.
-                    Some(waiting) if record.timestamp.plus_ms(self.reach(side).1).max(Timestamp(0)) >= time => {
-                        self.wait(ctx, waiting, side, &record, value)?;
+            let at = record.timestamp;
+            let mut matches = self.matches::<O>(ctx, side, row, at)?;
+            match (matches.pop(), &self.waiting) {
+                (Some(last), _) => {
+                    for other in matches {
+                        self.meet(ctx, side, record.clone(), other, &join)?;
                     }
-                    _ => self.forward(ctx, this.id, record.clone(), |value| join(value, None))?,
+                    self.meet(ctx, side, record, last, &join)?;
                 }
+                (None, _) if !this.is_outer => {}
+                // As none that comes could be within its window, but for late ones.
+                (None, Some(waiting)) if at.plus_ms(self.reach(side).1).max(Timestamp(0)) >= time => {
+                    self.wait(ctx, waiting, side, &record, value)?;
+                }
+                (None, _) => self.forward(ctx, this.id, record, |value| join(value, None))?,
             }
-            codec::push_window(Window { start: record.timestamp, end: record.timestamp }, row);
-            append(ctx, this.store, row, value, Some(record.timestamp))
+            codec::push_window(Window { start: at, end: at }, row);
+            append(ctx, this.store, row, value, Some(at))
         })
+    }
+
+    /// Joins a record of `side` with one of the other.
+    fn meet<T: Data, O: Data>(
+        &self,
+        ctx: &mut Context,
+        side: Side,
+        record: Record<K, T>,
+        (at, other): (Timestamp, O),
+        join: impl Fn(T, Option<O>) -> Option<R>,
+    ) -> Result<(), ProcessError> {
+        self.stop_waiting(ctx, side.other(), at, &record.key)?;
+        let joined = Record { timestamp: record.timestamp.max(at), ..record };
+        self.forward(ctx, self.side(side).id, joined, |value| join(value, Some(other)))
     }
 
     /// Hands a record on with what the function makes of its value.
@@ -211,18 +223,17 @@ where
         side: Side,
         key: &[u8],
         at: Timestamp,
-    ) -> Result<Vec<(Timestamp, Vec<O>)>, ProcessError> {
+    ) -> Result<Vec<(Timestamp, O)>, ProcessError> {
         let (before_ms, after_ms) = self.reach(side);
-        let bound = |time: Timestamp| [key, &codec::time_bytes(time.max(Timestamp(0)))].concat();
-        let (from, to) = (bound(at.plus_ms(-before_ms)), bound(at.plus_ms(after_ms)));
-        let range = Range::new(Bound::Included(&from), Range::prefix(&to).bounds().1);
-        let rows = ctx.scan(self.side(side.other()).store, range, Direction::Forward);
-        rows.map(|row| {
+        let bound = |ms| codec::time_bytes(at.plus_ms(ms).max(Timestamp(0)));
+        let range = Range::within(key, &bound(-before_ms), &bound(after_ms));
+        let mut matches = Vec::new();
+        for row in ctx.scan(self.side(side.other()).store, range, Direction::Forward) {
             let row = row?;
             let (_, window) = codec::split_window(row.key()).ok_or_else(damaged)?;
-            Ok((window.start, values(row.value())?))
-        })
-        .collect()
+            matches.extend(values(row.value())?.into_iter().map(|value| (window.start, value)));
+        }
+        Ok(matches)
     }
 
     fn waiting_row(&self, row: &mut Vec<u8>, side: Side, at: Timestamp, key: &K) -> Result<(), ProcessError> {
@@ -276,9 +287,16 @@ where
                 break;
             }
             match side {
-                _ if !is_open(at, side) => released.push(row),
+                _ if !is_open(at, side) => {
+                    released.push(row);
+                    continue;
+                }
                 Side::Left => left_open = true,
                 Side::Right => right_open = true,
+            }
+            // Kafka Streams looks at each value by itself: a second one of this row is where its look ends.
+            if left_open && right_open && codec::has_second(row.value()) {
+                break;
             }
         }
         ctx.set_clock(waiting.earliest, earliest);

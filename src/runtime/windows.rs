@@ -69,14 +69,11 @@ impl<K: Data, V: Data> TypedView<Windowed<K>, V> {
         direction: Direction,
         limit: usize,
     ) -> Result<Seen<Vec<(Windowed<K>, V)>>, QueryError> {
-        let mut first = Vec::new();
-        if !push_key(key, &mut first).map_err(|e| self.untyped().codec_error(e))? {
+        let mut group = Vec::new();
+        if !push_key(key, &mut group).map_err(|e| self.untyped().codec_error(e))? {
             return Ok(self.untyped().seen(Vec::new(), Moment::DURABLE));
         }
-        let mut end = first.clone();
-        first.extend_from_slice(&time_bytes(from));
-        end.extend_from_slice(&time_bytes(to));
-        self.page(&Range::new(Bound::Included(&first), Bound::Excluded(&end)), direction, limit)
+        self.page(&Range::within(&group, &time_bytes(from), &time_bytes(to.plus_ms(-1))), direction, limit)
     }
 
     /// The windows of all keys that start at or after `from` and before `to`, by key and start: see [`View::windows`]. Windows of a key

@@ -169,16 +169,26 @@ impl Task {
         }
         self.punctuators_due.clear();
         for punctuator in &sub.punctuators {
-            let stored = meta::punctuator_due(state, store, &punctuator.name)?.or(punctuator.anchor);
-            let due = stored.unwrap_or_else(|| match punctuator.domain {
-                TimeDomain::Stream => Timestamp(0),
-                TimeDomain::WallClock => {
+            let stored = meta::punctuator_due(state, store, &punctuator.name)?;
+            let now = match punctuator.domain {
+                TimeDomain::Stream => self.committed_stream_time,
+                TimeDomain::WallClock => self.ctx.wall_clock,
+            };
+            let due = match (stored, punctuator.anchor, punctuator.domain) {
+                (Some(due), ..) => due,
+                (None, None, TimeDomain::Stream) => Timestamp(0),
+                (None, anchor, _) => {
+                    let due = match anchor {
+                        None => now.plus_ms(punctuator.interval_ms),
+                        // An anchor in the past is no reason to run at once, but the grid to run on.
+                        Some(anchor) if anchor < now => punctuator.next_due(anchor, now),
+                        Some(anchor) => anchor,
+                    };
                     // Committed with whatever comes first, so that restarts do not put it off for ever.
-                    let due = self.ctx.wall_clock.plus_ms(punctuator.interval_ms);
                     meta::set_punctuator_due(state, store, &punctuator.name, due);
                     due
                 }
-            });
+            };
             self.punctuators_due.push(due);
         }
         let with_ttl = sub.stores.iter().filter_map(|store| Some((*store, topology.stores[store.0].ttl_ms?)));
@@ -381,7 +391,7 @@ impl Task {
             (punctuator.call)(ctx, now)
         })?;
         if !matches!(step, Step::Paused(_)) {
-            let next = next_due(self.punctuators_due[index], now, punctuator.interval_ms);
+            let next = punctuator.next_due(self.punctuators_due[index], now);
             self.punctuators_due[index] = next;
             meta::set_punctuator_due(&mut self.ctx.state, sub.meta.id(), &punctuator.name, next);
         }
@@ -514,12 +524,6 @@ impl Task {
         restore(&mut self.ctx.state)?;
         Ok(self.load()?)
     }
-}
-
-/// When a punctuator that was due at `due` and runs at `now` is due again: at the next point of its grid, however many it missed. The
-/// grid of stream time begins at 0 (KIP-138).
-fn next_due(due: Timestamp, now: Timestamp, interval_ms: i64) -> Timestamp {
-    due.plus_ms((now.0.saturating_sub(due.0).div_euclid(interval_ms) + 1).saturating_mul(interval_ms))
 }
 
 /// Runs user code. A panic is a failure like any other, for all that it changed is undone; a failure of the state is one of the state,

@@ -178,6 +178,15 @@ pub(crate) struct Punctuator {
     pub call: PunctuatorCall,
 }
 
+impl Punctuator {
+    /// When it is due again that was due at `due` and runs at `now`: at the next point of its grid, however many it missed. The grid of
+    /// stream time begins at 0 (KIP-138).
+    pub(crate) fn next_due(&self, due: Timestamp, now: Timestamp) -> Timestamp {
+        let missed = now.0.saturating_sub(due.0).div_euclid(self.interval_ms);
+        due.plus_ms((missed + 1).saturating_mul(self.interval_ms))
+    }
+}
+
 pub(crate) struct Timer {
     pub node: NodeId,
     pub call: TimerCall,

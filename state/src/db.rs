@@ -15,6 +15,7 @@ use crate::disk::{Disk, Family, MemoryFamilies, Rocks, partitions};
 use crate::error::{Error, OpenError};
 use crate::flush::{self, FlushReport};
 use crate::flusher::{self, Pace};
+use crate::groups::hash_group;
 use crate::hot::{HotStore, HotTask};
 use crate::incarnation;
 use crate::lock::Lock;
@@ -24,7 +25,6 @@ use crate::reader::Reader;
 use crate::removal;
 use crate::row::View;
 use crate::scan::{Direction, Range};
-use crate::table::hash_key;
 use crate::task::TaskState;
 
 /// An open database. Clones are the same one; the last to go closes it, without a flush unless [`close`](Db::close) was called.
@@ -261,12 +261,15 @@ impl Shared {
         View { ttl_ms: self.spec(store).ttl_ms, time_ms }
     }
 
-    /// The hash of a key, for stores that are read by key.
+    /// The hash of a key, for stores that are hash maps.
     pub(crate) fn hash(&self, store: StoreId, key: &[u8]) -> u32 {
-        match self.spec(store).access {
-            Access::Keyed => hash_key(self.seed, key),
-            Access::Ordered => 0,
-        }
+        self.spec(store).access.group_suffix().map_or(0, |suffix| hash_group(self.seed, suffix, key))
+    }
+
+    /// The hash of the group that a range is within, in a store with groups.
+    pub(crate) fn group_hash(&self, store: StoreId, range: &Range) -> Option<u32> {
+        let is_grouped = matches!(self.spec(store).access, Access::Grouped { .. });
+        range.group().filter(|_| is_grouped).map(|group| hash_group(self.seed, 0, group))
     }
 
     fn hot_task(&self, id: TaskId, stores: &[StoreId]) -> Result<Arc<HotTask>, Error> {

@@ -13,6 +13,7 @@ use parking_lot::{Mutex, RwLock};
 
 use crate::budget::Budget;
 use crate::entry::Entry;
+use crate::forgotten::Forgotten;
 use crate::index::KeyIndex;
 use crate::options::{Access, Position, StoreId, TaskId};
 use crate::scan::{Direction, Range};
@@ -21,6 +22,9 @@ use crate::time::Times;
 
 /// Shards of a hash map of the hot layer: at a million rows, about a millisecond's work each.
 const SHARDS: usize = 64;
+
+/// Bytes for the hashes of what was forgotten of a store, beside which an eighth of what its rows take may be more.
+const FORGOTTEN_LEAST: usize = 16 << 10;
 
 /// Rows that are sorted for each page of a scan rather than kept in order: a few milliseconds.
 const SMALL: usize = 16 << 10;
@@ -54,6 +58,8 @@ pub(crate) struct HotStore {
     pub(crate) durable: Option<Position>,
     /// Whether every row of the store is here, so that a key that is missing needs no look at the disk.
     pub(crate) complete: bool,
+    /// Otherwise, which rows may be on disk alone; `None` if nobody knows.
+    forgotten: Option<Forgotten>,
     /// The mark of rows that are committed now.
     generation: u32,
     /// The newest generation that the running flush writes; equal to `flushed` when none runs.
@@ -165,6 +171,7 @@ impl HotStore {
             position: durable,
             durable,
             complete,
+            forgotten: complete.then(Forgotten::default),
             generation: 1,
             frozen: 0,
             flushed: 0,
@@ -178,7 +185,14 @@ impl HotStore {
     }
 
     fn memory(&mut self) -> usize {
-        self.table.memory() + self.index.get_mut().as_ref().map_or(0, KeyIndex::memory)
+        self.table.memory()
+            + self.index.get_mut().as_ref().map_or(0, KeyIndex::memory)
+            + self.forgotten.as_ref().map_or(0, Forgotten::memory)
+    }
+
+    /// Whether a row with this hash, that is not here, may be on disk.
+    pub(crate) fn may_be_on_disk(&self, hash: u32) -> bool {
+        !self.complete && self.forgotten.as_ref().is_none_or(|forgotten| forgotten.may_have(hash))
     }
 
     /// Takes in one committed row.
@@ -221,21 +235,23 @@ impl HotStore {
         self.table.len() - self.tombstones
     }
 
-    /// As [`Table::range`], by the index if there is one.
+    /// As [`Table::range`], by the index if there is one and it is of use.
     pub(crate) fn range(
         &self,
         hash: impl Fn(&[u8]) -> u32,
-        (range, direction): (&Range, Direction),
+        (range, group): (&Range, Option<u32>),
+        direction: Direction,
         after: Option<&Entry>,
         limit: usize,
         into: &mut VecDeque<Entry>,
     ) -> bool {
-        match &mut *self.index.lock() {
-            Some(index) if index.is_ready() => {
-                index.range(range, direction, after, limit, |key| self.table.get(hash(key), key), into)
-            }
-            _ => self.table.range(range, direction, after, limit, into),
+        if group.is_none()
+            && let Some(index) = &mut *self.index.lock()
+            && index.is_ready()
+        {
+            return index.range(range, direction, after, limit, |key| self.table.get(hash(key), key), into);
         }
+        self.table.range((range, group), direction, after, limit, into)
     }
 
     /// The mark of a row that is on disk as it is here.
@@ -248,6 +264,7 @@ impl HotStore {
         (self.active_bytes, self.frozen_bytes, self.tombstones) = (0, 0, 0);
         (self.position, self.durable) = (None, None);
         self.complete = true;
+        self.forgotten = Some(Forgotten::default());
     }
 
     /// Begins a flush and gives the position that it will make durable; `None` if the disk has all already.
@@ -295,15 +312,20 @@ impl HotStore {
     pub(crate) fn forget_step(&mut self) -> bool {
         let (flushed, mut forgot) = (self.flushed, false);
         *self.index.get_mut() = None;
-        let tombstones = &mut self.tombstones;
+        let (tombstones, forgotten) = (&mut self.tombstones, &mut self.forgotten);
         let more = self.table.retain_step(&mut self.hand, |slot| {
             let dirty = slot.mark > flushed;
             let is_tombstone = slot.entry.is_tombstone();
             *tombstones -= usize::from(!dirty && is_tombstone);
-            forgot |= !dirty && !is_tombstone;
+            if !dirty && !is_tombstone {
+                forgot = true;
+                forgotten.iter_mut().for_each(|forgotten| forgotten.note(slot.hash));
+            }
             dirty
         });
         self.complete &= !forgot;
+        // Worth a little of the memory, and not more.
+        self.forgotten.take_if(|forgotten| forgotten.memory() > FORGOTTEN_LEAST.max(self.table.memory() / 8));
         if !more {
             self.hand = Cursor::default();
         }

@@ -32,6 +32,8 @@ mod error;
 pub mod fault;
 mod flush;
 mod flusher;
+mod forgotten;
+mod groups;
 mod hot;
 mod incarnation;
 mod index;

@@ -103,6 +103,23 @@ pub enum Access {
     Keyed,
     /// By key and by range, in an ordered map, which costs about twice as much.
     Ordered,
+    /// By key, and by ranges [within](crate::Range::within) a group: the keys that are equal but for so many bytes at their end. In a hash map
+    /// of the groups; other scans are what they are of `Keyed`.
+    Grouped {
+        /// So many bytes.
+        suffix: usize,
+    },
+}
+
+impl Access {
+    /// How many bytes at the end of a key do not belong to its group in a hash map; `None` where there is none.
+    pub(crate) fn group_suffix(self) -> Option<usize> {
+        match self {
+            Access::Keyed => Some(0),
+            Access::Grouped { suffix } => Some(suffix),
+            Access::Ordered => None,
+        }
+    }
 }
 
 /// A store, by its place in [`Options::stores`].

@@ -2,6 +2,8 @@
 //! shared, so that no commit, and no flush that would move a row, comes in between; its owner waits meanwhile, so a long list is read in
 //! pages.
 
+use std::borrow::Cow;
+
 use crate::db::{Db, Shared};
 use crate::disk::Family;
 use crate::error::Error;
@@ -87,9 +89,10 @@ impl TaskView<'_> {
     pub fn get(&self, store: StoreId, key: &[u8]) -> Result<Option<Value>, Error> {
         let place = self.task.place(store);
         let hot = &self.hot.stores[place];
-        let entry = match hot.table.get(self.shared.hash(store, key), key) {
+        let hash = self.shared.hash(store, key);
+        let entry = match hot.table.get(hash, key) {
             Some(slot) => Some(slot.entry.clone()),
-            None if hot.complete => None,
+            None if !hot.may_be_on_disk(hash) => None,
             None => self.shared.disk.get(Family::of(store), self.task.id.partition, key)?,
         };
         let view = self.shared.view(store, self.hot.times.of(place));
@@ -102,6 +105,6 @@ impl TaskView<'_> {
         let place = self.task.place(store);
         let hot = &self.hot.stores[place];
         let view = self.shared.view(store, self.hot.times.of(place));
-        Scan::new(self.shared, (self.task.id.partition, store), None, hot, (range, direction), view)
+        Scan::new(self.shared, (self.task.id.partition, store), None, hot, (Cow::Owned(range), direction), view)
     }
 }

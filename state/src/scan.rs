@@ -1,6 +1,7 @@
 //! Reading rows in order: the range, and the merge of the three layers, of which the youngest that has a key decides. A scan sees one
 //! committed point in time and, for the owner, its own uncommitted writes.
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::VecDeque;
 use std::ops::Bound;
@@ -37,6 +38,8 @@ impl Direction {
 pub struct Range {
     from: Bound<Vec<u8>>,
     to: Bound<Vec<u8>>,
+    /// How many bytes at the beginning of `from` are the group that all keys are of; 0 if that is not said.
+    group: usize,
 }
 
 /// The two ends of a range, as a B-tree wants them.
@@ -46,28 +49,34 @@ impl Range {
     /// Every key.
     #[must_use]
     pub fn all() -> Range {
-        Range { from: Bound::Unbounded, to: Bound::Unbounded }
+        Range { from: Bound::Unbounded, to: Bound::Unbounded, group: 0 }
     }
 
     /// The keys between two bounds; none if they are the wrong way round.
     #[must_use]
     pub fn new(from: Bound<&[u8]>, to: Bound<&[u8]>) -> Range {
-        Range { from: from.map(<[u8]>::to_vec), to: to.map(<[u8]>::to_vec) }
+        Range { from: from.map(<[u8]>::to_vec), to: to.map(<[u8]>::to_vec), group: 0 }
     }
 
     /// The keys that begin with `prefix`.
     #[must_use]
     pub fn prefix(prefix: &[u8]) -> Range {
-        let mut end = prefix.to_vec();
-        while end.pop_if(|last| *last == u8::MAX).is_some() {}
-        let to = match end.last_mut() {
-            None => Bound::Unbounded,
-            Some(last) => {
-                *last += 1;
-                Bound::Excluded(end)
-            }
-        };
-        Range { from: Bound::Included(prefix.to_vec()), to }
+        Range { from: Bound::Included(prefix.to_vec()), to: behind(prefix.to_vec()), group: 0 }
+    }
+
+    /// The keys of a group that go on with `from`, or what is after it, up to those that go on with what begins with `to`. In a store that is
+    /// [grouped](crate::Access::Grouped) `group` is all but the last bytes of its keys, as many as the store says.
+    #[must_use]
+    pub fn within(group: &[u8], from: &[u8], to: &[u8]) -> Range {
+        Range { from: Bound::Included([group, from].concat()), to: behind([group, to].concat()), group: group.len() }
+    }
+
+    /// The group that all keys are of, if that was said.
+    pub(crate) fn group(&self) -> Option<&[u8]> {
+        match &self.from {
+            Bound::Included(from) | Bound::Excluded(from) if self.group > 0 => Some(&from[..self.group]),
+            _ => None,
+        }
     }
 
     /// The first and the last bound.
@@ -102,6 +111,18 @@ impl Range {
     }
 }
 
+/// The end of the keys that begin with this one.
+fn behind(mut prefix: Vec<u8>) -> Bound<Vec<u8>> {
+    while prefix.pop_if(|last| *last == u8::MAX).is_some() {}
+    match prefix.last_mut() {
+        None => Bound::Unbounded,
+        Some(last) => {
+            *last += 1;
+            Bound::Excluded(prefix)
+        }
+    }
+}
+
 /// The rows of a range over overlay (for the owner), hot layer and disk.
 pub(crate) struct Scan<'a> {
     shared: &'a Shared,
@@ -113,7 +134,9 @@ pub(crate) struct Scan<'a> {
     /// `None` when everything is in memory.
     disk: Option<Box<dyn DiskScan + 'a>>,
     disk_row: Option<Entry>,
-    range: Range,
+    range: Cow<'a, Range>,
+    /// The hash of its group, where the store has groups.
+    group: Option<u32>,
     direction: Direction,
     view: View,
     failed: bool,
@@ -146,23 +169,25 @@ impl<'a> Scan<'a> {
         (partition, store): (u32, StoreId),
         overlay: Option<&'a Table>,
         hot: &'a HotStore,
-        (range, direction): (Range, Direction),
+        (range, direction): (Cow<'a, Range>, Direction),
         view: View,
     ) -> Self {
-        let disk = (!hot.complete).then(|| shared.disk.scan(Family::of(store), partition, &range, direction));
+        let group = shared.group_hash(store, &range);
+        let on_disk = group.map_or(!hot.complete, |hash| hot.may_be_on_disk(hash));
+        let disk = on_disk.then(|| shared.disk.scan(Family::of(store), partition, &range, direction));
         let (overlay_rows, hot_rows) = Default::default();
         let (disk_row, failed) = (None, false);
-        Scan { shared, store, hot, overlay, overlay_rows, hot_rows, disk, disk_row, range, direction, view, failed }
+        Scan { shared, store, hot, overlay, overlay_rows, hot_rows, disk, disk_row, range, group, direction, view, failed }
     }
 
     /// The next entry that any layer has, tombstones included.
     fn next_entry(&mut self) -> Result<Option<Entry>, Error> {
-        let (range, direction) = (&self.range, self.direction);
+        let (range, group, direction) = (&*self.range, self.group, self.direction);
         if let Some(overlay) = self.overlay {
-            self.overlay_rows.fill(|after, limit, rows| overlay.range(range, direction, after, limit, rows));
+            self.overlay_rows.fill(|after, limit, rows| overlay.range((range, group), direction, after, limit, rows));
         }
         let hash = |key: &[u8]| self.shared.hash(self.store, key);
-        self.hot_rows.fill(|after, limit, rows| self.hot.range(hash, (range, direction), after, limit, rows));
+        self.hot_rows.fill(|after, limit, rows| self.hot.range(hash, (range, group), direction, after, limit, rows));
         if let (None, Some(disk)) = (&self.disk_row, &mut self.disk) {
             self.disk_row = disk.next()?;
             if self.disk_row.is_none() {

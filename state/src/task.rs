@@ -1,6 +1,7 @@
 //! A task's state, as its one owner sees it: committed rows and, above them, the writes of the running transaction, each of which can be
 //! taken back to the last savepoint. Nothing of a transaction reaches the hot layer, a reader or the disk before `commit`.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -154,7 +155,7 @@ impl TaskState {
             if let Some(slot) = store.table.get(hash, key) {
                 return Ok(Some(slot.entry.clone()));
             }
-            if store.complete {
+            if !store.may_be_on_disk(hash) {
                 return Ok(None);
             }
         }
@@ -176,13 +177,13 @@ impl TaskState {
     }
 
     /// The first rows of a range, merged under one hold of the lock.
-    fn page(&self, store: StoreId, range: Range, direction: Direction, limit: usize) -> Result<VecDeque<Row>, Error> {
+    fn page(&self, store: StoreId, range: &Range, direction: Direction, limit: usize) -> Result<VecDeque<Row>, Error> {
         let shared = self.db.shared();
         let place = self.task.place(store);
         let hot = self.task.hot.read();
         let overlay = Some(&self.overlay[place].table);
         let view = shared.view(store, self.times.of(place));
-        Scan::new(shared, (self.task.id.partition, store), overlay, &hot.stores[place], (range, direction), view)
+        Scan::new(shared, (self.task.id.partition, store), overlay, &hot.stores[place], (Cow::Borrowed(range), direction), view)
             .take(limit)
             .collect()
     }
@@ -240,8 +241,7 @@ impl TaskState {
     /// The last write of each key that the transaction wrote: by store, then in key order.
     pub fn dirty(&self) -> impl Iterator<Item = DirtyRow<'_>> {
         self.task.stores.iter().zip(&self.overlay).flat_map(|(store, overlay)| {
-            let rows: Vec<&Slot> = overlay.table.iter().collect();
-            sort_by_key(rows, |slot| slot.entry.key()).map(|slot| DirtyRow { store: *store, entry: &slot.entry })
+            sort_by_key(overlay.table.slots(), |slot| slot.entry.key()).map(|slot| DirtyRow { store: *store, entry: &slot.entry })
         })
     }
 
@@ -350,11 +350,11 @@ impl Iterator for Pages<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.page.is_empty() && !self.done {
-            if self.limit == FIRST_PAGE {
+            if self.limit == FIRST_PAGE && self.rest.group().is_none() {
                 self.state.task.index(self.state.task.place(self.store), &self.state.db.shared().budget);
             }
             self.limit = (self.limit * 4).clamp(FIRST_PAGE, 1024);
-            match self.state.page(self.store, self.rest.clone(), self.direction, self.limit) {
+            match self.state.page(self.store, &self.rest, self.direction, self.limit) {
                 Ok(page) => self.page = page,
                 Err(error) => {
                     self.done = true;

@@ -62,6 +62,11 @@ impl Tree {
         std::mem::take(&mut self.rows).into_iter().map(|place| place.slot).for_each(f);
     }
 
+    /// Removes the slots that `keep` does not want.
+    pub(crate) fn retain(&mut self, mut keep: impl FnMut(&Slot) -> bool) {
+        self.rows.retain(|place| keep(&place.slot));
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.rows.len()
     }

@@ -129,6 +129,29 @@ fn the_first_call_of_a_punctuator_is_not_put_off_by_restarts() {
 }
 
 #[test]
+fn an_anchor_in_the_past_is_a_grid_and_no_call() {
+    let mut builder = StreamBuilder::new("app");
+    let process = Process::new("tick", |_: &mut Scope<'_, String, String>, _: Record<String, i64>| Ok(()));
+    let process = process.punctuate_from("every", TimeDomain::WallClock, 100, Some(Timestamp(-30)), |ctx, now| {
+        ctx.forward(Record::new("tick".to_owned(), now.to_string(), now))
+    });
+    builder.stream(&IN).process(process).to(&OUT);
+    let mut driver = TestDriver::new(builder.build().expect("the topology is valid"));
+    for n in 0..10 {
+        set(&mut driver, &format!("key-{n}"), 1, 0);
+    }
+    driver.advance_wall_clock(69);
+    assert_eq!(fired(&mut driver), []);
+    driver.restart();
+    driver.pass(11);
+    driver.restart();
+    driver.advance_wall_clock(0);
+    assert_eq!(fired(&mut driver), [("tick".to_owned(), "80".to_owned()), ("tick".to_owned(), "80".to_owned())]);
+    driver.advance_wall_clock(90);
+    assert_eq!(fired(&mut driver), [("tick".to_owned(), "170".to_owned()), ("tick".to_owned(), "170".to_owned())]);
+}
+
+#[test]
 fn a_record_that_fails_is_parked_although_a_punctuator_fails_all_the_time() {
     let mut builder = StreamBuilder::new("app");
     let process = Process::new("broken", |_: &mut Scope<'_, String, String>, record: Record<String, i64>| match record.value {

@@ -171,9 +171,52 @@ fn long_scans_go_on_over_pages() {
 }
 
 #[test]
+fn a_large_group_is_read_within_its_bounds() {
+    let home = TestHome::directory();
+    let access = Access::Grouped { suffix: 5 };
+    let key = |i: u32| format!("group{i:05}");
+    {
+        let db = home.open(access);
+        let mut state = task(&db);
+        (0..5000).for_each(|i| state.put(A, key(i).as_bytes(), b"old"));
+        state.put(A, b"grou00001", b"another");
+        state.put(A, b"group\x000001", b"another");
+        commit(&mut state, 1);
+        drop(state);
+        db.close().unwrap();
+    }
+    let db = home.open(access);
+    let mut state = task(&db);
+    (0..5000).step_by(2).for_each(|i| state.put(A, key(i).as_bytes(), b"new"));
+    commit(&mut state, 2);
+    (0..5000).step_by(5).for_each(|i| state.delete(A, key(i).as_bytes()));
+    let check = |from: u32, to: u32| {
+        let row = |i| format!("{}={}", key(i), if i % 2 == 0 { "new" } else { "old" });
+        let mut expected: Vec<_> = (from..=to.min(4999)).filter(|i| i % 5 != 0).map(row).collect();
+        let range = Range::within(b"group", format!("{from:05}").as_bytes(), format!("{to:05}").as_bytes());
+        assert_eq!(text(state.scan(A, range.clone(), Direction::Forward)), expected.join(" "));
+        expected.reverse();
+        assert_eq!(text(state.scan(A, range, Direction::Reverse)), expected.join(" "));
+    };
+    check(0, 99_999);
+    check(17, 3999);
+    check(1000, 1001);
+    check(4999, 5000);
+    check(5000, 99_999);
+    let nobody = Range::within(b"nobody", b"", b"99999");
+    assert_eq!(text(state.scan(A, nobody, Direction::Forward)), "");
+    // Row by row the group goes again.
+    (0..5000).for_each(|i| state.delete(A, key(i).as_bytes()));
+    commit(&mut state, 3);
+    db.flush().unwrap();
+    assert_eq!(text(state.scan(A, Range::within(b"group", b"0", b"9"), Direction::Forward)), "");
+    assert_eq!(all(&state, A), "grou00001=another group\u{0}0001=another");
+}
+
+#[test]
 fn a_large_store_is_paged_through_while_it_changes() {
     const ROWS: u64 = 30_000; // more than are put in order for each page
-    for access in [Access::Keyed, Access::Ordered] {
+    for access in [Access::Keyed, Access::Ordered, Access::Grouped { suffix: 1 }] {
         for budget in [64 << 20, 1 << 20] {
             let home = TestHome::memory();
             let db = Db::open(Options { memory_budget_bytes: budget, ..home.options(access) }).unwrap();
@@ -428,7 +471,7 @@ fn what_is_here_is_listed_whether_it_was_taken_or_not() {
 
 #[test]
 fn rows_without_a_position_do_not_outlive_an_opening() {
-    for access in [Access::Keyed, Access::Ordered] {
+    for access in [Access::Keyed, Access::Ordered, Access::Grouped { suffix: 1 }] {
         let home = TestHome::memory();
         let Home::Memory(disk) = &home.home else { unreachable!("made in memory") };
         let db = home.open(access);

@@ -26,6 +26,8 @@ enum Step {
     Delete(usize, StoreId, Key),
     Get(usize, StoreId, Key),
     Scan(usize, StoreId, Bound<Key>, Bound<Key>, Direction),
+    /// Of the keys of one group.
+    ScanWithin(usize, StoreId, Key, u8, u8, Direction),
     Savepoint(usize),
     Undo(usize),
     Advance(usize, i64),
@@ -63,13 +65,17 @@ fn step() -> impl Strategy<Value = Step> {
         ]
     };
     let bound = move || prop_oneof![Just(Bound::Unbounded), key().prop_map(Bound::Included), key().prop_map(Bound::Excluded)];
-    let direction = prop::sample::select(vec![Direction::Forward, Direction::Reverse]);
+    let direction = || prop::sample::select(vec![Direction::Forward, Direction::Reverse]);
+    let within = || prop::sample::select(vec![&b""[..], b"b", b"user-000000", &[b'l'; 200]]).prop_map(<[u8]>::to_vec);
+    let last = || prop::sample::select(b"\x00\x01\x02ab12\xff".to_vec());
     let value = prop::collection::vec(any::<u8>(), 0..12);
     prop_oneof![
         12 => (task(), store(), key(), value, -50i64..50).prop_map(|(t, s, k, v, age)| Step::Put(t, s, k, v, age)),
         5 => (task(), store(), key()).prop_map(|(t, s, k)| Step::Delete(t, s, k)),
         5 => (task(), store(), key()).prop_map(|(t, s, k)| Step::Get(t, s, k)),
-        4 => (task(), store(), bound(), bound(), direction).prop_map(|(t, s, from, to, d)| Step::Scan(t, s, from, to, d)),
+        4 => (task(), store(), bound(), bound(), direction()).prop_map(|(t, s, from, to, d)| Step::Scan(t, s, from, to, d)),
+        4 => (task(), store(), within(), last(), last(), direction())
+            .prop_map(|(t, s, group, from, to, d)| Step::ScanWithin(t, s, group, from, to, d)),
         3 => task().prop_map(Step::Savepoint),
         2 => task().prop_map(Step::Undo),
         2 => (task(), 0i64..80).prop_map(|(t, by)| Step::Advance(t, by)),
@@ -301,6 +307,17 @@ impl World {
                 }
                 assert_same(task.state.as_ref().unwrap().scan(store, range, direction), expected.into_iter(), "a range scan");
             }
+            Step::ScanWithin(t, store, group, from, to, direction) => {
+                let task = &self.tasks[t];
+                let (first, last) = ([&group[..], &[from]].concat(), [&group[..], &[to]].concat());
+                let within = |key: &Key| *key >= first && (*key <= last || key.starts_with(&last));
+                let mut expected: Vec<_> = task.now.visible(store).filter(|(key, _)| within(key)).collect();
+                if direction == Direction::Reverse {
+                    expected.reverse();
+                }
+                let found = task.state.as_ref().unwrap().scan(store, Range::within(&group, &[from], &[to]), direction);
+                assert_same(found, expected.into_iter(), "a scan within a group");
+            }
             Step::Savepoint(t) => {
                 self.tasks[t].state().savepoint();
                 self.tasks[t].saved = self.tasks[t].now.clone();
@@ -470,7 +487,7 @@ fn run(home: Home, access: [Access; 2], budget: usize, steps: Vec<Step>) {
 }
 
 fn access() -> impl Strategy<Value = [Access; 2]> {
-    let access = || prop::sample::select(vec![Access::Keyed, Access::Ordered]);
+    let access = || prop::sample::select(vec![Access::Keyed, Access::Ordered, Access::Grouped { suffix: 1 }]);
     [access(), access()]
 }
 

@@ -39,7 +39,7 @@ impl TestHome {
 
 /// Runs a check in every home and for every kind of access.
 pub fn everywhere(check: impl Fn(TestHome, Access)) {
-    for access in [Access::Keyed, Access::Ordered] {
+    for access in [Access::Keyed, Access::Ordered, Access::Grouped { suffix: 1 }] {
         check(TestHome::memory(), access);
         check(TestHome::directory(), access);
     }
