@@ -2,8 +2,8 @@
 //! Kafka's own tools show. One broker is shared; each test has an application and topics of its own.
 
 use std::path::Path;
-use std::sync::{Arc, mpsc};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use millstream::log::kafka::Mechanism;

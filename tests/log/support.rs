@@ -5,7 +5,7 @@ use millstream::log::embedded::{EmbeddedLog, Options};
 use millstream::log::{
     Append, Cleanup, Committed, Error, GroupOffsets, Log, RecordBatch, Request, TopicInfo, TopicSpec, Transaction,
 };
-use millstream::{Headers, Offset, Partition, Timestamp};
+use millstream::{Clock, Headers, Offset, Partition, Timestamp};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
@@ -51,10 +51,14 @@ pub fn topic(log: &dyn Log, name: &str, partitions: u32) -> TopicInfo {
 
 /// A batch of these keys and values; `-` is no value.
 pub fn batch(records: &[(&str, &str)]) -> RecordBatch {
+    batch_at(Timestamp(5), records)
+}
+
+fn batch_at(timestamp: Timestamp, records: &[(&str, &str)]) -> RecordBatch {
     let mut batch = RecordBatch::new();
     for (key, value) in records {
         let value = (*value != "-").then_some(value.as_bytes());
-        batch.push(Timestamp(5), Some(key.as_bytes()), value, &Headers::EMPTY);
+        batch.push(timestamp, Some(key.as_bytes()), value, &Headers::EMPTY);
     }
     batch
 }
@@ -66,6 +70,13 @@ pub fn append(topic: &TopicInfo, partition: u32, records: &[(&str, &str)]) -> Ap
 /// A transaction of one append.
 pub fn appending(topic: &TopicInfo, partition: u32, records: &[(&str, &str)]) -> Transaction {
     Transaction { appends: vec![append(topic, partition, records)], ..Transaction::default() }
+}
+
+/// A transaction of one record of this moment.
+pub fn appending_now(topic: &TopicInfo, partition: u32, key: &str, value: &str) -> Transaction {
+    let batch = batch_at(Clock::System.now(), &[(key, value)]);
+    let append = Append { topic: topic.id, partition: Partition(partition), batch };
+    Transaction { appends: vec![append], ..Transaction::default() }
 }
 
 pub fn with_offset(mut transaction: Transaction, group: &str, topic: &TopicInfo, partition: u32, offset: u64) -> Transaction {

@@ -1,12 +1,13 @@
 //! Appends from outside of workers: a thread. While it commits, others queue; what has queued is the next transaction, so thousands of small
-//! appends share one. Where all that has queued are single records, no transaction is needed.
+//! appends share one. Where all that has queued are single records of these days, no transaction is needed.
 
-use super::super::{Committed, Error, Moment, Pending, Transaction};
+use super::super::{Append, Committed, Error, Moment, Pending, Transaction};
 use super::cluster::Cluster;
 use super::native::GroupMetadata;
 use super::singles::Singles;
 use super::topics::Topics;
 use super::transactions::{Read, Transactions};
+use crate::{Clock, Timestamp};
 use parking_lot::{Condvar, Mutex};
 use rustc_hash::FxHashMap;
 use std::collections::VecDeque;
@@ -17,6 +18,11 @@ use tokio::sync::oneshot;
 const GROUP_BYTES: usize = 4 << 20;
 /// More than this does not wait, in bytes.
 const MAX_QUEUED_BYTES: usize = 64 << 20;
+
+/// An older record is not appended alone, in milliseconds. A record that is sent again is known by what the broker knows of its producer, and
+/// one that starts after a crash forgets producers whose last record is older than `producer.id.expiration.ms` (a day), by the record's own
+/// timestamp, as long as they have no transaction open.
+const OLD_MS: i64 = 3_600_000;
 
 /// What waits to be committed.
 #[derive(Default)]
@@ -40,10 +46,11 @@ struct Waiting {
 }
 
 impl Waiting {
-    /// Whether it is one record and nothing else.
-    fn is_single(&self) -> bool {
+    /// Whether it is one record of these days and nothing else.
+    fn is_single(&self, now: Timestamp) -> bool {
         let Transaction { appends, offsets, .. } = &self.transaction;
-        offsets.is_none() && matches!(&appends[..], [append] if append.batch.len() == 1)
+        let is_recent = |append: &Append| append.batch.facts().earliest > now.0 - OLD_MS;
+        offsets.is_none() && matches!(&appends[..], [append] if append.batch.len() == 1 && is_recent(append))
     }
 }
 
@@ -103,8 +110,9 @@ pub(super) fn run(cluster: &Arc<Cluster>, topics: &Arc<Topics>, mut transactions
     // Only a transaction tells a writer that another has taken over.
     let mut singles = cluster.config.exclusive.is_none().then(|| Singles::new(cluster, topics));
     while let Some(group) = queue.next() {
+        let now = Clock::System.now();
         if let Some(singles) = &mut singles
-            && group.iter().all(Waiting::is_single)
+            && group.iter().all(|waiting| waiting.is_single(now))
         {
             let appends: Vec<_> = group.iter().flat_map(|waiting| &waiting.transaction.appends).collect();
             let outcomes = singles.append(&appends);

@@ -4,7 +4,7 @@
 use super::broker::Broker;
 use super::groups::{Copier, key};
 use super::prefix;
-use crate::log::support::{SOON, appending, put, read_from, topic};
+use crate::log::support::{SOON, appending, appending_now, put, read_from, topic};
 use millstream::Partition;
 use millstream::log::kafka::GroupProtocol;
 use millstream::log::{Change, Health, Inputs, KafkaConfig, KafkaLog, Log, Membership, TopicInfo};
@@ -37,7 +37,11 @@ fn a_broker_that_dies_or_freezes_changes_no_count() {
             let mut next = 0;
             while troubled.load(SeqCst) {
                 assert!(Instant::now() < deadline);
-                let outcome = writer.commit(appending(&into, 0, &[(&next.to_string(), "v")])).wait();
+                // One that is new by its timestamp needs no transaction, an old one does.
+                let key = next.to_string();
+                let is_new = next % 2 == 0;
+                let record = if is_new { appending_now(&into, 0, &key, "v") } else { appending(&into, 0, &[(&key, "v")]) };
+                let outcome = writer.commit(record).wait();
                 match outcome {
                     Ok(_) => drop(outcomes.insert(next, 1..=1)),
                     Err(error) if error.is_outcome_unknown() => drop(outcomes.insert(next, 0..=1)),

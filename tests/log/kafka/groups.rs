@@ -1,10 +1,11 @@
 //! Members of a group: who gets which task, and that nothing is lost or done twice while they come and go.
 
 use super::{config, open, prefix};
-use crate::log::support::{SOON, batch, put, read, topic};
+use crate::log::support::{SOON, batch, put, read, read_from, topic};
 use millstream::log::kafka::GroupProtocol;
 use millstream::log::{
-    Append, Change, Committed, Error, GroupOffsets, Inputs, KafkaLog, Log, Member, Membership, TopicId, TopicInfo, Transaction,
+    Append, Bounds, Change, Committed, Error, GroupOffsets, Inputs, KafkaLog, Log, Member, Membership, TopicId, TopicInfo,
+    Transaction,
 };
 use millstream::{Offset, Partition};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,6 +22,8 @@ pub struct Copier<'a> {
     group: Arc<str>,
     inputs: [TopicInfo; 2],
     output: TopicInfo,
+    /// Where tasks stand, as records of the transactions that moved them: the group's offsets may be held back for ever where a broker dies.
+    positions: TopicInfo,
     /// Where each task reads next, as far as it has begun.
     pub tasks: BTreeMap<u32, BTreeMap<TopicId, Offset>>,
 }
@@ -31,10 +34,11 @@ impl<'a> Copier<'a> {
         let topics = inputs.iter().map(|topic| topic.id).collect();
         let subs = vec![Inputs { topics, tasks: inputs[0].partitions }];
         let member = log.join(Membership { group: Arc::clone(&group), worker, subs }).expect("the group is joined");
-        Copier { log, member, group, inputs: inputs.clone(), output: output.clone(), tasks: BTreeMap::new() }
+        let positions = topic(log, &format!("{group}.positions"), 1);
+        Copier { log, member, group, inputs: inputs.clone(), output: output.clone(), positions, tasks: BTreeMap::new() }
     }
 
-    /// Takes what the group gives; a new task begins where the group's offsets say, which only tasks that were committed have.
+    /// Takes what the group gives; a new task begins where its last transaction ended.
     fn follow(&mut self) -> Result<(), Error> {
         for change in self.member.changes()? {
             match change {
@@ -48,12 +52,20 @@ impl<'a> Copier<'a> {
     }
 
     fn take(&mut self, task: u32) -> Result<(), Error> {
-        let offsets = self.log.offsets(&self.group)?;
-        let at = |topic: &TopicInfo| {
-            let found = offsets.iter().find(|(id, partition, _)| (*id, partition.0) == (topic.id, task));
-            (topic.id, found.map_or(Offset(0), |(.., offset)| *offset))
+        let (id, partition) = (self.positions.id, Partition(0));
+        let decided = self.log.open_ends(&[(id, partition)])?[0];
+        let Bounds { start, end } = self.log.bounds(id, partition)?;
+        if end < decided {
+            return Err(Error::Unavailable { cause: "a transaction is not over yet".into() });
+        }
+        let positions = read_from(self.log, &self.positions, 0, start.0, 1 << 20)?;
+        let at = |number: usize, topic: &TopicInfo| {
+            let of = format!("{task}/{number}=");
+            let last = positions.iter().rev().find_map(|record| record.split_once(' ')?.1.strip_prefix(&of));
+            (topic.id, Offset(last.map_or(0, |offset| offset.parse().expect("an offset"))))
         };
-        let next: BTreeMap<_, _> = self.inputs.iter().filter(|topic| task < topic.partitions).map(at).collect();
+        let inputs = self.inputs.iter().enumerate().filter(|(_, topic)| task < topic.partitions);
+        let next: BTreeMap<_, _> = inputs.map(|(number, topic)| at(number, topic)).collect();
         let begin: Vec<_> = next.iter().map(|(topic, offset)| (*topic, *offset)).collect();
         self.member.begin(0, Partition(task), &begin)?;
         self.tasks.insert(task, next);
@@ -68,7 +80,7 @@ impl<'a> Copier<'a> {
     /// The same, with something done between reading and committing.
     pub fn turn_with(&mut self, between: impl FnOnce(usize)) -> Result<usize, Error> {
         self.follow()?;
-        let (mut appends, mut offsets, mut records) = (Vec::new(), Vec::new(), 0);
+        let (mut appends, mut offsets, mut stands, mut records) = (Vec::new(), Vec::new(), Vec::new(), 0);
         let mut after = self.tasks.clone();
         for (task, next) in &mut after {
             for (topic, next) in next {
@@ -83,10 +95,14 @@ impl<'a> Copier<'a> {
                 }
                 *next = fetched.next;
                 offsets.push((*topic, Partition(*task), fetched.next));
+                let number = self.inputs.iter().position(|input| input.id == *topic).expect("an input");
+                stands.push((format!("{task}/{number}"), fetched.next.to_string()));
             }
         }
         if records > 0 {
             between(records);
+            let stands: Vec<_> = stands.iter().map(|(task, offset)| (task.as_str(), offset.as_str())).collect();
+            appends.push(Append { topic: self.positions.id, partition: Partition(0), batch: batch(&stands) });
             let offsets = Some(GroupOffsets { group: Arc::clone(&self.group), offsets });
             let committed: Result<Committed, Error> = self.member.commit(Transaction { appends, offsets, request: None });
             committed?;

@@ -1,11 +1,12 @@
 //! What a transaction is worth on a cluster: nothing before its commit, all of it after, also when producers die or are replaced.
 
 use super::{config, open, prefix, shared_broker};
-use crate::log::support::{SOON, appending, contents, put, topic};
+use crate::log::support::{SOON, appending, appending_now, contents, put, topic, with_offset};
 use millstream::log::{Error, KafkaLog, Log};
 use millstream::{Offset, Partition};
-use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{ClientConfig, TopicPartitionList};
 use std::time::Instant;
 
 #[test]
@@ -54,7 +55,7 @@ fn offsets_have_gaps_and_readers_pass_them() {
 fn a_record_alone_needs_no_transaction_and_is_answered_for_by_itself() {
     let log = open();
     let orders = topic(&log, &(prefix() + "orders"), 1);
-    let pending: Vec<_> = (0..50).map(|i| log.commit(appending(&orders, 0, &[("k", &i.to_string())]))).collect();
+    let pending: Vec<_> = (0..50).map(|i| log.commit(appending_now(&orders, 0, "k", &i.to_string()))).collect();
     let offsets: Vec<_> = pending.into_iter().map(|pending| pending.wait().unwrap().base_offsets[0]).collect();
     assert!(offsets.iter().copied().eq((0..50).map(Offset)), "{offsets:?}: in order, without gaps and marks");
     // What goes with others is whole, and right after those.
@@ -90,6 +91,29 @@ fn what_is_not_committed_is_not_read() {
     producer.commit_transaction(SOON).unwrap();
     until(|| end() == Offset(before.0 + 4));
     assert_eq!(contents(&log, &orders, 0), ["k=before", "k=committed"]);
+}
+
+#[test]
+fn offsets_that_are_held_back_are_not_known_and_what_showed_before_is() {
+    let log = open();
+    let orders = topic(&log, &(prefix() + "orders"), 1);
+    let (group, place) = (prefix() + "held", (orders.id, Partition(0)));
+    log.commit(with_offset(appending(&orders, 0, &[("k", "1")]), &group, &orders, 0, 1)).wait().unwrap();
+    let consumer: BaseConsumer = {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", shared_broker().address()).set("group.id", &group);
+        config.create().unwrap()
+    };
+    let mut offsets = TopicPartitionList::new();
+    offsets.add_partition_offset(&orders.name, 0, rdkafka::Offset::Offset(5)).unwrap();
+    let producer = producer(&(prefix() + "other"));
+    producer.begin_transaction().unwrap();
+    producer.send_offsets_to_transaction(&offsets, &consumer.group_metadata().unwrap(), SOON).unwrap();
+    let unknown = log.offsets(&group).unwrap_err();
+    assert!(matches!(unknown, Error::Unavailable { .. }), "{unknown}");
+    assert_eq!(log.read_so_far(&group, &[place]).unwrap(), [Offset(1)]);
+    producer.commit_transaction(SOON).unwrap();
+    assert_eq!(log.offsets(&group).unwrap(), [(orders.id, Partition(0), Offset(5))]);
 }
 
 #[test]

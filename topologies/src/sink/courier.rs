@@ -9,8 +9,8 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use bytes::Bytes;
 use hyper::header::HeaderValue;
 use millstream::log::{
-    self, Append, Change, Cleanup, GroupOffsets, Inputs, Log, Member, Membership, RecordBatch, RecordRef, TopicInfo, TopicSpec,
-    Transaction,
+    self, Append, Change, Cleanup, GroupOffsets, Inputs, Log, Member, Membership, RecordBatch, RecordRef, TopicId, TopicInfo,
+    TopicSpec, Transaction,
 };
 use millstream::{Failure, Handle, Offset, Partition};
 use serde::Deserialize;
@@ -210,7 +210,7 @@ impl Courier {
         if self.wanted.is_empty() {
             return Ok(());
         }
-        let known = self.log.offsets(GROUP)?;
+        let known = self.offsets()?;
         while let Some(partition) = self.wanted.first().copied() {
             let mut starts = [Offset(0); INPUTS];
             for (topic, start) in self.inputs.iter().zip(&mut starts).filter(|(topic, _)| partition.0 < topic.partitions) {
@@ -229,6 +229,22 @@ impl Courier {
             self.wanted.remove(&partition);
         }
         Ok(())
+    }
+
+    /// How far the group has read. A broker that dies between the commit of a transaction and its marks may never set that of the offsets,
+    /// and then holds them back until the group commits again: what it shows is no more than that, and what is read twice is delivered
+    /// under the same idempotency key.
+    fn offsets(&self) -> Result<Vec<(TopicId, Partition, Offset)>, log::Error> {
+        let error = match self.log.offsets(GROUP) {
+            Err(error @ log::Error::Unavailable { .. }) => error,
+            other => return other,
+        };
+        let all = |topic: &TopicInfo| -> Vec<_> { (0..topic.partitions).map(|p| (topic.id, Partition(p))).collect() };
+        let places: Vec<_> = self.inputs.iter().flat_map(all).collect();
+        let shown = self.log.read_so_far(GROUP, &places)?;
+        tracing::warn!("goes on from the offsets that show, some events may be delivered again: {error}");
+        let known = places.into_iter().zip(shown).filter(|(_, offset)| *offset > Offset(0));
+        Ok(known.map(|((topic, partition), offset)| (topic, partition, offset)).collect())
     }
 
     fn passed_over(&self, topic: &TopicInfo, partition: Partition, from: Offset, start: Offset) {
