@@ -502,7 +502,12 @@ fn each_right_that_is_missing_is_named_until_there_are_all() {
     assert!(said.contains("not allowed") && said.contains(&format!("{}-control (a right on the topic", names.app)), "{said}");
     allow(&["--topic", prefix]);
     let said = refused();
-    assert!(said.contains("not allowed") && said.contains("millstream-process-writer (WRITE on the transactional id"), "{said}");
+    assert!(
+        said.contains("not allowed")
+            && said.contains("millstream-process-writer")
+            && said.contains("(WRITE on the transactional id"),
+        "{said}"
+    );
     allow(&["--transactional-id", "millstream-process-"]);
     let said = refused();
     assert!(said.contains(&format!("{}-process-0", names.app)) && said.contains("(WRITE on the transactional id"), "{said}");

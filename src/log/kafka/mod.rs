@@ -55,6 +55,9 @@ pub struct KafkaLog {
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
+/// How much is looked at at once for a record of some time.
+const OFFSET_AT_BYTES: usize = 1 << 20;
+
 impl KafkaLog {
     /// Reaches the cluster.
     ///
@@ -244,13 +247,25 @@ impl Log for KafkaLog {
     }
 
     fn offset_at(&self, topic: TopicId, partition: Partition, at: Timestamp) -> Result<Offset, Error> {
-        let topic = self.topics.find(topic, partition)?;
-        let place = [(Arc::clone(&topic.name), partition.0 as i32)];
-        let found = self.cluster.ask(&topic.name, |client, timeout| client.offsets_at(&place, at.0.max(0), timeout))?;
-        match found.first() {
-            Some(offset) if *offset >= 0 => Ok(Offset(*offset as u64)),
-            _ => reader::end_of(&self.cluster, &topic, partition, Some(Isolation::Committed)),
+        let info = self.topics.find(topic, partition)?;
+        let place = [(Arc::clone(&info.name), partition.0 as i32)];
+        let found = self.cluster.ask(&info.name, |client, timeout| client.offsets_at(&place, at.0.max(0), timeout))?;
+        let end = reader::end_of(&self.cluster, &info, partition, Some(Isolation::Committed))?;
+        let mut next = found.first().filter(|offset| **offset >= 0).map_or(end, |offset| Offset(*offset as u64));
+        // It may be the mark of a transaction, which has the time when it was set, and not a record's.
+        while next < end {
+            let seen = self.version();
+            let fetched = self.fetch(topic, partition, next, OFFSET_AT_BYTES)?;
+            if fetched.next == next {
+                self.wait(seen, Duration::from_millis(20));
+            }
+            let mut records = fetched.batches.iter().flat_map(|batch| batch.records_from(next));
+            if let Some(record) = records.find(|record| record.timestamp >= at) {
+                return Ok(record.offset);
+            }
+            next = fetched.next;
         }
+        Ok(end)
     }
 
     fn offsets(&self, group: &str) -> Result<Vec<(TopicId, Partition, Offset)>, Error> {

@@ -76,6 +76,17 @@ impl<T> Drop for Owned<T> {
     }
 }
 
+/// The longest time that librdkafka takes.
+const LONGEST: Duration = Duration::from_secs(3_600);
+
+/// Whether a request is one to a group's coordinator. librdkafka 2.12 ends the process when such a one has timed out before the coordinator
+/// was reached, and it is reached later: it calls back twice for it (`rd_kafka_admin_coord_request`, `rd_kafka_coord_req_fail`). So these do
+/// not time out there, only here; nobody looks at an answer that comes later.
+fn is_of_coordinator(op: sys::rd_kafka_admin_op_t) -> bool {
+    use sys::rd_kafka_admin_op_t as Op;
+    matches!(op, Op::RD_KAFKA_ADMIN_OP_DESCRIBECONSUMERGROUPS | Op::RD_KAFKA_ADMIN_OP_LISTCONSUMERGROUPOFFSETS)
+}
+
 impl Client {
     fn ask(&self, op: sys::rd_kafka_admin_op_t, timeout: Duration, start: Start<'_>) -> Result<Answer, Failure> {
         self.ask_with(op, timeout, |_| null_mut(), start)
@@ -94,14 +105,16 @@ impl Client {
         // answer that is polled is ours.
         unsafe {
             let options = sys::rd_kafka_AdminOptions_new(self.raw(), op);
-            sys::rd_kafka_AdminOptions_set_request_timeout(options, millis(timeout), reason.as_mut_ptr(), reason.len());
+            let patience = if is_of_coordinator(op) { LONGEST } else { timeout };
+            sys::rd_kafka_AdminOptions_set_request_timeout(options, millis(patience), reason.as_mut_ptr(), reason.len());
             let chosen = checked(option(options));
             if chosen.is_ok() {
                 start(options, queue.raw());
             }
             sys::rd_kafka_AdminOptions_destroy(options);
             chosen?;
-            let answer = sys::rd_kafka_queue_poll(queue.raw(), millis(timeout + Duration::from_secs(1)));
+            let patience = if is_of_coordinator(op) { timeout } else { timeout + Duration::from_secs(1) };
+            let answer = sys::rd_kafka_queue_poll(queue.raw(), millis(patience));
             let answer = Answer(NonNull::new(answer).ok_or(Code::OperationTimedOut)?);
             match code(sys::rd_kafka_event_error(answer.raw())) {
                 Ok(()) => Ok(answer),
