@@ -221,6 +221,12 @@ pub(super) fn living(shared_log: &dyn log::Log, application: &str) -> Result<Vec
     Ok(there.into_iter().map(|(instance, endpoint)| endpoint.unwrap_or(instance)).collect())
 }
 
+/// Tells before the first transaction: who does not know of a process cannot end what it leaves open.
+pub(super) fn announce(shared: &Shared, topic: &TopicInfo) -> Result<(), log::Error> {
+    let first = Process { workers: shared.config.threads, ..shared.told_now() };
+    tell(shared, topic, shared.log.instance(), Some(&first))
+}
+
 /// Tells and reads until the application stops, and then takes leave. It stops when it was reset: nothing that is known here is true any more.
 pub(super) fn run(shared: &Arc<Shared>, topic: &TopicInfo, control: &TopicInfo) {
     let (mut next, mut told) = (Offset(0), None::<(Process, Instant)>);
