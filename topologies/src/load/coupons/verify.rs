@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::Rush;
+use super::ledger::Decision;
 use super::rush::counts;
 use crate::load::caller::Caller;
 use crate::load::heard::Heard;
@@ -98,21 +99,34 @@ async fn check_user(rush: &Rush, caller: &mut Caller, user: u32, found: &mut Ver
     }
     let id = rush.id(user);
     if let Some(live) = live {
-        let owned = owned(caller, id).await?;
-        rush.state().ledger.check_user(user, &owned, locked(live).all())?;
+        let heard = locked(live).all().to_vec();
+        agree(rush, caller, user, &heard).await?;
     }
     let mut heard = live.map_or_else(Heard::default, |live| locked(live).clone());
     replay(rush, id, &mut heard, due).await?;
-    let owned = owned(caller, id).await?;
+    let owned = agree(rush, caller, user, heard.all()).await?;
     let state = rush.state();
     let ledger = &state.ledger;
-    ledger.check_user(user, &owned, heard.all())?;
     for coupon in owned {
         owners[ledger.coupon_number(coupon)? as usize] += 1;
     }
     found.users += 1;
     found.events += heard.all().len() as u64;
     Ok(())
+}
+
+/// The coupons of a user, once they agree with what was heard: a view of a cluster may be a moment behind an event.
+async fn agree(rush: &Rush, caller: &mut Caller, user: u32, heard: &[Decision]) -> Result<Vec<u64>, Error> {
+    let until = Instant::now() + SETTLE;
+    loop {
+        let owned = owned(caller, rush.id(user)).await?;
+        let checked = rush.state().ledger.check_user(user, &owned, heard);
+        match checked {
+            Ok(()) => return Ok(owned),
+            Err(error) if Instant::now() >= until => return Err(error.into()),
+            Err(_) => sleep(POLL).await,
+        }
+    }
 }
 
 #[derive(Deserialize)]
