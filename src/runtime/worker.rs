@@ -30,8 +30,9 @@ const SLICE_TIME: Duration = Duration::from_millis(10);
 /// The longest sleep while a task is being restored.
 const RESTORE_WAIT: Duration = Duration::from_millis(5);
 
-/// The longest rest after a commit for each KiB that it held. A rest gathers what comes, so that there is more for the next commit's
-/// costs; where little comes, it would only make everybody wait.
+/// The longest rest after a commit for each KiB that it held, beyond as long as it took. A rest gathers what comes, so that there is more for
+/// the next commit's costs; where little comes, it would only make everybody wait. No less than half of the time is rest: a cluster whose
+/// commits are slow because it is busy is not given more of them.
 const REST_PER_KIB: Duration = Duration::from_micros(50);
 
 /// The pause after a failed transaction; each further failure doubles it, up to the longest.
@@ -268,7 +269,7 @@ impl Worker {
         if committed {
             self.last_commit = Instant::now();
             let took = self.last_commit - begun;
-            self.rest = (2 * took).min(kib * REST_PER_KIB);
+            self.rest = (2 * took).min(kib * REST_PER_KIB).max(took);
             self.shared.metrics.commit_took(took);
         }
         self.shared.note_counts(&mut self.tasks);

@@ -163,10 +163,12 @@ impl Stream {
         Ok(counted.map_err(|error| self.unreadable(error))?.unwrap_or(0))
     }
 
-    /// The client's id, if it is one and all events after it are still there. Older events go first, so the next one tells.
+    /// The client's id, if it is one and all events after it are still there. Older events go first, so the next one tells. Whoever follows
+    /// the two stores may have an event before the number that it was given.
     async fn resumable(&self, id: &str, newest: u64) -> Result<Option<u64>, QueryError> {
         let Ok(id) = id.parse::<u64>() else { return Ok(None) };
-        let complete = id == newest || id < newest && self.feed.events.get(&self.key(id + 1)?)?.durable().await?.is_some();
+        let telling = if id < newest { id + 1 } else { id };
+        let complete = id == newest || self.feed.events.get(&self.key(telling)?)?.durable().await?.is_some();
         Ok(complete.then_some(id))
     }
 
