@@ -238,15 +238,10 @@ impl App {
             let jobs = Arc::clone(&jobs);
             self.spawn_thread(format!("restore-{i}"), move |shared| taking::run(shared, &jobs))?;
         }
-        let mut others = None;
+        self.shared.start_threads(tasks)?;
         if self.shared.embedded.is_none() {
             let (log, application) = (&*self.shared.log, &self.shared.topology.application);
             let (workers, control) = (presence::topic(log, application)?, control::topic(log, application)?);
-            presence::announce(&self.shared, &workers)?;
-            others = Some((workers, control));
-        }
-        self.shared.start_threads(tasks)?;
-        if let Some((workers, control)) = others {
             let (ask, questions) = mpsc::channel();
             self.shared.ends.ask_through(ask);
             self.spawn_thread("ends".into(), move |shared| ends::run(shared, &questions))?;

@@ -221,10 +221,14 @@ pub(super) fn living(shared_log: &dyn log::Log, application: &str) -> Result<Vec
     Ok(there.into_iter().map(|(instance, endpoint)| endpoint.unwrap_or(instance)).collect())
 }
 
-/// Tells before the first transaction: who does not know of a process cannot end what it leaves open.
-pub(super) fn announce(shared: &Shared, topic: &TopicInfo) -> Result<(), log::Error> {
-    let first = Process { workers: shared.config.threads, ..shared.told_now() };
-    tell(shared, topic, shared.log.instance(), Some(&first))
+/// Tells of this process as it is, worker threads that are about to begin included, to the others on a shared log. The answer must be there
+/// before the first transaction of such a thread: who does not know of it cannot end what it leaves open.
+pub(super) fn announce(shared: &Shared) -> Result<Option<log::Pending>, StartError> {
+    if shared.embedded.is_some() {
+        return Ok(None);
+    }
+    let topic = topic(&*shared.log, &shared.topology.application)?;
+    Ok(Some(send(shared, &topic, shared.log.instance(), Some(&shared.told_now()))))
 }
 
 /// Tells and reads until the application stops, and then takes leave. It stops when it was reset: nothing that is known here is true any more.
@@ -278,11 +282,15 @@ fn bury(shared: &Shared, topic: &TopicInfo) -> Result<(), log::Error> {
 }
 
 fn tell(shared: &Shared, topic: &TopicInfo, instance: &str, process: Option<&Process>) -> Result<(), log::Error> {
+    send(shared, topic, instance, process).wait().map(drop)
+}
+
+fn send(shared: &Shared, topic: &TopicInfo, instance: &str, process: Option<&Process>) -> log::Pending {
     let value = process.map(|process| serde_json::to_vec(process).expect("a process has JSON"));
     let mut batch = RecordBatch::new();
     batch.push(shared.config.clock.now(), Some(instance.as_bytes()), value.as_deref(), &Headers::EMPTY);
     let append = Append { topic: topic.id, partition: Partition(0), batch };
-    shared.log.commit(Transaction { appends: vec![append], offsets: None, request: None }).wait().map(drop)
+    shared.log.commit(Transaction { appends: vec![append], offsets: None, request: None })
 }
 
 fn read(shared: &Shared, topic: &TopicInfo, next: &mut Offset) -> Result<(), log::Error> {

@@ -1,7 +1,7 @@
 //! Resetting an application: what it knows is thrown away, and it begins anew, at its inputs' beginning, end, or a time. The inputs
 //! themselves, its outputs and its dead letters stay.
 //!
-//! On a shared log it must not run meanwhile: a member that were thrown out of the group would join again, and what it has in memory is of no
+//! On a shared log it must not run meanwhile: a member that is thrown out of the group would join again, and what it has in memory is of no
 //! use any more. The internal topics are deleted and made anew, and the first records of the tasks' own changelogs
 //! say where they begin. That, the group's offsets and the name of the new life, by which state directories of the old one are known and
 //! emptied, are one transaction. Until it is there, a mark keeps processes from starting; a reset that was cut off is repeated.

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::roles::Role;
 use super::taking::Restorers;
 use super::worker::Worker;
-use super::{Shared, StartError};
+use super::{Shared, StartError, presence};
 use crate::error::ProcessError;
 use crate::log::{Inputs, Membership};
 use crate::task::Task;
@@ -163,12 +163,16 @@ impl Shared {
         number: usize,
         tasks: Vec<Task>,
     ) -> Result<(), StartError> {
-        // Other processes are told with the next word of this one: whoever ends the transactions of a dead process must know its numbers.
+        // Whoever ends the transactions of a dead process must know its numbers.
         self.threads.numbers.fetch_max(number + 1, Ordering::AcqRel);
+        let announced = presence::announce(self)?;
         for task in &tasks {
             self.roles.set(task.sub_index(), task.partition(), Role::Owner);
         }
         let member = self.log.join(self.membership(number))?;
+        if let Some(announced) = announced {
+            announced.wait().map_err(StartError::from)?;
+        }
         let leave = Arc::new(AtomicBool::new(false));
         let worker = Worker::new(Arc::clone(self), number, member, tasks, self.threads.restorers.clone(), Arc::clone(&leave));
         let shared = Arc::clone(self);

@@ -23,7 +23,8 @@ struct Block([u32; 8]);
 /// Blocks of the first filter.
 const FIRST: usize = 64;
 
-/// Hashes for each block: 12 bits for one, so that of those that are not there one in a few hundred seems to be.
+/// Hashes for each block: 12 bits for one, so that of those that are not there one in a few hundred seems to be in a full filter, and three
+/// in a hundred in one of the seven filters of 100,000 hashes.
 const PER_BLOCK: usize = 21;
 
 /// Odd numbers, each of which picks another bit by a hash.

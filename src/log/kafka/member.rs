@@ -154,10 +154,8 @@ impl Member for KafkaMember {
         let mut failed = None;
         while self.group.consume(1, Duration::ZERO, |message| failed = message.error().or(failed)) > 0 {}
         if let Some(unheard) = &mut self.unheard {
-            let holds = |is_foreign: &dyn Fn(&str, i32) -> bool| {
-                self.shared.lock().held.iter().any(|(topic, partition)| is_foreign(topic, *partition))
-            };
-            unheard.serve(&self.consumer, holds).map_err(|failure| error::of(&failure, "joining the group anew"))?;
+            let held = || self.shared.lock().held.iter().cloned().collect();
+            unheard.serve(&self.consumer, held).map_err(|failure| error::of(&failure, "joining the group anew"))?;
         }
         let mut shared = self.shared.lock();
         for input in std::mem::take(&mut shared.ended) {

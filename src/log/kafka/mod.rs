@@ -44,6 +44,9 @@ use transactions::Transactions;
 /// A transaction larger than this is refused, in bytes.
 const MAX_TRANSACTION_BYTES: usize = 1 << 30;
 
+/// How much is looked at at once for a record of some time.
+const OFFSET_AT_BYTES: usize = 1 << 20;
+
 const LIMITS: Limits = Limits { max_record_bytes: config::MAX_RECORD_BYTES };
 
 /// A log in a cluster of Kafka.
@@ -54,9 +57,6 @@ pub struct KafkaLog {
     queue: Arc<writer::Queue>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
-
-/// How much is looked at at once for a record of some time.
-const OFFSET_AT_BYTES: usize = 1 << 20;
 
 impl KafkaLog {
     /// Reaches the cluster.

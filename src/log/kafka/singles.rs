@@ -66,7 +66,8 @@ impl Singles {
         outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(unknown)).collect()
     }
 
-    fn ready(&mut self) -> Result<(), Error> {
+    /// Makes the producer, if there is none.
+    pub(super) fn ready(&mut self) -> Result<(), Error> {
         if self.producer.is_none() {
             let config = self.cluster.config.single_producer();
             self.producer = Some(Producer::new(client(Kind::Producer, &config, self.cluster.status().events())?));

@@ -28,8 +28,8 @@ impl Unheard {
         Unheard { group: group.to_owned(), topics, look_at: None, is_suspected: false }
     }
 
-    /// Looks, where there is a reason to, and joins anew if that is needed.
-    pub(super) fn serve(&mut self, member: &Client, holds: impl Fn(&dyn Fn(&str, i32) -> bool) -> bool) -> Result<(), Failure> {
+    /// Looks, where there is a reason to, and joins anew if that is needed. `held` is what the member was given and not told to give up.
+    pub(super) fn serve(&mut self, member: &Client, held: impl FnOnce() -> Vec<(String, i32)>) -> Result<(), Failure> {
         let now = Instant::now();
         if member.timed_out() {
             self.look_at.get_or_insert(now + LATER);
@@ -39,10 +39,7 @@ impl Unheard {
         }
         self.look_at = Some(now + LATER);
         let Ok(target) = member.target(&self.group, LOOK) else { return Ok(()) };
-        let is_behind = target.is_some_and(|target| {
-            let is_foreign = |topic: &str, partition| !target.iter().any(|(name, number)| name == topic && *number == partition);
-            holds(&is_foreign)
-        });
+        let is_behind = target.is_some_and(|target| held().iter().any(|partition| !target.contains(partition)));
         if is_behind && self.is_suspected {
             tracing::warn!(group = self.group, "the group took tasks that this worker was not told of: it joins anew");
             member.unsubscribe()?;

@@ -99,6 +99,7 @@ async fn check_user(rush: &Rush, caller: &mut Caller, user: u32, found: &mut Ver
     }
     let id = rush.id(user);
     if let Some(live) = live {
+        // What is heard from here on need not be in the view yet.
         let heard = locked(live).all().to_vec();
         agree(rush, caller, user, &heard).await?;
     }
