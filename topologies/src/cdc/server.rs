@@ -25,6 +25,8 @@ pub const SILENCE: Duration = Duration::from_secs(10);
 const CONNECT: Duration = Duration::from_secs(10);
 /// The most connections of a pool.
 const POOL: usize = 32;
+/// How long a connection stays that nobody uses.
+const IDLE: Duration = Duration::from_secs(60);
 /// Rows of up to a gigabyte, which is the most that a server sends.
 const MAX_PACKET: usize = 1 << 30;
 
@@ -88,7 +90,12 @@ impl Address {
     pub fn pool(&self, setup: &[String]) -> Pool {
         let limits = PoolConstraints::new(0, POOL).expect("none is not more than some");
         // What a connection is set up with stays as it is, so it needs no reset between two uses.
-        let pool = PoolOpts::default().with_constraints(limits).with_reset_connection(false);
+        // Without a time to live every connection above the least number, which is none, would be closed after its first use.
+        let pool = PoolOpts::default()
+            .with_constraints(limits)
+            .with_inactive_connection_ttl(IDLE)
+            .with_ttl_check_interval(IDLE)
+            .with_reset_connection(false);
         Pool::new(OptsBuilder::from_opts(self.opts.clone()).pool_opts(pool).setup(setup.to_vec()))
     }
 

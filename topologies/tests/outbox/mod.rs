@@ -7,6 +7,7 @@ mod lost_answers;
 mod proxy;
 mod retention;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde_json::{Value, json};
@@ -124,6 +125,28 @@ fn requests_go_through(server: &Server) {
     shop.get(&format!("/api/orders/{delivered}?at_least=nonsense")).refused(400, "INVALID_FIELD");
     let far = millstream::Token::upstream("0-1-99999999");
     shop.get(&format!("/api/orders/{delivered}?at_least={far}&wait_ms=50")).refused(504, "VIEW_BEHIND");
+}
+
+#[test]
+fn requests_share_connections() {
+    let server = shared();
+    let database = server.database();
+    let shop = through(&server.url("app", &database));
+    let coupon = shop.coupon(21);
+    let query =
+        format!("SELECT id FROM information_schema.processlist WHERE db = '{database}' AND command = 'Sleep' AND info IS NULL");
+    // The one that asks is not asleep.
+    let connections = || -> BTreeSet<u64> { server.rows(&database, &query).into_iter().collect() };
+    shop.claim(coupon, fresh_id()).ok(202);
+    let first = eventually(|| Some(connections()).filter(|open| !open.is_empty()));
+    for _ in 0..20 {
+        shop.claim(coupon, fresh_id()).ok(202);
+    }
+    assert_eq!(
+        eventually(|| Some(connections()).filter(|open| !open.is_empty())),
+        first,
+        "one after the other on one connection"
+    );
 }
 
 #[test]
