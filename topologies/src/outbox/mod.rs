@@ -187,7 +187,7 @@ impl Outbox {
             let mut conn = shared.pool.get_conn().await.map_err(unavailable)?;
             shared.answered(&mut conn, key, fingerprint).await
         });
-        asked.await.unwrap_or_else(|_| Err(Error::Unavailable("it does not answer".into())))
+        asked.await.unwrap_or_else(|_| Err(does_not_answer()))
     }
 
     /// Writes an event, with the answer that is to be kept if the request has a key.
@@ -204,7 +204,7 @@ impl Outbox {
             return written.map_err(panicked)?;
         }
         if stage.enter(ABANDONED) {
-            return Err(Error::Unavailable("it does not answer".into()));
+            return Err(does_not_answer());
         }
         match tokio::time::timeout(COMMIT, writing).await {
             Ok(written) => written.map_err(panicked)?,
@@ -267,7 +267,7 @@ impl Shared {
     async fn connect(&self) -> Result<Conn, Error> {
         match tokio::time::timeout(CONNECT, self.pool.get_conn()).await {
             Ok(conn) => conn.map_err(unavailable),
-            Err(_) => Err(Error::Unavailable("it does not answer".into())),
+            Err(_) => Err(does_not_answer()),
         }
     }
 
@@ -300,7 +300,9 @@ impl Shared {
         stage: &Stage,
     ) -> Result<Tried, Error> {
         let mut conn = self.connect().await?;
-        let mut transaction = conn.start_transaction(TxOpts::default()).await.map_err(unavailable)?;
+        // To begin waits for nothing but the answer of a server that may be gone since the connection was used last.
+        let begun = tokio::time::timeout(CONNECT, conn.start_transaction(TxOpts::default())).await;
+        let mut transaction = begun.map_err(|_| does_not_answer())?.map_err(unavailable)?;
         let inserted = async {
             if let Some(answer) = answer {
                 schema::insert_answer(&mut transaction, answer, event.id, event.at).await.map_err(|error| (true, error))?;
@@ -320,7 +322,11 @@ impl Shared {
                         None => Ok(Tried::Again), // swept at this moment
                     }
                 }
-                _ => Err(unavailable(error)),
+                _ => {
+                    // Behind the same address there may be another server by now, which takes it.
+                    conn.disconnect().await.ok();
+                    Err(unavailable(error))
+                }
             };
         }
         if !stage.enter(COMMITTING) {
@@ -381,7 +387,10 @@ impl Shared {
             let asked = async {
                 let flavor = self.flavor()?;
                 let mut conn = self.connect().await?;
-                places::now(&mut conn, flavor).await.map_err(unavailable)
+                tokio::time::timeout(CONNECT, places::now(&mut conn, flavor))
+                    .await
+                    .map_err(|_| does_not_answer())?
+                    .map_err(unavailable)
             };
             match asked.await.map(|place| place.parse()) {
                 Ok(Ok(place)) => return place,
@@ -391,6 +400,10 @@ impl Shared {
             tokio::time::sleep(PAUSE).await;
         }
     }
+}
+
+fn does_not_answer() -> Error {
+    Error::Unavailable("it does not answer".into())
 }
 
 fn unavailable(error: SqlError) -> Error {
