@@ -185,6 +185,9 @@ impl Relay {
         let wanted = Wanted { rows: *snapshot_rows || *resnapshot, order: &order, max_bytes: SNAPSHOT_BYTES };
         let Snapshot { rows, position } = snapshot::take(server, address, &wanted).await?;
         tracing::info!(rows = rows.len(), "takes the snapshot of {} at {position}", address.table);
+        if let Some(latest) = &position.passed_over {
+            tracing::info!("passes over the rows that are there, which stay: the latest was created at {latest}");
+        }
         let mut batch = Batch::new();
         let now = self.app.now();
         for row in &rows {
