@@ -14,7 +14,7 @@ use crate::api::{Api, routes};
 use crate::cli::{ApiServer, Cdc, Cluster, GroupProtocol, KafkaMechanism, Sink, Worker};
 use crate::serving::{self, Error, Front, Parts, misconfigured};
 use crate::topology::{self, Settings};
-use crate::{metrics, outbox, restoring};
+use crate::{arenas, metrics, outbox, restoring};
 
 /// Runs topologies until a signal comes.
 ///
@@ -84,6 +84,7 @@ pub fn serve_api(api_server: &ApiServer) -> Result<(), Error> {
 /// # Errors
 /// See [`Error`].
 pub fn relay(cdc: &Cdc) -> Result<(), Error> {
+    arenas::share();
     serving::run(&cdc.logging, async {
         let outbox = cdc.outbox.settings().map_err(Error::Misconfigured)?;
         let outbox = outbox.ok_or_else(|| misconfigured("--mysql is missing: the database whose outbox is relayed"))?;

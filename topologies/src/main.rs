@@ -2,6 +2,7 @@
 //! 2 wrong usage or configuration.
 
 mod api;
+mod arenas;
 mod cdc;
 mod cli;
 mod client;

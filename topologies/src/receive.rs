@@ -11,6 +11,9 @@ use sha2::{Digest, Sha256};
 use crate::cli::Receive;
 use crate::serving::{self, Error, Front};
 
+/// The longest body, in bytes: an event is the value of a record, and no topic of the shop takes a larger one.
+const MAX_BODY_BYTES: usize = 2 << 20;
+
 /// What came.
 #[derive(Default)]
 struct Received {
@@ -49,7 +52,7 @@ type Shared = Arc<Mutex<Received>>;
 /// See [`Error`].
 pub fn run(receive: &Receive) -> Result<(), Error> {
     serving::run(&receive.logging, async {
-        let front = Front::open(&receive.interface).await?;
+        let front = Front::open_for_bodies(&receive.interface, MAX_BODY_BYTES).await?;
         let received = Shared::default();
         let routes = Routes::new(received).post("/events", take).get("/events", show).post("/failing", fail).get("/readyz", show);
         front.serve_alone(routes).await;

@@ -64,7 +64,18 @@ impl Front {
     /// # Errors
     /// If it cannot be had, or the configuration is wrong.
     pub async fn open(interface: &Interface) -> Result<Front, Error> {
-        let http = http_config(interface)?;
+        Front::bind(interface, http_config(interface)?).await
+    }
+
+    /// As [`Front::open`], for bodies of up to so many bytes.
+    ///
+    /// # Errors
+    /// The same.
+    pub async fn open_for_bodies(interface: &Interface, max_body_bytes: usize) -> Result<Front, Error> {
+        Front::bind(interface, HttpConfig { max_body_bytes, ..http_config(interface)? }).await
+    }
+
+    async fn bind(interface: &Interface, http: HttpConfig) -> Result<Front, Error> {
         let secret = interface.auth_secret_file.as_deref().map(Secret::read).transpose().map_err(Error::Misconfigured)?;
         let asked_to_stop = signals().map_err(misconfigured)?;
         Ok(Front { server: Server::bind(http).await.map_err(misconfigured)?, secret, asked_to_stop })

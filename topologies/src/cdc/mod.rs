@@ -26,7 +26,7 @@ mod table;
 mod topic_regex;
 
 pub use self::gtid::Gtids;
-pub use self::position::{CDC_POSITIONS, POSITIONS};
+pub use self::position::{CDC_POSITIONS, POSITIONS, Position};
 pub use self::relay::Relay;
 pub use self::routing::Routing;
 pub use self::server::{Address, Flavor, Server};
@@ -43,7 +43,7 @@ pub struct Settings {
     pub routing: Routing,
     /// The id it has among the server's replicas; none is a random one for each connection.
     pub server_id: Option<u32>,
-    /// Whether a first start relays the rows that are there.
+    /// Whether a first start relays the rows that are there; else it passes them over, and they stay.
     pub snapshot_rows: bool,
     /// Begin anew with a snapshot, wherever the relay stood.
     pub resnapshot: bool,

@@ -33,6 +33,10 @@ pub struct Position {
     /// How many rows of the next transaction have been relayed: more than 0 only where a large one was split.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub rows: u64,
+    /// The latest `created_at`, as the database writes it, of the rows that the snapshot passed over: nobody has relayed those. None where it
+    /// relayed all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub passed_over: Option<String>,
 }
 
 fn is_zero(rows: &u64) -> bool {
@@ -81,8 +85,8 @@ mod tests {
     fn a_position_is_read_as_it_was_written() {
         let gtids = "0-1-7".parse().ok();
         for position in [
-            Position { file: "binlog.000001".into(), offset: 4, gtids: None, rows: 0 },
-            Position { file: "binlog.000001".into(), offset: u64::MAX, gtids, rows: 3 },
+            Position { file: "binlog.000001".into(), offset: 4, gtids: None, rows: 0, passed_over: None },
+            Position { file: "binlog.000001".into(), offset: u64::MAX, gtids, rows: 3, passed_over: Some("2026-01-31".into()) },
         ] {
             let mut bytes = Vec::new();
             Position::CODEC.encode(&position, &mut bytes).expect("JSON");

@@ -31,11 +31,11 @@ const DEAD_LETTERS: &str = "ecommerce.outbox_events.dlq";
 /// The node that dead letters name.
 const NODE: &str = "cdc";
 /// A batch goes out when so many rows have come, or so many bytes of them, or none is left.
-const BATCH_ROWS: usize = 4_000;
-const BATCH_BYTES: usize = 2 << 20;
+const BATCH_ROWS: usize = 2_000;
+const BATCH_BYTES: usize = 1 << 20;
 /// What waits for the log: at most so many transactions, and about so many KiB of rows.
 const QUEUE: usize = 4_096;
-const QUEUE_KIB: u32 = 4 << 10;
+const QUEUE_KIB: u32 = 1 << 10;
 /// A position that moved without rows is written this often at most: a start is not to read old binlogs again, and who waits for the
 /// relay may wait for it.
 const POSITION_EVERY_MS: i64 = 100;
@@ -185,6 +185,9 @@ impl Relay {
         let wanted = Wanted { rows: *snapshot_rows || *resnapshot, order: &order, max_bytes: SNAPSHOT_BYTES };
         let Snapshot { rows, position } = snapshot::take(server, address, &wanted).await?;
         tracing::info!(rows = rows.len(), "takes the snapshot of {} at {position}", address.table);
+        if let Some(latest) = &position.passed_over {
+            tracing::info!("passes over the rows that are there, which stay: the latest was created at {latest}");
+        }
         let mut batch = Batch::new();
         let now = self.app.now();
         for row in &rows {

@@ -26,7 +26,7 @@ pub struct Snapshot {
 /// What to read.
 #[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
-    /// The rows too, or only the place.
+    /// The rows too, or only the place, which then says what was passed over.
     pub rows: bool,
     /// The columns that order the rows.
     pub order: &'a [&'a str],
@@ -45,9 +45,14 @@ pub async fn take(server: &mut Server, address: &Address, wanted: &Wanted<'_>) -
     };
     run(server, "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ").await?;
     run(server, "START TRANSACTION WITH CONSISTENT SNAPSHOT").await?;
-    let position = place(server).await?;
+    let mut position = place(server).await?;
     drop(lock); // the lock ends with its connection
-    let rows = if wanted.rows { rows(server, &address.table, wanted).await? } else { Vec::new() };
+    let rows = if wanted.rows {
+        rows(server, &address.table, wanted).await?
+    } else {
+        position.passed_over = latest(server, &address.table).await?;
+        Vec::new()
+    };
     run(server, "COMMIT").await?;
     Ok(Snapshot { rows, position })
 }
@@ -96,7 +101,7 @@ async fn place(server: &mut Server) -> Result<Position, Trouble> {
             server.conn.exec_first(query, (&file, offset)).await.map_err(|error| server.trouble(error))?;
         let gtids = gtids.flatten().map(|text| Gtids::mariadb(&text)).transpose();
         let gtids = gtids.map_err(|error| Trouble::Passing(error.to_string()))?;
-        return Ok(Position { file, offset, gtids, rows: 0 });
+        return Ok(Position { file, offset, gtids, rows: 0, passed_over: None });
     }
     // Renamed in MySQL 8.2; the old name is gone in 8.4.
     let status: Option<SqlRow> = match server.conn.query_first("SHOW BINARY LOG STATUS").await {
@@ -113,7 +118,15 @@ async fn place(server: &mut Server) -> Result<Position, Trouble> {
     } else {
         None
     };
-    Ok(Position { file, offset, gtids, rows: 0 })
+    Ok(Position { file, offset, gtids, rows: 0, passed_over: None })
+}
+
+/// When the latest of the rows was created; none where there are none, or where the table does not say.
+async fn latest(server: &mut Server, table: &TableName) -> Result<Option<String>, Trouble> {
+    if !server.columns.iter().any(|column| column.name.eq_ignore_ascii_case("created_at")) {
+        return Ok(None);
+    }
+    server.first(&format!("SELECT CAST(MAX(created_at) AS CHAR) FROM {}", table.quoted())).await
 }
 
 async fn rows(server: &mut Server, table: &TableName, wanted: &Wanted<'_>) -> Result<Vec<Row>, Trouble> {

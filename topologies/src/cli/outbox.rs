@@ -97,7 +97,7 @@ pub struct Outbox {
 pub enum SnapshotMode {
     /// They are relayed
     Initial,
-    /// They are passed over
+    /// They are passed over, and stay in the table
     NoData,
 }
 

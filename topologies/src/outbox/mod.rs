@@ -30,7 +30,7 @@ pub use self::places::follow;
 pub use self::retention::LEAST as LEAST_RETENTION;
 use self::retention::Retention;
 pub use self::schema::Answer;
-use crate::cdc::{Address, Flavor, Gtids, Routing, Server, Stop, Trouble};
+use crate::cdc::{Address, Flavor, Gtids, Position, Routing, Server, Stop, Trouble};
 
 /// What the outbox says of itself as a part of the application.
 const PART: &str = "outbox";
@@ -136,7 +136,7 @@ impl Outbox {
     ///
     /// Waiting for the log waits for the relay first from now on.
     #[must_use]
-    pub fn open(app: &Handle, address: Address, relayed: watch::Receiver<Option<Gtids>>) -> Outbox {
+    pub fn open(app: &Handle, address: Address, relayed: watch::Receiver<Option<Position>>) -> Outbox {
         let setup =
             ["SET time_zone='+00:00', NAMES utf8mb4".to_owned(), format!("SET SESSION innodb_lock_wait_timeout={LOCK_WAIT_S}")];
         let pool = address.pool(&setup);

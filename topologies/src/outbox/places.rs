@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 use super::Shared;
 use crate::api::known::view;
-use crate::cdc::{CDC_POSITIONS, Flavor, Gtids};
+use crate::cdc::{CDC_POSITIONS, Flavor, Gtids, Position};
 
 /// What is said where the database answers otherwise than it must.
 const NO_IDS: &str = "the database tells no transaction ids";
@@ -58,19 +58,27 @@ async fn ask(conn: &mut Conn, query: &str) -> mysql_async::Result<String> {
 /// How far the relay has come.
 pub struct Relayed {
     database: Arc<Shared>,
-    relayed: watch::Receiver<Option<Gtids>>,
+    relayed: watch::Receiver<Option<Position>>,
     /// Where the database was when it was asked last, and when that was: whoever came before that needs no answer of its own.
     asked: Mutex<Option<(Instant, Gtids)>>,
 }
 
 impl Relayed {
-    pub fn new(database: Arc<Shared>, relayed: watch::Receiver<Option<Gtids>>) -> Relayed {
+    pub fn new(database: Arc<Shared>, relayed: watch::Receiver<Option<Position>>) -> Relayed {
         Relayed { database, relayed, asked: Mutex::default() }
+    }
+
+    /// Until when rows were created that were passed over and not relayed, if there are any.
+    pub fn passed_over(&self) -> Option<String> {
+        self.relayed.borrow().as_ref()?.passed_over.clone()
     }
 
     async fn has_passed(&self, place: &Gtids) {
         let mut relayed = self.relayed.clone();
-        let has_passed = |relayed: &Option<Gtids>| relayed.as_ref().is_some_and(|relayed| relayed.covers(place));
+        let has_passed = |relayed: &Option<Position>| {
+            let gtids = relayed.as_ref().and_then(|position| position.gtids.as_ref());
+            gtids.is_some_and(|relayed| relayed.covers(place))
+        };
         let process_stops = relayed.wait_for(has_passed).await.is_err();
         if process_stops {
             std::future::pending().await
@@ -114,7 +122,7 @@ impl Upstream for Relayed {
 }
 
 /// Follows the relay of this name, until it is dropped.
-pub async fn follow(app: Handle, name: String, relayed: watch::Sender<Option<Gtids>>) -> Infallible {
+pub async fn follow(app: Handle, name: String, relayed: watch::Sender<Option<Position>>) -> Infallible {
     let positions = view(&app, &CDC_POSITIONS);
     let mut key = Vec::new();
     String::CODEC.encode(&name, &mut key).expect("a text has bytes");
@@ -124,10 +132,10 @@ pub async fn follow(app: Handle, name: String, relayed: watch::Sender<Option<Gti
             match positions.get(&name) {
                 Ok(position) => {
                     // Global tables hold what is durable.
-                    let gtids = position.ahead().and_then(|position| position.gtids);
+                    let position = position.ahead();
                     relayed.send_if_modified(|known| {
-                        let is_new = *known != gtids;
-                        *known = gtids;
+                        let is_new = *known != position;
+                        *known = position;
                         is_new
                     });
                 }

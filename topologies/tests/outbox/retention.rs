@@ -10,11 +10,13 @@ use serde_json::json;
 
 use super::{directory, rows, through};
 use crate::cdc::database::{Server, shared, wait};
-use crate::cdc::{metric, records_of};
+use crate::cdc::{metric, records, records_of};
 use crate::kafka::broker::Broker;
 use crate::shop::{FREE, Shop, command, dev, eventually, fresh_id, refusal, run_command};
 
 const OLD: &str = "2020-01-31 12:00:00";
+/// Which commit of a start the first position of a relay is that passes over what there is.
+const FIRST_POSITION: u32 = 1;
 
 /// Claims of a coupon, as an outside program writes them that says when they were.
 fn insert_claims(server: &Server, database: &str, coupon: u64, created_at: &str, ids: std::ops::Range<u32>) {
@@ -133,6 +135,88 @@ fn rows_that_nobody_has_relayed_stay_however_old_they_are() {
     assert_eq!(metric(&relay, "shop_cdc_rows_total{outcome=\"relayed\"}"), f64::from(ROWS));
     let log = KafkaLog::open(KafkaConfig::new(broker.address())).expect("the broker answers");
     assert_eq!(crate::kafka::records(&log, "coupon-issue").len(), ROWS as usize);
+}
+
+/// Later than [`OLD`], and old.
+const LATER: &str = "2020-02-01 12:00:00";
+
+fn ids_created_at(server: &Server, database: &str, created_at: &str) -> BTreeSet<String> {
+    let query = format!("SELECT id FROM outbox_events WHERE created_at = '{created_at}'");
+    server.rows(database, &query).into_iter().collect()
+}
+
+fn ids(range: std::ops::Range<u32>) -> BTreeSet<String> {
+    range.map(|number| format!("outside-{number:05}")).collect()
+}
+
+#[test]
+fn rows_that_a_first_start_passed_over_stay_until_they_are_relayed_over_crashes_and_kills() {
+    let mut server = Server::start(&[]);
+    let database = server.database();
+    let url = server.url("app", &database);
+    drop(through(&url)); // made the tables; its relay is another one, of another log
+    insert_claims(&server, &database, 7, OLD, 0..1_200);
+    let data = directory();
+    let args = ["--mysql", &url, "--cdc-snapshot", "no_data"];
+
+    // Crashes right before and right after the first position is in the log: what comes between them is passed over, too.
+    for (moment, row) in [("before-write", 1_200), ("after-write", 1_201)] {
+        let fault = format!("log:commit:{moment}:{FIRST_POSITION}:abort");
+        let output = run_command(command(&dev(FREE, data.path())).args(args).env("MILLSTREAM_FAULT", &fault));
+        assert_eq!(output.status.code(), None, "{fault}: {}", String::from_utf8_lossy(&output.stderr));
+        let has_position = records::read(data.path()).get("shop.cdc-position").is_some_and(|records| !records.is_empty());
+        assert_eq!(has_position, moment == "after-write");
+        insert_claims(&server, &database, 7, OLD, row..row + 1);
+    }
+    // This one is relayed, and stays as what is not later than what was passed over; these are relayed and go.
+    let stay = ids(0..1_202);
+    insert_claims(&server, &database, 7, LATER, 1_202..2_600);
+    let held = hold(&server, &database, "outside-02000");
+    let shop = Shop::start_on_with(Arc::clone(&data), FREE, &args);
+    eventually(|| (ids_created_at(&server, &database, LATER).len() < 1_000).then_some(()));
+    drop(shop); // by kill -9, in the middle of a transaction that deletes
+    server.kill_and_restart();
+    drop(held);
+    let shop = Shop::start_on_with(Arc::clone(&data), FREE, &args);
+    eventually(|| ids_created_at(&server, &database, LATER).is_empty().then_some(()));
+    assert_eq!(ids_created_at(&server, &database, OLD), stay);
+    let of_topic = |shop: Shop| -> Vec<String> {
+        let claims = records_of(shop).remove("coupon-issue").expect("a topic");
+        claims.iter().filter_map(|claim| claim.header("id").map(str::to_owned)).collect()
+    };
+    let relayed = of_topic(shop);
+    assert_eq!((relayed.len(), relayed.into_iter().collect()), (1_399, ids(1_201..2_600)));
+
+    // Asked for, they are relayed, and then go: with the next pass, which is at the next start.
+    let shop = Shop::start_on_with(Arc::clone(&data), FREE, &[&args[..], &["--resnapshot"]].concat());
+    eventually(|| (metric(&shop, "shop_cdc_rows_total{outcome=\"relayed\"}") == 1_202.0).then_some(()));
+    drop(shop); // by kill -9
+    let shop = Shop::start_on_with(data, FREE, &args);
+    eventually(|| (rows(&server, &database, "outbox_events") == 0).then_some(()));
+    let relayed = of_topic(shop);
+    assert_eq!((relayed.len(), relayed.into_iter().collect()), (2_601, ids(0..2_600)), "the one of before twice");
+}
+
+#[test]
+fn what_a_relay_passed_over_an_api_keeps() {
+    const ROWS: u32 = 50;
+    let (broker, server) = (Broker::start(), shared());
+    let database = server.database();
+    let url = server.url("app", &database);
+    drop(through(&url));
+    insert_claims(server, &database, 7, OLD, 0..ROWS);
+    let state = directory();
+    let relay = || crate::kafka::start(&broker, "cdc", Arc::clone(&state), &["--mysql", &url, "--cdc-snapshot", "no_data"]);
+    let passing_over = relay();
+    eventually(|| (metric(&passing_over, "shop_cdc_connected") == 1.0).then_some(()));
+    drop(passing_over); // by kill -9
+    insert_claims(server, &database, 7, LATER, ROWS..2 * ROWS);
+    let relay = relay();
+    let api = crate::kafka::start(&broker, "api", directory(), &["--mysql", &url]);
+    eventually(|| ids_created_at(server, &database, LATER).is_empty().then_some(()));
+    assert_eq!(ids_created_at(server, &database, OLD), ids(0..ROWS));
+    assert_eq!(metric(&api, "shop_outbox_pruned_total"), f64::from(ROWS));
+    assert_eq!(metric(&relay, "shop_cdc_rows_total{outcome=\"relayed\"}"), f64::from(ROWS));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Records of other programs that are as large as a record may be, on a real Kafka: what cannot be processed or delivered is parked as it is,
-//! with headers that say why on top, replayed, and holds nobody up.
+//! with headers that say why on top, replayed, and holds nobody up. What can be delivered, `shop receive` takes.
+
+use std::process::Stdio;
 
 use millstream::log::{Append, Error, KafkaConfig, KafkaLog, Limits, Log, RecordBatch, Transaction};
 use millstream::{Headers, Partition, Timestamp};
@@ -8,7 +10,7 @@ use serde_json::json;
 use super::endpoint::{Endpoint, Reply};
 use crate::kafka::broker::Broker;
 use crate::kafka::{directory, start};
-use crate::shop::{eventually, fresh_id};
+use crate::shop::{FREE, Shop, command, eventually, fresh_id};
 
 /// What a program may write at most through this library; and what topics of the shop take at most from anybody, nearly.
 const SIZES: [usize; 2] = [1 << 20, (2 << 20) - (24 << 10)];
@@ -78,4 +80,44 @@ fn records_of_the_largest_size_are_parked_and_replayed() {
         api.get(&format!("/api/users/{user}/coupons?at_least={token}&wait_ms=10000")).ok(200);
         assert_eq!(api.coupons_of(user), [coupon]);
     }
+}
+
+/// `shop receive`.
+fn receiving() -> Shop {
+    Shop::spawn(command(&["receive", "--listen", FREE, "--log-level", "error"]).stdin(Stdio::null()), directory())
+}
+
+#[test]
+fn the_endpoint_to_try_it_with_takes_events_of_the_largest_size() {
+    let (broker, endpoint) = (Broker::start(), receiving());
+    let url = format!("{}/events", endpoint.url());
+    let _worker = start(&broker, "worker", directory(), &["--threads", "1"]);
+    let sink = start(&broker, "sink", directory(), &["--url", &url, "--first-retry", "10ms"]);
+    let log = KafkaLog::open(KafkaConfig::new(broker.address())).expect("the broker answers");
+    for (nth, bytes) in SIZES.into_iter().enumerate() {
+        append(&log, "data-platform", &nth.to_string(), bytes, |bytes| change(nth as u64, bytes));
+    }
+    let counts = || endpoint.get("/events").ok(200);
+    eventually(|| (counts()["taken"] == SIZES.len()).then_some(()));
+    let delivered = |shop: &Shop| super::sample(shop, r#"shop_sink_deliveries_total{outcome="delivered"}"#);
+    eventually(|| (delivered(&sink) == SIZES.len() as f64).then_some(()));
+    let expected = json!({"requests": 2, "failed": 0, "taken": 2, "repeated": 0, "differing": 0});
+    assert_eq!(counts(), expected, "each was tried once");
+}
+
+#[test]
+fn the_endpoint_to_try_it_with_takes_2_mib_and_no_more() {
+    const LIMIT: usize = 2 << 20;
+    let endpoint = receiving();
+    let post = |bytes: usize| endpoint.request("POST", "/events", &[("x-idempotency-key", "1-PAID")], &vec![b' '; bytes]);
+    assert_eq!(post(LIMIT).ok(200)["taken"], 1);
+    let said = post(LIMIT + 1).refused(413, "BODY_TOO_LARGE");
+    assert!(said.contains("2097152 bytes"), "{said}");
+    let mut chunked = endpoint.connect();
+    chunked.send_raw("POST /events HTTP/1.1\r\nhost: x\r\nx-idempotency-key: 2-PAID\r\ntransfer-encoding: chunked\r\n\r\n");
+    let chunk = [b"10000\r\n", &[b' '; 0x10000][..], b"\r\n"].concat();
+    (0..=LIMIT / 0x10000).for_each(|_| chunked.send_raw(&chunk));
+    chunked.response().refused(413, "BODY_TOO_LARGE");
+    // What is refused is none of what came.
+    assert_eq!(endpoint.get("/events").ok(200)["requests"], 1);
 }
