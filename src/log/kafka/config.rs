@@ -186,8 +186,9 @@ impl KafkaConfig {
         };
         set("bootstrap.servers", self.brokers.clone());
         set("client.id", format!("millstream-{role}"));
-        // A broker that is away is asked again soon; one that is frozen is given up within seconds.
-        set("reconnect.backoff.ms", "50".into());
+        // A broker that is away is asked again soon; one that is frozen is given up within seconds. Half of the first is also how long a new
+        // client waits between its first broker and the next.
+        set("reconnect.backoff.ms", "20".into());
         set("reconnect.backoff.max.ms", "1000".into());
         set("socket.timeout.ms", "10000".into());
         set("socket.connection.setup.timeout.ms", "5000".into());
