@@ -61,6 +61,14 @@ pub trait Log: Send + Sync + 'static {
     /// [`Error::TopicDiffers`] if it exists with another number of partitions or cleanup policy, [`Error::InvalidTopic`].
     fn create_topic(&self, spec: &TopicSpec) -> Result<TopicInfo, Error>;
 
+    /// The same for several, which may take no longer than one. The answer is in their order. What was made before an error stays.
+    ///
+    /// # Errors
+    /// As [`Log::create_topic`].
+    fn create_topics(&self, specs: &[TopicSpec]) -> Result<Vec<TopicInfo>, Error> {
+        specs.iter().map(|spec| self.create_topic(spec)).collect()
+    }
+
     /// The topic of this name, if there is one.
     ///
     /// # Errors

@@ -155,8 +155,12 @@ impl Shared {
 
 /// Where processes tell of themselves.
 pub(super) fn topic(shared_log: &dyn log::Log, application: &str) -> Result<TopicInfo, StartError> {
+    Ok(shared_log.create_topic(&spec(application))?)
+}
+
+pub(super) fn spec(application: &str) -> TopicSpec {
     let cleanup = Cleanup::Compact { delete_retention_ms: DELETE_RETENTION_MS };
-    Ok(shared_log.create_topic(&TopicSpec { name: topic_name(application), partitions: 1, cleanup })?)
+    TopicSpec { name: topic_name(application), partitions: 1, cleanup }
 }
 
 /// What that topic is called.

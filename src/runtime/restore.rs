@@ -116,6 +116,10 @@ pub(super) fn prepare(
     if position.is_some_and(|at| at.topic_id == changelog.uuid && at.offset == end.0) {
         return Ok(end);
     }
+    // Nothing was ever written to it: there is nothing to ask for.
+    if position.is_none() && end == Offset(0) {
+        return Ok(end);
+    }
     let start = shared.log.bounds(changelog.id, partition)?.start;
     match begin(shared, changelog, position, start, end) {
         Ok(next) => Ok(next),

@@ -4,7 +4,7 @@
 //! embedded log deals its tasks out itself: all threads commit and hand back what they have, and as many as there are to be go on with it.
 //! No task is ever with two threads, and none is processed between its last commit there and its first step here.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
@@ -16,7 +16,7 @@ use super::taking::Restorers;
 use super::worker::Worker;
 use super::{Shared, StartError, presence};
 use crate::error::ProcessError;
-use crate::log::{Inputs, Membership};
+use crate::log::{Inputs, Member, Membership};
 use crate::task::Task;
 use crate::topology::SubTopology;
 
@@ -108,7 +108,7 @@ impl Shared {
             return Ok(count - 1);
         }
         let free = (0..).find(|number| running.iter().all(|thread| thread.number != *number)).unwrap_or_default();
-        self.start_thread(&mut running, free, Vec::new())?;
+        self.start(&mut running, vec![(free, Vec::new())])?;
         Ok(free)
     }
 
@@ -154,25 +154,40 @@ impl Shared {
         for (i, task) in tasks.into_iter().enumerate() {
             shares[i % count].push(task);
         }
-        shares.into_iter().enumerate().try_for_each(|(number, share)| self.start_thread(running, number, share))
+        self.start(running, shares.into_iter().enumerate().collect())
+    }
+
+    /// Starts threads of these numbers with these tasks.
+    fn start(self: &Arc<Shared>, running: &mut Vec<WorkerThread>, shares: Vec<(usize, Vec<Task>)>) -> Result<(), StartError> {
+        let Some(numbers) = shares.iter().map(|(number, _)| number + 1).max() else { return Ok(()) };
+        // Whoever ends the transactions of a dead process must know its numbers.
+        self.threads.numbers.fetch_max(numbers, Ordering::AcqRel);
+        let announced = presence::announce(self)?;
+        for task in shares.iter().flat_map(|(_, tasks)| tasks) {
+            self.roles.set(task.sub_index(), task.partition(), Role::Owner);
+        }
+        // Each asks the log for several things, and waits for each.
+        let members = std::thread::scope(|scope| {
+            let join = |number: usize| scope.spawn(move || self.log.join(self.membership(number)));
+            let joining: Vec<_> = shares.iter().map(|(number, _)| join(*number)).collect();
+            let joined = joining.into_iter().map(|member| member.join().unwrap_or_else(|panic| resume_unwind(panic)));
+            joined.collect::<Result<Vec<_>, _>>()
+        })?;
+        if let Some(announced) = announced {
+            announced.wait().map_err(StartError::from)?;
+        }
+        for ((number, tasks), member) in shares.into_iter().zip(members) {
+            running.push(self.start_thread(number, tasks, member)?);
+        }
+        Ok(())
     }
 
     fn start_thread(
         self: &Arc<Shared>,
-        running: &mut Vec<WorkerThread>,
         number: usize,
         tasks: Vec<Task>,
-    ) -> Result<(), StartError> {
-        // Whoever ends the transactions of a dead process must know its numbers.
-        self.threads.numbers.fetch_max(number + 1, Ordering::AcqRel);
-        let announced = presence::announce(self)?;
-        for task in &tasks {
-            self.roles.set(task.sub_index(), task.partition(), Role::Owner);
-        }
-        let member = self.log.join(self.membership(number))?;
-        if let Some(announced) = announced {
-            announced.wait().map_err(StartError::from)?;
-        }
+        member: Box<dyn Member>,
+    ) -> Result<WorkerThread, StartError> {
         let leave = Arc::new(AtomicBool::new(false));
         let worker = Worker::new(Arc::clone(self), number, member, tasks, self.threads.restorers.clone(), Arc::clone(&leave));
         let shared = Arc::clone(self);
@@ -183,8 +198,7 @@ impl Shared {
             })
         };
         let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(run)?;
-        running.push(WorkerThread { number, leave, thread });
-        Ok(())
+        Ok(WorkerThread { number, leave, thread })
     }
 
     /// What a worker of this application is a member of.

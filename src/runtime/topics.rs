@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::StartError;
 use super::control::{self, Noted, Notes, Writer};
+use super::presence;
 use crate::log::{Append, Log, TopicInfo, TopicSpec, Transaction};
 use crate::record::{Partition, Timestamp};
 use crate::topology::{TopicDef, TopicRole, Topology};
@@ -24,10 +25,13 @@ pub(super) fn counts(topology: &Topology, log: &dyn Log) -> Result<Vec<u32>, Sta
 
 /// Makes the topics that are missing. The answer is all of them, by index.
 pub(super) fn create(topology: &Topology, log: &dyn Log, counts: &[u32]) -> Result<Arc<[TopicInfo]>, StartError> {
-    let create = |(topic, &partitions): (&TopicDef, &u32)| {
-        Ok(log.create_topic(&TopicSpec { name: topic.name.clone(), partitions, cleanup: topic.cleanup })?)
-    };
-    topology.topics.iter().zip(counts).map(create).collect()
+    Ok(log.create_topics(&specs(topology, counts))?.into())
+}
+
+fn specs(topology: &Topology, counts: &[u32]) -> Vec<TopicSpec> {
+    let spec =
+        |(topic, &partitions): (&TopicDef, &u32)| TopicSpec { name: topic.name.clone(), partitions, cleanup: topic.cleanup };
+    topology.topics.iter().zip(counts).map(spec).collect()
 }
 
 /// The same on a log that others can change, too. Beside the topics, a number that tells this start of a process from every other.
@@ -47,7 +51,12 @@ pub(super) fn create_noted(topology: &Topology, log: &dyn Log, now: Timestamp) -
     let fingerprint = topology.shared_fingerprint(&counts);
     noted.check(&topology.application, &fingerprint)?;
     noted.tell_more(&fingerprint);
-    let topics = create(topology, log, &counts)?;
+    // Where processes tell of themselves is made together with them: that is soon.
+    let mut specs = specs(topology, &counts);
+    specs.push(presence::spec(&topology.application));
+    let mut topics = log.create_topics(&specs)?;
+    topics.truncate(topology.topics.len());
+    let topics: Arc<[TopicInfo]> = topics.into();
     let mut notes = Writer::new(now);
     note_new(topology, &topics, &fingerprint, &noted, &mut notes);
     notes.start(log.instance());

@@ -46,6 +46,7 @@ const NOWHERE: TopicId = TopicId(77_777);
 /// All checks by name. A home of the log runs each on a log of its own.
 pub const CHECKS: &[(&str, Check)] = &[
     ("topics are made once", topics_are_made_once),
+    ("topics are made together", topics_are_made_together),
     ("topics that can't be are refused", impossible_topics_are_refused),
     ("records are read as written", records_are_read_as_written),
     ("a transaction spans partitions", a_transaction_spans_partitions),
@@ -90,6 +91,25 @@ fn topics_are_made_once(home: &Home) {
     let longer = Cleanup::Compact { delete_retention_ms: 50 };
     assert_eq!(log.create_topic(&home.spec("orders", 3, longer)).unwrap().cleanup, longer);
     assert_eq!(log.topic(&spec.name).unwrap().unwrap().cleanup, longer);
+}
+
+fn topics_are_made_together(home: &Home) {
+    let log = &*home.log;
+    assert_eq!(log.create_topics(&[]).unwrap(), []);
+    let there = home.topic("b", 2);
+    let compacted = Cleanup::Compact { delete_retention_ms: 5 };
+    let specs = [home.spec("c", 3, compacted), home.spec("b", 2, Cleanup::KEEP), home.spec("a", 1, Cleanup::KEEP)];
+    let made = log.create_topics(&specs).unwrap();
+    let is = |topic: &TopicInfo| (topic.name.to_string(), topic.partitions, topic.cleanup);
+    let wanted = |spec: &TopicSpec| (spec.name.clone(), spec.partitions, spec.cleanup);
+    assert_eq!(made.iter().map(is).collect::<Vec<_>>(), specs.iter().map(wanted).collect::<Vec<_>>());
+    assert_eq!(made[1], there);
+    assert_eq!(log.create_topics(&specs).unwrap(), made);
+    assert_eq!(home.topics(), [made[2].clone(), there, made[0].clone()]);
+
+    let wider = log.create_topics(&[home.spec("b", 3, Cleanup::KEEP), home.spec("d", 1, Cleanup::KEEP)]).unwrap_err();
+    assert!(matches!(wider, Error::TopicDiffers { .. }), "{wider}");
+    assert_eq!(home.topics().len(), 3);
 }
 
 fn impossible_topics_are_refused(home: &Home) {

@@ -66,6 +66,15 @@ pub enum GroupProtocol {
     Consumer,
 }
 
+/// How far a partition is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Until {
+    /// To the end that it has.
+    End,
+    /// On and on.
+    Dropped,
+}
+
 impl KafkaConfig {
     /// A cluster by some of its brokers, as `host:port`, several by commas.
     #[must_use]
@@ -186,8 +195,9 @@ impl KafkaConfig {
         };
         set("bootstrap.servers", self.brokers.clone());
         set("client.id", format!("millstream-{role}"));
-        // A broker that is away is asked again soon; one that is frozen is given up within seconds.
-        set("reconnect.backoff.ms", "50".into());
+        // A broker that is away is asked again soon; one that is frozen is given up within seconds. Half of the first is also how long a new
+        // client waits between its first broker and the next.
+        set("reconnect.backoff.ms", "20".into());
         set("reconnect.backoff.max.ms", "1000".into());
         set("socket.timeout.ms", "10000".into());
         set("socket.connection.setup.timeout.ms", "5000".into());
@@ -236,9 +246,13 @@ impl KafkaConfig {
     }
 
     /// Reads without a group.
-    pub(super) fn reader(&self) -> ClientConfig {
+    pub(super) fn reader(&self, until: Until) -> ClientConfig {
         let mut config = self.common("reader");
         self.reading(&mut config);
+        if until == Until::End {
+            // What is asked for is there. Only those that are at their ends wait, and whoever begins to read waits with them.
+            config.set("fetch.wait.max.ms", "5");
+        }
         // Where the last records of a partition were compacted away, nothing else tells that the end is reached. Members go without: such
         // a message moves their position one too far, from where they would go on after the pause of a rebalance.
         config.set("enable.partition.eof", "true");
@@ -332,9 +346,12 @@ impl KafkaConfig {
             }
         }
         // What a property of one kind of client means nothing to the other is accepted by both.
-        for config in
-            [self.reader(), self.producer("check"), self.single_producer(), self.member("check", GroupProtocol::Classic)]
-        {
+        for config in [
+            self.reader(Until::End),
+            self.producer("check"),
+            self.single_producer(),
+            self.member("check", GroupProtocol::Classic),
+        ] {
             if let Err(error) = config.create_native_config() {
                 return wrong(error.to_string());
             }

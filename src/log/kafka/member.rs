@@ -74,9 +74,7 @@ impl KafkaMember {
         let group = &membership.group;
         let protocol = chosen(&cluster, group)?;
         let name = transactional_name(group, &cluster.config.instance, membership.worker);
-        let mut transactions = Transactions::new(&cluster, &topics, &name);
-        // What this worker left open when it died holds up whoever reads its topics.
-        transactions.ready()?;
+        let transactions = Transactions::new(&cluster, &topics, &name);
         let shared = Arc::new(Mutex::new(Shared {
             anchors: anchors.iter().cloned().collect(),
             held: FxHashSet::default(),
@@ -98,17 +96,11 @@ impl KafkaMember {
             consumer.subscribe(&names).map_err(|failure| error::of(&failure, &format!("joining group {group}")))?;
         }
         let unheard = (protocol == GroupProtocol::Consumer).then(|| Unheard::new(group, names));
-        Ok(KafkaMember {
-            cluster,
-            topics,
-            inputs: FxHashMap::default(),
-            group: queue,
-            consumer,
-            unheard,
-            shared,
-            signal,
-            transactions,
-        })
+        let inputs = FxHashMap::default();
+        let mut member = KafkaMember { cluster, topics, inputs, group: queue, consumer, unheard, shared, signal, transactions };
+        // What this worker left open when it died holds up whoever reads its topics. The group is joined meanwhile, and heard of after it.
+        member.transactions.ready()?;
+        Ok(member)
     }
 }
 

@@ -150,7 +150,12 @@ impl fmt::Debug for KafkaLog {
 
 impl Log for KafkaLog {
     fn create_topic(&self, spec: &TopicSpec) -> Result<TopicInfo, Error> {
-        topics::create(&self.cluster, &self.topics, spec)
+        let made = topics::create(&self.cluster, &self.topics, std::slice::from_ref(spec))?.pop();
+        made.ok_or_else(|| Error::UnknownTopic { topic: spec.name.clone() })
+    }
+
+    fn create_topics(&self, specs: &[TopicSpec]) -> Result<Vec<TopicInfo>, Error> {
+        topics::create(&self.cluster, &self.topics, specs)
     }
 
     fn topic(&self, name: &str) -> Result<Option<TopicInfo>, Error> {

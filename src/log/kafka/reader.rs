@@ -1,9 +1,12 @@
 //! Reading a partition outside of a group: changelogs to restore, dead letters, whatever a program looks at. All readers of a process share
-//! one client; a partition that is read in order keeps its place between fetches, and one that nobody reads any more is let go.
+//! two clients, one for what is read to an end and one for what is followed: a client asks for all its partitions at once, and whoever begins
+//! to read would wait until the brokers have answered that nothing has come to those which are followed. A partition that is read in order
+//! keeps its place between fetches, and one that nobody reads any more is let go, as is the client of those that are read to an end.
 
 use super::super::batch::RecordBatch;
 use super::super::{Bounds, Error, Fetched, StoredBatch, TopicId, TopicInfo};
 use super::cluster::{Cluster, client};
+use super::config::Until;
 use super::error;
 use super::native::{Client, Consuming, Failure, Isolation, Kind, Message, Queue, Wake};
 use super::topics::Topics;
@@ -12,14 +15,15 @@ use parking_lot::Mutex;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rustc_hash::FxHashMap;
 use std::ffi::CString;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 /// How long a broker has for records that must be there.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A partition that was not read for this long is let go, with what was fetched ahead.
+/// A partition that was not read for this long is let go, with what was fetched ahead: one that is followed, and one that is read to an end.
 const IDLE: Duration = Duration::from_secs(10);
+const IDLE_AT_END: Duration = Duration::from_secs(3);
 /// A broker that has records which can be read gives them within this time.
 const QUIET: Duration = Duration::from_millis(150);
 /// The pause before it is asked again for the end of a commit that is decided and not marked yet.
@@ -28,7 +32,8 @@ const SOON: Duration = Duration::from_millis(1);
 /// All readers of a process.
 #[derive(Default)]
 pub(super) struct Readers {
-    client: OnceLock<Arc<Client>>,
+    fetching: Mutex<Option<Arc<Client>>>,
+    following: Mutex<Option<Arc<Client>>>,
     open: Mutex<FxHashMap<(TopicId, Partition), Arc<Mutex<Option<Reader>>>>>,
 }
 
@@ -41,7 +46,19 @@ struct Reader {
     /// Something may have come since it was last looked.
     ready: Arc<AtomicBool>,
     client: Arc<Client>,
+    /// The partition's committed end, as it was asked for last: there is something before it.
+    committed: Offset,
+    until: Until,
     used: Instant,
+}
+
+impl Until {
+    fn idle(self) -> Duration {
+        match self {
+            Until::End => IDLE_AT_END,
+            Until::Dropped => IDLE,
+        }
+    }
 }
 
 /// The place of a reader in its partition, and what it learns there.
@@ -214,14 +231,6 @@ pub(super) fn out_of_range(topic: &TopicInfo, partition: Partition, offset: Offs
 }
 
 impl Readers {
-    fn client(&self, cluster: &Cluster) -> Result<Arc<Client>, Error> {
-        if let Some(client) = self.client.get() {
-            return Ok(Arc::clone(client));
-        }
-        let made = Arc::new(client(Kind::Consumer, &cluster.config.reader(), cluster.status().events())?);
-        Ok(Arc::clone(self.client.get_or_init(|| made)))
-    }
-
     /// See [`Log::fetch`](super::super::Log::fetch).
     pub(super) fn fetch(
         &self,
@@ -234,29 +243,28 @@ impl Readers {
         let topic = topics.find(id, partition)?;
         let place = Arc::clone(self.open.lock().entry((id, partition)).or_default());
         let mut place = place.lock();
-        self.open_at(&mut place, cluster, topics, &topic, partition, from)?;
+        open_at(&self.fetching, Until::End, &mut place, cluster, topics, (&topic, partition), from)?;
         let deadline = Instant::now() + PATIENCE;
-        let mut known_end = None;
         loop {
+            let seen = cluster.progress.version();
             if let Some(fetched) = take(&mut place, cluster, topics, &topic, partition, max_bytes)? {
                 return Ok(fetched);
             }
-            let end = match known_end {
-                Some(end) => end,
-                None => committed_end(cluster, topics, &topic, partition)?,
-            };
-            if from >= end {
-                return Ok(Fetched { batches: Vec::new(), next: from, end: from });
+            if let Some(reader) = &mut *place
+                && from >= reader.committed
+            {
+                reader.committed = committed_end(cluster, topics, &topic, partition)?;
+                if from >= reader.committed {
+                    return Ok(Fetched { batches: Vec::new(), next: from, end: from });
+                }
             }
             // There is something: it is on its way.
-            known_end = Some(end);
             if Instant::now() >= deadline {
                 *place = None;
                 cluster.available()?;
                 let cause = format!("{}-{partition} gives no records at offset {from}", topic.name);
                 return Err(Error::Unavailable { cause: cause.into() });
             }
-            let seen = cluster.progress.version();
             cluster.available()?;
             cluster.progress.wait(seen, Duration::from_millis(10));
         }
@@ -275,7 +283,7 @@ impl Readers {
         cluster.available()?;
         let place = Arc::clone(self.open.lock().entry((id, partition)).or_default());
         let mut place = place.lock();
-        let reader = self.open_at(&mut place, cluster, topics, &topic, partition, from)?;
+        let reader = open_at(&self.following, Until::Dropped, &mut place, cluster, topics, (&topic, partition), from)?;
         reader.used = Instant::now();
         let ready = Arc::clone(&reader.ready);
         let end = Offset(reader.reading.end() as u64);
@@ -289,38 +297,53 @@ impl Readers {
         Ok(fetched.unwrap_or(nothing))
     }
 
-    /// The reader of a partition, at this offset.
-    fn open_at<'a>(
-        &self,
-        place: &'a mut Option<Reader>,
-        cluster: &Cluster,
-        topics: &Topics,
-        topic: &TopicInfo,
-        partition: Partition,
-        from: Offset,
-    ) -> Result<&'a mut Reader, Error> {
-        if place.as_ref().is_none_or(|reader| reader.reading.next != from.0 as i64) {
-            *place = None;
-            let bounds = bounds(cluster, topics, topic.id, partition)?;
-            if from < bounds.start || from > bounds.end {
-                return Err(out_of_range(topic, partition, from, bounds));
-            }
-            let reading = Reading::new(topic, partition, from, bounds.end.0 as i64);
-            *place = Some(Reader::start(&self.client(cluster)?, reading, cluster)?);
-        }
-        Ok(place.as_mut().expect("it was just put there"))
-    }
-
     /// Lets go of what nobody reads any more.
     pub(super) fn sweep(&self) {
         self.open.lock().retain(|_, place| {
             let Some(mut reader) = place.try_lock() else { return true };
-            if reader.as_ref().is_some_and(|reader| reader.used.elapsed() > IDLE) {
+            let is_idle = |reader: &Reader| reader.used.elapsed() > reader.until.idle();
+            if reader.as_ref().is_some_and(is_idle) {
                 *reader = None;
             }
             reader.is_some() || Arc::strong_count(place) > 1
         });
+        let unused = self.fetching.lock().take_if(|client| Arc::strong_count(client) == 1);
+        // Its threads end now, and nobody waits for that.
+        drop(unused);
     }
+}
+
+/// The reader of a partition, at this offset.
+fn open_at<'a>(
+    made: &Mutex<Option<Arc<Client>>>,
+    until: Until,
+    place: &'a mut Option<Reader>,
+    cluster: &Cluster,
+    topics: &Topics,
+    (topic, partition): (&TopicInfo, Partition),
+    from: Offset,
+) -> Result<&'a mut Reader, Error> {
+    // What was read ahead is good for either, but nothing is followed by who asks again as soon.
+    let goes_on = |reader: &Reader| reader.reading.next == from.0 as i64 && (reader.until == until || until == Until::End);
+    if !place.as_ref().is_some_and(goes_on) {
+        *place = None;
+        let bounds = bounds(cluster, topics, topic.id, partition)?;
+        if from < bounds.start || from > bounds.end {
+            return Err(out_of_range(topic, partition, from, bounds));
+        }
+        let reading = Reading::new(topic, partition, from, bounds.end.0 as i64);
+        let mut made = made.lock();
+        let shared = match &*made {
+            Some(client) => Arc::clone(client),
+            None => {
+                let config = cluster.config.reader(until);
+                Arc::clone(made.insert(Arc::new(client(Kind::Consumer, &config, cluster.status().events())?)))
+            }
+        };
+        drop(made);
+        *place = Some(Reader::start(&shared, reading, bounds.end, until, cluster)?);
+    }
+    Ok(place.as_mut().expect("it was just put there"))
 }
 
 /// Takes what a reader has; nothing if that is nothing. One that cannot go on is let go.
@@ -358,7 +381,13 @@ fn take(
 }
 
 impl Reader {
-    fn start(client: &Arc<Client>, reading: Reading, cluster: &Cluster) -> Result<Reader, Error> {
+    fn start(
+        client: &Arc<Client>,
+        reading: Reading,
+        committed: Offset,
+        until: Until,
+        cluster: &Cluster,
+    ) -> Result<Reader, Error> {
         let mut queue = Queue::new(client);
         let (progress, ready) = (Arc::clone(&cluster.progress), Arc::new(AtomicBool::new(true)));
         let told = Arc::clone(&ready);
@@ -369,6 +398,7 @@ impl Reader {
         queue.on_nonempty(wake);
         let consuming = Consuming::start(client, &reading.topic, reading.partition, reading.next, &queue);
         let consuming = consuming.map_err(|failure| error::of(&failure, &reading.topic))?;
-        Ok(Reader { reading, _consuming: consuming, queue, ready, client: Arc::clone(client), used: Instant::now() })
+        let (client, used) = (Arc::clone(client), Instant::now());
+        Ok(Reader { reading, _consuming: consuming, queue, ready, client, committed, until, used })
     }
 }

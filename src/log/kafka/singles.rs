@@ -70,7 +70,12 @@ impl Singles {
     pub(super) fn ready(&mut self) -> Result<(), Error> {
         if self.producer.is_none() {
             let config = self.cluster.config.single_producer();
-            self.producer = Some(Producer::new(client(Kind::Producer, &config, self.cluster.status().events())?));
+            let client = client(Kind::Producer, &config, self.cluster.status().events())?;
+            // If there is none, its records wait for one.
+            if let Err(failure) = client.meet_broker(CALL) {
+                tracing::debug!(target: "kafka", ?failure, "no broker answers yet");
+            }
+            self.producer = Some(Producer::new(client));
         }
         Ok(())
     }

@@ -101,32 +101,61 @@ pub(super) fn look_up_all(cluster: &Cluster, topics: &Topics, names: &[&str]) ->
     Ok(found.iter().zip(&settings).map(|(topic, settings)| topics.learn(topic, cleanup_of(settings))).collect())
 }
 
-/// Makes a topic, or finds it.
-pub(super) fn create(cluster: &Cluster, topics: &Topics, spec: &TopicSpec) -> Result<TopicInfo, Error> {
-    let name = spec.name.as_str();
-    let invalid = |reason| Err(Error::InvalidTopic { topic: spec.name.clone(), reason });
-    if !is_topic_name(name) {
-        return invalid("a name is 1 to 249 letters, digits, '.', '_' or '-'");
+/// Makes topics, or finds them: all of them at once, for brokers take their time to make one.
+pub(super) fn create(cluster: &Cluster, topics: &Topics, specs: &[TopicSpec]) -> Result<Vec<TopicInfo>, Error> {
+    for spec in specs {
+        let invalid = |reason| Err(Error::InvalidTopic { topic: spec.name.clone(), reason });
+        if !is_topic_name(&spec.name) {
+            return invalid("a name is 1 to 249 letters, digits, '.', '_' or '-'");
+        }
+        if spec.partitions == 0 {
+            return invalid("it needs at least one partition");
+        }
     }
-    if spec.partitions == 0 {
-        return invalid("it needs at least one partition");
+    if specs.is_empty() {
+        return Ok(Vec::new());
     }
-    let (found, made) = match look_up(cluster, topics, name)? {
-        Some(found) => (found, false),
-        None => (make(cluster, topics, spec)?, true),
-    };
-    if found.partitions != spec.partitions || !found.cleanup.same_policy(spec.cleanup) {
-        let says = |partitions, cleanup: Cleanup| format!("{partitions} partitions and cleanup by {cleanup}");
-        return Err(Error::TopicDiffers {
-            topic: Arc::clone(&found.name),
-            found: says(found.partitions, found.cleanup),
-            wanted: says(spec.partitions, spec.cleanup),
-        });
+    let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+    let found = look_up_all(cluster, topics, &names)?;
+    let of = |topics: &[TopicInfo], spec: &TopicSpec| topics.iter().find(|topic| *topic.name == *spec.name).cloned();
+    let (mut there, mut missing) = (Vec::new(), Vec::new());
+    for spec in specs {
+        match of(&found, spec) {
+            Some(topic) => there.push(keep(cluster, topics, topic, spec)?),
+            None => missing.push(spec),
+        }
     }
-    if found.cleanup == spec.cleanup || made {
+    let made = make(cluster, topics, &missing)?;
+    for spec in missing {
+        // Somebody else may have been there first.
+        of(&made, spec).map_or(Ok(()), |topic| fits(&topic, spec))?;
+    }
+    let all = specs
+        .iter()
+        .map(|spec| of(&there, spec).or_else(|| of(&made, spec)).ok_or_else(|| Error::UnknownTopic { topic: spec.name.clone() }));
+    all.collect()
+}
+
+/// Whether a topic is what is wanted, but for how long it keeps its records.
+fn fits(found: &TopicInfo, spec: &TopicSpec) -> Result<(), Error> {
+    if found.partitions == spec.partitions && found.cleanup.same_policy(spec.cleanup) {
+        return Ok(());
+    }
+    let says = |partitions, cleanup: Cleanup| format!("{partitions} partitions and cleanup by {cleanup}");
+    Err(Error::TopicDiffers {
+        topic: Arc::clone(&found.name),
+        found: says(found.partitions, found.cleanup),
+        wanted: says(spec.partitions, spec.cleanup),
+    })
+}
+
+/// Sees to it that a topic which exists keeps its records for as long as is wanted.
+fn keep(cluster: &Cluster, topics: &Topics, found: TopicInfo, spec: &TopicSpec) -> Result<TopicInfo, Error> {
+    fits(&found, spec)?;
+    if found.cleanup == spec.cleanup {
         return Ok(found);
     }
-    let settings = keeping(spec.cleanup);
+    let (name, settings) = (spec.name.as_str(), keeping(spec.cleanup));
     cluster.ask(name, |client, timeout| client.set(Resource::Topic, name, &settings, timeout))?;
     // The setting is known to the controller and comes to the brokers a moment later.
     cluster.ask_until(name, |client, timeout| {
@@ -145,36 +174,48 @@ pub(super) fn delete(cluster: &Cluster, names: &[&str]) -> Result<(), Error> {
     cluster.ask_until("deleting topics", |client, timeout| Ok(client.describe_topics(names, timeout)?.is_empty().then_some(())))
 }
 
-/// Makes a topic that did not exist a moment ago, and waits until the brokers know it.
-fn make(cluster: &Cluster, topics: &Topics, spec: &TopicSpec) -> Result<TopicInfo, Error> {
-    let name = spec.name.as_str();
-    let (partitions, copies) = (spec.partitions, cluster.config.replication_factor);
-    let mut settings = keeping(spec.cleanup);
-    settings.push(("max.message.bytes".into(), MAX_MESSAGE_BYTES.to_string()));
-    settings.push(("message.timestamp.type".into(), "CreateTime".into()));
-    if matches!(spec.cleanup, Cleanup::Compact { .. }) {
-        settings.push(("segment.bytes".into(), COMPACTED_SEGMENT_BYTES.to_string()));
+/// Makes topics that did not exist a moment ago, and waits until the brokers know them.
+fn make(cluster: &Cluster, topics: &Topics, specs: &[&TopicSpec]) -> Result<Vec<TopicInfo>, Error> {
+    if specs.is_empty() {
+        return Ok(Vec::new());
     }
-    // Event times are what they are; brokers of 4.0 and later otherwise refuse those an hour ahead.
-    let mut with_any_time = settings.clone();
-    with_any_time.push(("message.timestamp.after.max.ms".into(), i64::MAX.to_string()));
-    cluster.ask(&format!("creating topic {name}"), |client, timeout| {
-        let made = client.create_topic(name, partitions, copies, &with_any_time, timeout);
-        match made {
-            // Brokers before 3.6 do not know that setting and have no such bound.
-            Err(failure) if failure.code == Code::InvalidConfig => {
-                client.create_topic(name, partitions, copies, &settings, timeout)
+    let copies = cluster.config.replication_factor;
+    let names: Vec<&str> = specs.iter().map(|spec| spec.name.as_str()).collect();
+    let wanted = |with_any_time: bool| {
+        let settings = |cleanup: Cleanup| {
+            let mut settings = keeping(cleanup);
+            settings.push(("max.message.bytes".into(), MAX_MESSAGE_BYTES.to_string()));
+            settings.push(("message.timestamp.type".into(), "CreateTime".into()));
+            if matches!(cleanup, Cleanup::Compact { .. }) {
+                settings.push(("segment.bytes".into(), COMPACTED_SEGMENT_BYTES.to_string()));
             }
+            // Event times are what they are; brokers of 4.0 and later otherwise refuse those an hour ahead.
+            if with_any_time {
+                settings.push(("message.timestamp.after.max.ms".into(), i64::MAX.to_string()));
+            }
+            settings
+        };
+        specs.iter().map(|spec| (spec.name.as_str(), spec.partitions, settings(spec.cleanup))).collect::<Vec<_>>()
+    };
+    let (with_any_time, without) = (wanted(true), wanted(false));
+    let what = names.join(", ");
+    cluster.ask(&format!("creating topic {what}"), |client, timeout| {
+        match client.create_topics(&with_any_time, copies, timeout) {
+            // Brokers before 3.6 do not know that setting and have no such bound.
+            Err(failure) if failure.code == Code::InvalidConfig => client.create_topics(&without, copies, timeout),
             other => other,
         }
-        .or_else(|failure| if failure.code == Code::TopicAlreadyExists { Ok(()) } else { Err(failure) })
     })?;
-    let described = cluster.ask_until(name, |client, timeout| Ok(client.describe_topics(&[name], timeout)?.pop()))?;
-    let settings = cluster.ask_until(name, |client, timeout| match client.settings(Resource::Topic, &[name], timeout) {
+    let described = cluster.ask_until(&what, |client, timeout| {
+        let described = client.describe_topics(&names, timeout)?;
+        Ok((described.len() == names.len()).then_some(described))
+    })?;
+    let names: Vec<&str> = described.iter().map(|topic| topic.name.as_str()).collect();
+    let settings = cluster.ask_until(&what, |client, timeout| match client.settings(Resource::Topic, &names, timeout) {
         Err(failure) if failure.code == Code::UnknownTopicOrPartition => Ok(None),
-        other => other.map(|mut settings| settings.pop()),
+        other => other.map(Some),
     })?;
-    Ok(topics.learn(&described, cleanup_of(&settings)))
+    Ok(described.iter().zip(&settings).map(|(topic, settings)| topics.learn(topic, cleanup_of(settings))).collect())
 }
 
 /// The settings that make a topic forget like this.

@@ -128,6 +128,10 @@ impl Turn {
         let client = client(Kind::Producer, &self.cluster.config.producer(&self.id), self.cluster.status().events())?;
         let what = format!("beginning as {}", self.id);
         let deadline = Instant::now() + PATIENCE;
+        // If there is none, the producer waits for one as well.
+        if let Err(failure) = client.meet_broker(CALL) {
+            tracing::debug!(target: "kafka", id = &*self.id, ?failure, "no broker answers yet");
+        }
         while let Err(failure) = client.init_transactions(CALL) {
             let retriable = failure.retriable || error::is_passing(&failure);
             if failure.fatal || !retriable || Instant::now() >= deadline {

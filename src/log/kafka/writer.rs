@@ -109,7 +109,7 @@ impl Queue {
 pub(super) fn run(cluster: &Arc<Cluster>, topics: &Arc<Topics>, mut transactions: Transactions, queue: &Queue) {
     // Only a transaction tells a writer that another has taken over.
     let mut singles = cluster.config.exclusive.is_none().then(|| Singles::new(cluster, topics));
-    // It takes up to a second until a new one may write. What is wrong is told by the first append.
+    // A new one may write when it has a number from a broker. What is wrong is told by the first append.
     if let Some(Err(error)) = singles.as_mut().map(Singles::ready) {
         tracing::debug!(target: "kafka", %error, "the producer of records that are appended alone is not ready");
     }

@@ -163,33 +163,35 @@ impl Client {
         Ok(found)
     }
 
-    /// Makes a topic. A replication factor of -1 is the cluster's own.
-    pub(in super::super) fn create_topic(
+    /// Makes topics of so many partitions each, with these settings; those that exist are left as they are. A replication factor of -1 is the
+    /// cluster's own.
+    pub(in super::super) fn create_topics(
         &self,
-        name: &str,
-        partitions: u32,
+        wanted: &[(&str, u32, Settings)],
         replication: i32,
-        settings: &Settings,
         timeout: Duration,
     ) -> Result<(), Failure> {
+        let mut topics = Owned(Vec::new(), sys::rd_kafka_NewTopic_destroy);
         let mut reason = [0 as c_char; 256];
-        let count = i32::try_from(partitions).unwrap_or(i32::MAX);
-        // SAFETY: name and settings are valid and copied; the topic is freed once.
-        let mut topic = unsafe {
-            let topic =
-                sys::rd_kafka_NewTopic_new(c_string(name).as_ptr(), count, replication, reason.as_mut_ptr(), reason.len());
-            if topic.is_null() {
-                return Err(Failure { text: text(reason.as_ptr()), ..Code::InvalidTopic.into() });
+        for (name, partitions, settings) in wanted {
+            let count = i32::try_from(*partitions).unwrap_or(i32::MAX);
+            // SAFETY: name and settings are valid and copied; the topic is freed once.
+            unsafe {
+                let topic =
+                    sys::rd_kafka_NewTopic_new(c_string(name).as_ptr(), count, replication, reason.as_mut_ptr(), reason.len());
+                if topic.is_null() {
+                    return Err(Failure { text: text(reason.as_ptr()), ..Code::InvalidTopic.into() });
+                }
+                topics.0.push(topic);
+                for (name, value) in settings {
+                    sys::rd_kafka_NewTopic_set_config(topic, c_string(name).as_ptr(), c_string(value).as_ptr());
+                }
             }
-            for (name, value) in settings {
-                sys::rd_kafka_NewTopic_set_config(topic, c_string(name).as_ptr(), c_string(value).as_ptr());
-            }
-            Owned(vec![topic], sys::rd_kafka_NewTopic_destroy)
-        };
+        }
         let op = sys::rd_kafka_admin_op_t::RD_KAFKA_ADMIN_OP_CREATETOPICS;
-        // SAFETY: the client and the topic are valid.
+        // SAFETY: the client and the topics are valid.
         let answer = self.ask(op, timeout, &mut |options, queue| unsafe {
-            sys::rd_kafka_CreateTopics(self.raw(), topic.0.as_mut_ptr(), 1, options, queue);
+            sys::rd_kafka_CreateTopics(self.raw(), topics.0.as_mut_ptr(), topics.0.len(), options, queue);
         })?;
         let mut count = 0;
         // SAFETY: the answer is one to this request.
@@ -197,7 +199,10 @@ impl Client {
             let result = sys::rd_kafka_event_CreateTopics_result(answer.raw());
             slice(sys::rd_kafka_CreateTopics_result_topics(result, &raw mut count), count)
         };
-        results.iter().try_for_each(|&result| topic_result(result))
+        results.iter().try_for_each(|&result| match topic_result(result) {
+            Err(failure) if failure.code == Code::TopicAlreadyExists => Ok(()),
+            other => other,
+        })
     }
 
     /// Deletes topics, also those that do not exist.

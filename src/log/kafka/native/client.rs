@@ -131,6 +131,15 @@ impl Client {
         self.topic_names(timeout).map(drop)
     }
 
+    /// Connects to a broker that the cluster names, and tells whether it answered within this time. librdkafka 2.12 knows the brokers that it
+    /// is configured with until the first answer alone, and connects to those which that names when one is needed: a new producer that looks
+    /// for a broker in between looks again half a second later. With each answer it looks at once.
+    pub(in super::super) fn meet_broker(&self, timeout: Duration) -> Result<(), Failure> {
+        let deadline = Instant::now() + timeout;
+        self.some_broker(timeout)?;
+        self.some_broker(deadline.saturating_duration_since(Instant::now())).map(drop)
+    }
+
     /// The names of all topics.
     pub(in super::super) fn topic_names(&self, timeout: Duration) -> Result<Vec<String>, Failure> {
         let mut metadata = std::ptr::null();
