@@ -10,6 +10,7 @@ use super::StartError;
 use super::control::{self, Noted, Notes, Writer};
 use crate::log::{Append, Log, TopicInfo, TopicSpec, Transaction};
 use crate::record::{Partition, Timestamp};
+use crate::task::ROOM;
 use crate::topology::{TopicDef, TopicRole, Topology};
 
 /// How many partitions each topic has, or will have, by index.
@@ -27,7 +28,35 @@ pub(super) fn create(topology: &Topology, log: &dyn Log, counts: &[u32]) -> Resu
     let create = |(topic, &partitions): (&TopicDef, &u32)| {
         Ok(log.create_topic(&TopicSpec { name: topic.name.clone(), partitions, cleanup: topic.cleanup })?)
     };
-    topology.topics.iter().zip(counts).map(create).collect()
+    let mut made: Vec<TopicInfo> = topology.topics.iter().zip(counts).map(create).collect::<Result<_, StartError>>()?;
+    make_room(topology, log, &mut made);
+    Ok(made.into())
+}
+
+/// Lets the topics of dead letters, and those that these are replayed through, take records as large as the inputs do, for other programs may
+/// write what no topic of the application's own would take. Where that is not allowed, letters too large say where the record is.
+fn make_room(topology: &Topology, log: &dyn Log, topics: &mut [TopicInfo]) {
+    for sub in &topology.subs {
+        let sources: Vec<_> = sub.sources.iter().map(|source| &topology.sources[source.0]).collect();
+        let replays = sources.iter().find(|source| source.replays).map(|source| source.topic);
+        for source in sources.iter().filter(|source| !source.replays) {
+            let largest = topics[source.topic.0].max_record_bytes;
+            for letters in [Some(source.dead_letters), replays].into_iter().flatten() {
+                let topic = &mut topics[letters.0];
+                if topic.max_record_bytes < largest {
+                    *topic = widened(log, topic, largest);
+                }
+            }
+        }
+    }
+}
+
+/// A topic that takes dead letters of records of so many bytes, if the log allows that.
+pub(super) fn widened(log: &dyn Log, topic: &TopicInfo, largest: usize) -> TopicInfo {
+    log.widen(topic.id, largest + ROOM).unwrap_or_else(|error| {
+        tracing::warn!(%error, "{} takes records of {} bytes, and not of {largest} as its input", topic.name, topic.max_record_bytes);
+        topic.clone()
+    })
 }
 
 /// The same on a log that others can change, too. Beside the topics, a number that tells this start of a process from every other.

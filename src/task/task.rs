@@ -579,6 +579,7 @@ fn letter(topology: &Topology, ctx: &Context, error: &ProcessError, event: Event
         timestamp: ctx.wall_clock,
         original: Headers::EMPTY,
         event,
+        omitted: None,
     }
 }
 
@@ -593,5 +594,6 @@ fn park(ctx: &mut Context, counts: &mut Counts, to: TopicIndex, letter: &DeadLet
     );
     counts.dead_letters += 1;
     let timestamp = Timestamp(letter.timestamp.0.max(0));
-    ctx.outbox.push_to(to, letter.partition, key, value, timestamp, &letter.to_headers());
+    let (key, value, headers) = letter.write(key, value, ctx.outbox.topic(to));
+    ctx.outbox.push_to(to, letter.partition, key, value, timestamp, &headers);
 }

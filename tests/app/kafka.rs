@@ -427,6 +427,30 @@ fn a_reset_forgets_and_begins_anew() {
 }
 
 #[test]
+fn an_output_that_is_larger_than_its_topic_takes_is_a_dead_letter() {
+    let (names, dir) = (Names::new(), tempfile::tempdir().expect("a temporary directory"));
+    let args = ["--create", "--topic", names.output, "--partitions", "1", "--config", "max.message.bytes=20000"];
+    shared_broker().tool("org.apache.kafka.tools.TopicCommand", &args, "");
+    let [input, output] = [names.input, names.output].map(|name| Topic::<String, String>::new(name).partitions(1));
+    let mut builder = StreamBuilder::new(names.app);
+    builder.stream(&input).to(&output);
+    let app = start(builder, dir.path(), 1);
+    for value in ["first".to_owned(), "x".repeat(30_000), "last".to_owned()] {
+        let record = Record { key: "k".to_owned(), value, timestamp: Timestamp(1_000), headers: Headers::EMPTY };
+        app.handle().append_blocking(Events::new().with(&input, &record)).expect("the log takes it");
+    }
+    let log = log_with(kafka_config());
+    let found = log.topic(names.output).expect("the log answers").expect("it is there").id;
+    eventually("all is processed", || log.bounds(found, Partition(0)).expect("the log answers").end >= Offset(3));
+    let letters = app.handle().dead_letters().read(&format!("{}.dlq", names.input), None, 10);
+    let letters = letters.expect("the log answers").expect("it has letters");
+    assert_eq!(letters.iter().map(|letter| letter.value.as_ref().map(|value| value.len())).collect::<Vec<_>>(), [Some(30_000)]);
+    let cause = &letters[0].failure.as_ref().expect("the engine wrote it").cause;
+    assert!(cause.contains("Unwritable") && cause.contains("is larger than"), "{cause}");
+    assert_eq!(app.stop(), None);
+}
+
+#[test]
 fn what_was_requested_before_a_reset_is_not_carried_out_again() {
     let (names, dir) = (Names::new(), tempfile::tempdir().expect("a temporary directory"));
     let with_requests = || {
