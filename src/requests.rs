@@ -64,10 +64,14 @@ impl Data for Kept {
     const CODEC: &'static dyn Codec<Kept> = &Bincode::<Kept>::CODEC;
 }
 
+/// The name of the topic of an application's requests.
+pub(crate) fn topic_name(application: &str) -> String {
+    format!("{application}-requests")
+}
+
 /// The topic of an application's requests.
 pub(crate) fn topic(application: &str) -> Topic<Vec<u8>, Command> {
-    let name = format!("{application}-requests");
-    Topic::owned(name.into(), <Vec<u8>>::CODEC, Command::CODEC).retention_ms(KEEP_MS)
+    Topic::owned(topic_name(application).into(), <Vec<u8>>::CODEC, Command::CODEC).retention_ms(KEEP_MS)
 }
 
 /// The processor of requests: see [`StreamBuilder::accept_requests`].

@@ -6,7 +6,7 @@ use super::{Cleanup, Error, TopicInfo};
 use crate::{Headers, Partition, Timestamp};
 use std::sync::Arc;
 
-/// The limits of a log.
+/// The limits of a log, beside those of a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The most that key, value and headers of a record may have together, in bytes as they lie in the log.
@@ -51,8 +51,9 @@ impl Limits {
         if partition.0 >= topic.partitions {
             return Err(Error::UnknownPartition { topic: name(), partition, partitions: topic.partitions });
         }
-        if largest > self.max_record_bytes {
-            return Err(Error::RecordTooLarge { topic: name(), bytes: largest, max: self.max_record_bytes });
+        let max = self.max_record_bytes.min(topic.max_record_bytes);
+        if largest > max {
+            return Err(Error::RecordTooLarge { topic: name(), bytes: largest, max });
         }
         if earliest < 0 {
             return Err(Error::NegativeTimestamp { topic: name(), timestamp: earliest });

@@ -209,7 +209,14 @@ pub trait Log: Send + Sync + 'static {
     /// If it can't be done now; the start then is where it was.
     fn trim(&self, topic: TopicId, partition: Partition, before: Offset) -> Result<(), Error>;
 
-    /// What this log refuses to append.
+    /// Lets a topic take records of so many bytes, where it takes only smaller ones. The answer is the topic as it is then. A log that has one
+    /// limit for all topics keeps to that.
+    ///
+    /// # Errors
+    /// If the log does not allow it, or can't do it now.
+    fn widen(&self, topic: TopicId, max_record_bytes: usize) -> Result<TopicInfo, Error>;
+
+    /// What this log refuses to append to topics that were made here.
     fn limits(&self) -> Limits;
 }
 

@@ -70,6 +70,8 @@ pub struct TopicInfo {
     pub partitions: u32,
     /// What it may forget.
     pub cleanup: Cleanup,
+    /// What key, value and headers of a record may have together, in bytes; `usize::MAX` where the log has one limit for all topics.
+    pub max_record_bytes: usize,
 }
 
 /// Whether a topic may have this name.

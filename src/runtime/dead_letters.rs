@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::handle::{AppendError, Handle};
+use super::topics;
 use crate::log::{self, Append, Fetched, Log, RecordBatch, RecordRef, TopicInfo, Transaction};
 use crate::record::{Headers, Offset, Partition, Timestamp};
 use crate::task::{DeadLetter, Event};
@@ -80,7 +81,24 @@ impl Failure {
     /// of failure, and `node` the part, to whose [`Handle::replay_topic`] a replay goes.
     #[must_use]
     pub fn headers(&self, kind: &str, timestamp: Timestamp, original: Headers) -> Headers {
-        let letter = DeadLetter {
+        self.letter(kind, timestamp, original).to_headers()
+    }
+
+    /// The same with the record's key and value, as this topic takes the letter: a record that is too large for it goes without its value and its
+    /// own headers, and the cause says so.
+    #[must_use]
+    pub fn write<'a>(
+        &self,
+        kind: &str,
+        timestamp: Timestamp,
+        (key, value, original): (Option<&'a [u8]>, Option<&'a [u8]>, Headers),
+        topic: &TopicInfo,
+    ) -> (Option<&'a [u8]>, Option<&'a [u8]>, Headers) {
+        self.letter(kind, timestamp, original).write(key, value, topic)
+    }
+
+    fn letter(&self, kind: &str, timestamp: Timestamp, original: Headers) -> DeadLetter {
+        DeadLetter {
             exception: kind.to_owned(),
             message: self.cause.clone(),
             application: self.application.clone(),
@@ -91,8 +109,8 @@ impl Failure {
             timestamp,
             original,
             event: Event::Part,
-        };
-        letter.to_headers()
+            omitted: None,
+        }
     }
 
     /// Why this record of a dead-letter or replay topic was parked, and the headers that it had before. `None` if it is no dead letter.
@@ -145,6 +163,15 @@ impl Handle {
     #[must_use]
     pub fn replay_topic(&self, part: &str) -> String {
         part_replay(&self.shared.topology, part)
+    }
+
+    /// A topic of dead letters, or of their replays, that takes what can be parked of `input`, if the log allows that.
+    #[must_use]
+    pub fn with_room_for_letters(&self, topic: &TopicInfo, input: &TopicInfo) -> TopicInfo {
+        if topic.max_record_bytes < input.max_record_bytes {
+            return topics::widened(&*self.shared.log, topic, input.max_record_bytes);
+        }
+        topic.clone()
     }
 }
 
@@ -220,7 +247,8 @@ impl DeadLetters {
 
     /// Appends the selected records to be processed again by the sub-topology that failed; with `dry_run`, only counts them. `None` if
     /// there is no such dead-letter topic. Replaying twice processes twice: the parked records stay where they are. A parked timer fires again,
-    /// with its key and its time; a parked punctuation is matched and not replayed, for it runs again at its next time without that.
+    /// with its key and its time; a parked punctuation is matched and not replayed, for it runs again at its next time without that. Nor is a letter
+    /// whose record was too large for the dead-letter topic: it lies where it was read.
     ///
     /// # Errors
     /// If the log cannot be read or written. It goes a megabyte at a time: what was appended before the error stays.
@@ -255,7 +283,9 @@ impl DeadLetters {
     fn replay_of(&self, record: &RecordRef<'_>, existing: &BTreeMap<Arc<str>, TopicInfo>) -> Option<Append> {
         let letter = DeadLetter::from_record(record).filter(|letter| letter.application == self.topology.application)?;
         let topic = match letter.event {
+            // There is nothing to process again.
             Event::Punctuation => return None,
+            _ if letter.omitted.is_some() => return None,
             Event::Part => existing.get(part_replay(&self.topology, &letter.node).as_str())?,
             Event::Record | Event::Timer { .. } => self.replay_of_topology(&letter, existing)?,
         };

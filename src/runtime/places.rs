@@ -60,7 +60,7 @@ impl Handle {
         }
     }
 
-    /// Tells when a task may have moved, here or elsewhere, except that a process falls silent.
+    /// Tells when the answer of [`Handle::places`] may be another: a task has moved, here or elsewhere, or a process has fallen silent.
     pub(crate) fn moves(&self) -> tokio::sync::watch::Receiver<()> {
         self.shared.roles.moves()
     }

@@ -58,6 +58,8 @@ impl Process {
 struct Known {
     told: Process,
     seen: Instant,
+    /// Whether it was counted on when it was looked last.
+    there: bool,
 }
 
 /// All processes of the application, by their instance.
@@ -74,6 +76,24 @@ impl Presence {
 
     fn is_there(&self, known: &Known) -> bool {
         known.seen.elapsed() < self.silent
+    }
+
+    /// Notes who is not counted on any more since this was asked last. Whether there is one.
+    fn loses(&self) -> bool {
+        let mut lost = false;
+        for known in self.known.lock().values_mut() {
+            let there = self.is_there(known);
+            lost |= std::mem::replace(&mut known.there, there) && !there;
+        }
+        lost
+    }
+
+    /// Notes what a process tells. Whether that is news: it was not counted on before, or tells something else.
+    fn hears(&self, instance: &str, told: Process) -> bool {
+        let known = Known { told, seen: Instant::now(), there: true };
+        let mut all = self.known.lock();
+        let before = all.insert(instance.to_owned(), known);
+        before.is_none_or(|before| !before.there || !before.told.is_like(&all[instance].told))
     }
 
     /// The endpoints of the other processes than `instance` that have a task, and then of those that follow it; who told last comes first.
@@ -257,6 +277,9 @@ pub(super) fn run(shared: &Arc<Shared>, topic: &TopicInfo, control: &TopicInfo) 
         let outcome = read(shared, topic, &mut next)
             .and_then(|()| if due { tell(shared, topic, shared.log.instance(), Some(&shared.told_now())) } else { Ok(()) })
             .and_then(|()| if hears_since.elapsed() >= shared.presence.silent { bury(shared, topic) } else { Ok(()) });
+        if shared.presence.loses() {
+            shared.roles.note_move();
+        }
         if outcome.is_err() || heard.elapsed() >= shared.presence.silent / TELLS {
             hears_since = Instant::now();
         }
@@ -303,19 +326,15 @@ fn read(shared: &Shared, topic: &TopicInfo, next: &mut Offset) -> Result<(), log
         if fetched.next == *next {
             return Ok(());
         }
-        let (mut known, mut moved) = (shared.presence.known.lock(), false);
+        let mut moved = false;
         for record in fetched.batches.iter().flat_map(|batch| batch.records_from(*next)) {
             let Some(Ok(instance)) = record.key.map(std::str::from_utf8) else { continue };
             match record.value.map(serde_json::from_slice) {
-                Some(Ok(told)) => {
-                    let before = known.insert(instance.to_owned(), Known { told, seen: Instant::now() });
-                    moved |= before.is_none_or(|before| !before.told.is_like(&known[instance].told));
-                }
+                Some(Ok(told)) => moved |= shared.presence.hears(instance, told),
                 Some(Err(error)) => tracing::warn!(instance, %error, "a process tells what is not understood here"),
-                None => moved |= known.remove(instance).is_some(),
+                None => moved |= shared.presence.known.lock().remove(instance).is_some(),
             }
         }
-        drop(known);
         if moved {
             shared.roles.note_move();
         }
@@ -335,7 +354,7 @@ mod tests {
             standbys: BTreeMap::new(),
             at: 0,
         };
-        Known { told, seen: Instant::now() }
+        Known { told, seen: Instant::now(), there: true }
     }
 
     #[test]
@@ -363,5 +382,24 @@ mod tests {
             presence.known.lock().insert("a".to_owned(), Known { seen: heard, ..process(vec![0]) });
             assert_eq!(presence.places("a", 1, "sub", Partition(1)), expected, "{silent:?}");
         }
+    }
+
+    #[test]
+    fn a_process_that_falls_silent_or_is_back_is_told_of_once() {
+        let presence = Presence::new(Duration::from_secs(5));
+        let silent = |presence: &Presence| {
+            let seen = Instant::now().checked_sub(Duration::from_secs(6)).expect("the machine is up for longer");
+            presence.known.lock().get_mut("a").expect("it was heard of").seen = seen;
+        };
+        let tells = || presence.hears("a", process(vec![0]).told);
+        assert_eq!([tells(), tells()], [true, false], "it comes");
+        assert!(!presence.loses());
+        silent(&presence);
+        assert_eq!([presence.loses(), presence.loses()], [true, false]);
+        assert_eq!([tells(), tells()], [true, false], "it is back with the same");
+        silent(&presence);
+        assert!(presence.loses());
+        assert!(presence.hears("a", process(vec![1]).told), "with something else");
+        assert!(presence.hears("a", process(vec![2]).told));
     }
 }

@@ -21,6 +21,7 @@ use super::{StartError, presence, topics};
 use crate::clock::Clock;
 use crate::log::{self, Append, EmbeddedLog, GroupOffsets, Log, RecordBatch, TopicId, TopicInfo, Transaction};
 use crate::record::{Headers, Offset, Partition, Timestamp};
+use crate::requests;
 use crate::task::meta;
 use crate::topology::{TopicIndex, TopicRole, Topology};
 
@@ -33,7 +34,8 @@ pub struct Reset {
     /// Where its inputs are read from.
     pub to: ResetTo,
     /// The topics that are read from there. The other topics that it reads go on at their end. By default those that it does not write
-    /// itself: what it has written to the others in its former life would come twice.
+    /// itself, but for its requests: what it has written to the others in its former life would come twice, and so would what it was asked for
+    /// and has answered, in another order.
     pub inputs: Option<Vec<String>>,
     /// Only says what would be done.
     pub dry_run: bool,
@@ -197,10 +199,12 @@ impl Reset {
         if let Some(topic) = self.inputs.iter().flatten().find(|wanted| !read.iter().any(|topic| name(topic) == **wanted)) {
             return Err(ResetError::NotAnInput { topic: topic.clone(), inputs: read.iter().map(name).collect() });
         }
+        let requests = requests::topic_name(&topology.application);
         let mut begins = Vec::new();
         for topic in read {
             let name = name(&topic);
-            let is_input = self.inputs.as_ref().map_or(!written.contains(&topic), |inputs| inputs.contains(&name));
+            let is_foreign = !written.contains(&topic) && name != requests;
+            let is_input = self.inputs.as_ref().map_or(is_foreign, |inputs| inputs.contains(&name));
             // One that is not there yet has nothing to begin at.
             let Some(info) = log.topic(&name)? else { continue };
             for partition in (0..info.partitions).map(Partition) {

@@ -11,6 +11,7 @@ use super::control::{self, Noted, Notes, Writer};
 use super::presence;
 use crate::log::{Append, Log, TopicInfo, TopicSpec, Transaction};
 use crate::record::{Partition, Timestamp};
+use crate::task::ROOM;
 use crate::topology::{TopicDef, TopicRole, Topology};
 
 /// How many partitions each topic has, or will have, by index.
@@ -25,13 +26,41 @@ pub(super) fn counts(topology: &Topology, log: &dyn Log) -> Result<Vec<u32>, Sta
 
 /// Makes the topics that are missing. The answer is all of them, by index.
 pub(super) fn create(topology: &Topology, log: &dyn Log, counts: &[u32]) -> Result<Arc<[TopicInfo]>, StartError> {
-    Ok(log.create_topics(&specs(topology, counts))?.into())
+    let mut made = log.create_topics(&specs(topology, counts))?;
+    make_room(topology, log, &mut made);
+    Ok(made.into())
 }
 
 fn specs(topology: &Topology, counts: &[u32]) -> Vec<TopicSpec> {
     let spec =
         |(topic, &partitions): (&TopicDef, &u32)| TopicSpec { name: topic.name.clone(), partitions, cleanup: topic.cleanup };
     topology.topics.iter().zip(counts).map(spec).collect()
+}
+
+/// Lets the topics of dead letters, and those that these are replayed through, take records as large as the inputs do, for other programs may
+/// write what no topic of the application's own would take. Where that is not allowed, letters too large say where the record is.
+fn make_room(topology: &Topology, log: &dyn Log, topics: &mut [TopicInfo]) {
+    for sub in &topology.subs {
+        let sources: Vec<_> = sub.sources.iter().map(|source| &topology.sources[source.0]).collect();
+        let replays = sources.iter().find(|source| source.replays).map(|source| source.topic);
+        for source in sources.iter().filter(|source| !source.replays) {
+            let largest = topics[source.topic.0].max_record_bytes;
+            for letters in [Some(source.dead_letters), replays].into_iter().flatten() {
+                let topic = &mut topics[letters.0];
+                if topic.max_record_bytes < largest {
+                    *topic = widened(log, topic, largest);
+                }
+            }
+        }
+    }
+}
+
+/// A topic that takes dead letters of records of so many bytes, if the log allows that.
+pub(super) fn widened(log: &dyn Log, topic: &TopicInfo, largest: usize) -> TopicInfo {
+    log.widen(topic.id, largest + ROOM).unwrap_or_else(|error| {
+        tracing::warn!(%error, "{} takes records of {} bytes, and not of {largest} as its input", topic.name, topic.max_record_bytes);
+        topic.clone()
+    })
 }
 
 /// The same on a log that others can change, too. Beside the topics, a number that tells this start of a process from every other.
@@ -56,6 +85,7 @@ pub(super) fn create_noted(topology: &Topology, log: &dyn Log, now: Timestamp) -
     specs.push(presence::spec(&topology.application));
     let mut topics = log.create_topics(&specs)?;
     topics.truncate(topology.topics.len());
+    make_room(topology, log, &mut topics);
     let topics: Arc<[TopicInfo]> = topics.into();
     let mut notes = Writer::new(now);
     note_new(topology, &topics, &fingerprint, &noted, &mut notes);

@@ -405,7 +405,7 @@ fn slice(
         } else {
             checked = false;
         }
-        match task.step(now)? {
+        match task.step(now, true)? {
             Step::Done | Step::Parked => round.worked = true,
             Step::Idle => break,
             Step::Paused(at) | Step::Waiting(at) => {

@@ -56,6 +56,11 @@ impl ApiError {
         ApiError::new(StatusCode::NOT_FOUND, code, message)
     }
 
+    /// 429: the caller has asked too often, and may again after so many seconds.
+    pub(super) fn rate_limited(message: impl Into<Cow<'static, str>>, seconds: u64) -> ApiError {
+        ApiError::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", message).retry_after(seconds)
+    }
+
     /// 503: try again after a second.
     pub fn unavailable(code: &'static str, message: impl Into<Cow<'static, str>>) -> ApiError {
         ApiError::new(StatusCode::SERVICE_UNAVAILABLE, code, message).retry_after(1)

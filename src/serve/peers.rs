@@ -41,7 +41,7 @@ impl Peers {
         endpoint: &str,
         request: impl Fn() -> hyper::http::request::Builder,
         deadline: Duration,
-    ) -> Result<(StatusCode, Bytes), String> {
+    ) -> Result<Response<Bytes>, String> {
         let asked = timeout(deadline, self.ask_for_long(endpoint, request));
         asked.await.unwrap_or_else(|_| Err(format!("{endpoint} does not answer in time")))
     }
@@ -50,7 +50,7 @@ impl Peers {
         &self,
         endpoint: &str,
         request: impl Fn() -> hyper::http::request::Builder,
-    ) -> Result<(StatusCode, Bytes), String> {
+    ) -> Result<Response<Bytes>, String> {
         let request = || {
             let made = request().header(HOST, endpoint).body(Nothing::new());
             made.map_err(|error| format!("{endpoint} cannot be asked: {error}"))
@@ -97,7 +97,7 @@ impl Peers {
         endpoint: &str,
         mut connection: SendRequest<Nothing>,
         request: Request<Nothing>,
-    ) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+    ) -> Result<Response<Bytes>, Box<dyn std::error::Error + Send + Sync>> {
         connection.ready().await?;
         let answer = read(connection.send_request(request).await?).await?;
         let mut idle = self.0.lock();
@@ -118,7 +118,7 @@ async fn connect(endpoint: &str) -> Result<SendRequest<Nothing>, Box<dyn std::er
     Ok(sender)
 }
 
-async fn read(answer: Response<Incoming>) -> Result<(StatusCode, Bytes), Box<dyn std::error::Error + Send + Sync>> {
+async fn read(answer: Response<Incoming>) -> Result<Response<Bytes>, Box<dyn std::error::Error + Send + Sync>> {
     let (head, mut body) = answer.into_parts();
     let mut whole = Vec::new();
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
@@ -128,7 +128,7 @@ async fn read(answer: Response<Incoming>) -> Result<(StatusCode, Bytes), Box<dyn
         }
         whole.extend_from_slice(&data);
     }
-    Ok((head.status, whole.into()))
+    Ok(Response::from_parts(head, whole.into()))
 }
 
 /// The lines of an answer as they come. Dropping it ends the answer.

@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
@@ -138,10 +139,8 @@ impl Exchange {
         }
         if let Some(buckets) = &self.service.buckets {
             let who = request.caller.name.clone().map_or(Who::Address(peer.ip()), Who::Caller);
-            buckets.take(who, Instant::now()).map_err(|wait| {
-                let error = ApiError::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "too many requests from this caller");
-                error.retry_after(wait.as_secs() + 1)
-            })?;
+            let refused = |wait: Duration| ApiError::rate_limited("too many requests from this caller", wait.as_secs() + 1);
+            buckets.take(who, Instant::now()).map_err(refused)?;
         }
         Ok(Outcome::Running(handler(request)))
     }

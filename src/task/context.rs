@@ -153,12 +153,13 @@ impl Context {
             message: reason.to_owned(),
             application: application.to_owned(),
             node: node.to_owned(),
-            topic: self.outbox.topic_name(topic).to_owned(),
+            topic: self.outbox.topic(topic).name.to_string(),
             partition,
             offset,
             timestamp,
             original,
             event: Event::Record,
+            omitted: None,
         };
         letter.to_headers()
     }

@@ -3,7 +3,7 @@
 //! Header names begin as KIP-1034's do; `application`, `node` and `timestamp` are added in the same manner.
 
 use crate::error::ProcessError;
-use crate::log::RecordRef;
+use crate::log::{Error, Limits, RecordRef, TopicInfo};
 use crate::record::{Headers, Offset, Partition, Timestamp};
 
 /// The names of the headers.
@@ -23,6 +23,8 @@ pub(crate) mod headers {
     pub(crate) const TIMER: &str = "__streams.errors.timer";
     /// When the timer was to fire.
     pub(crate) const TIMER_TIME: &str = "__streams.errors.timer.time";
+    /// How many bytes the letter would have with the record's value and headers, which are not in it.
+    pub(crate) const OMITTED: &str = "__streams.errors.omitted";
 }
 
 /// The longest message that is kept, in bytes.
@@ -82,6 +84,20 @@ pub(crate) struct DeadLetter {
     pub original: Headers,
     /// What failed: where it was no record, the place is that of the last one before it.
     pub event: Event,
+    /// How many bytes the letter would have with the record's value and headers, where they are not in it.
+    pub omitted: Option<usize>,
+}
+
+/// The key, the value and the headers of a dead letter.
+pub(crate) type Written<'a> = (Option<&'a [u8]>, Option<&'a [u8]>, Headers);
+
+/// How large a record is and may be, if it is too large for a topic.
+fn beyond(topic: &TopicInfo, key: Option<&[u8]>, value: Option<&[u8]>, headers: &Headers) -> Option<(usize, usize)> {
+    let limits = Limits { max_record_bytes: usize::MAX };
+    match limits.check(topic, Partition(0), Timestamp(0), key, value, headers) {
+        Err(Error::RecordTooLarge { bytes, max, .. }) => Some((bytes, max)),
+        _ => None,
+    }
 }
 
 /// The name of the kind of failure.
@@ -109,6 +125,10 @@ impl DeadLetter {
             .with(headers::TIMESTAMP, self.timestamp.to_string())
             .with(headers::APPLICATION, self.application.as_str())
             .with(headers::NODE, cut(&self.node, NAME_BYTES));
+        let headers = match self.omitted {
+            Some(bytes) => headers.with(headers::OMITTED, bytes.to_string()),
+            None => headers,
+        };
         match &self.event {
             Event::Record => headers,
             Event::Part => headers.with(headers::EVENT, "part"),
@@ -118,6 +138,26 @@ impl DeadLetter {
                 .with(headers::TIMER_TIME, at.to_string()),
             Event::Punctuation => headers.with(headers::EVENT, "punctuation"),
         }
+    }
+
+    /// The letter of a record, as the topic takes it: where it is too large, without the record's value and headers, which then are only where
+    /// the record was read, for as long as they are kept there. That is larger than anything this library lets into a topic that it has made.
+    pub(crate) fn write<'a>(&self, key: Option<&'a [u8]>, value: Option<&'a [u8]>, topic: &TopicInfo) -> Written<'a> {
+        let headers = self.to_headers();
+        let Some((bytes, max)) = beyond(topic, key, value, &headers) else { return (key, value, headers) };
+        let message =
+            format!("value and headers are only where it was read, for {bytes} bytes are more than {max}: {}", self.message);
+        let rest = DeadLetter { message, original: Headers::EMPTY, omitted: Some(bytes), ..self.clone() };
+        let headers = rest.to_headers();
+        let key = key.filter(|key| beyond(topic, Some(key), None, &headers).is_none());
+        tracing::error!(
+            topic = self.topic,
+            partition = self.partition.0,
+            offset = self.offset.0,
+            "a record is too large for {}, which takes {max} bytes: its dead letter says only where it is",
+            topic.name
+        );
+        (key, None, headers)
     }
 
     /// Reads a record of a dead-letter topic back; `None` if it is not one that an engine wrote.
@@ -143,6 +183,7 @@ impl DeadLetter {
             offset: Offset(text(headers::OFFSET)?.parse().ok()?),
             timestamp: Timestamp(text(headers::TIMESTAMP)?.parse().ok()?),
             event,
+            omitted: text(headers::OMITTED).and_then(|bytes| bytes.parse().ok()),
             original: all.iter().filter(|(name, _)| !name.starts_with(headers::PREFIX)).collect(),
         })
     }

@@ -44,8 +44,8 @@ impl Outbox {
         self.topics[topic.0].partitions
     }
 
-    pub(super) fn topic_name(&self, topic: TopicIndex) -> &str {
-        &self.topics[topic.0].name
+    pub(super) fn topic(&self, topic: TopicIndex) -> &TopicInfo {
+        &self.topics[topic.0]
     }
 
     /// From here on a record's outputs can be undone.
@@ -89,8 +89,8 @@ impl Outbox {
         Ok(())
     }
 
-    /// Adds a record at a given partition, unchecked: what a dead letter carries was in the log before, which has room
-    /// for its headers: see [`super::dead_letter::ROOM`].
+    /// Adds a record at a given partition, unchecked: a dead letter, which is written as its topic takes it. The log has room for its headers: see
+    /// [`super::dead_letter::ROOM`].
     pub(super) fn push_to(
         &mut self,
         topic: TopicIndex,

@@ -264,11 +264,11 @@ impl Task {
         ordered().any(Input::is_empty) && !ordered().all(Input::is_empty)
     }
 
-    /// Processes the next record, timer or punctuation.
+    /// Processes the next record, timer or punctuation. Punctuators on the wall clock wait until it has moved, as the test driver's has not at first.
     ///
     /// # Errors
     /// If the state cannot be read: nothing of the step remains, and the transaction must be aborted.
-    pub(crate) fn step(&mut self, now: Timestamp) -> Result<Step, ProcessError> {
+    pub(crate) fn step(&mut self, now: Timestamp, has_moved: bool) -> Result<Step, ProcessError> {
         self.ctx.wall_clock = now;
         if let Some(Failing { what, retry_at, .. }) = self.failing {
             let step = match what {
@@ -283,7 +283,8 @@ impl Task {
         }
         for domain in TimeDomain::ALL {
             let (now, sub) = (self.now(domain), &self.topology.subs[self.sub]);
-            let due = |(i, p): &(usize, &Punctuator)| p.domain == domain && self.punctuators_due[*i] <= now;
+            let looks = has_moved || domain == TimeDomain::Stream;
+            let due = |(i, p): &(usize, &Punctuator)| looks && p.domain == domain && self.punctuators_due[*i] <= now;
             if let Some((index, _)) = sub.punctuators.iter().enumerate().find(due) {
                 return self.punctuate(index);
             }
@@ -578,6 +579,7 @@ fn letter(topology: &Topology, ctx: &Context, error: &ProcessError, event: Event
         timestamp: ctx.wall_clock,
         original: Headers::EMPTY,
         event,
+        omitted: None,
     }
 }
 
@@ -592,5 +594,6 @@ fn park(ctx: &mut Context, counts: &mut Counts, to: TopicIndex, letter: &DeadLet
     );
     counts.dead_letters += 1;
     let timestamp = Timestamp(letter.timestamp.0.max(0));
-    ctx.outbox.push_to(to, letter.partition, key, value, timestamp, &letter.to_headers());
+    let (key, value, headers) = letter.write(key, value, ctx.outbox.topic(to));
+    ctx.outbox.push_to(to, letter.partition, key, value, timestamp, &headers);
 }

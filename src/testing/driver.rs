@@ -36,6 +36,8 @@ pub struct TestDriver {
     topology: Arc<Topology>,
     topics: Arc<[TopicInfo]>,
     clock: Clock,
+    /// Whether the clock was ever moved, be it by nothing.
+    has_moved: bool,
     tasks: Vec<Task>,
     globals: Vec<(GlobalPart, Offset)>,
     log: Vec<Vec<PartitionLog>>,
@@ -82,13 +84,15 @@ impl TestDriver {
             uuid: (i as u128).to_be_bytes(),
             partitions,
             cleanup: topic.cleanup,
+            max_record_bytes: usize::MAX,
         };
         let topics: Arc<[TopicInfo]> = topology.topics.iter().zip(counts.iter().copied()).enumerate().map(topic).collect();
         let log = counts.iter().map(|n| (0..*n).map(|_| PartitionLog::default()).collect()).collect();
         let read = counts.iter().map(|n| vec![0; *n as usize]).collect();
         let clock = Clock::manual(Timestamp(0));
         let (topology, tasks, globals, max_task_idle_ms) = (Arc::new(topology), Vec::new(), Vec::new(), 0);
-        let mut driver = TestDriver { topology, topics, clock, tasks, globals, log, read, max_task_idle_ms };
+        let has_moved = false;
+        let mut driver = TestDriver { topology, topics, clock, has_moved, tasks, globals, log, read, max_task_idle_ms };
         driver.restart();
         driver
     }
@@ -204,7 +208,8 @@ impl TestDriver {
         self.follow_globals();
     }
 
-    /// Moves the wall clock on and lets what is due run.
+    /// Moves the wall clock on and lets what is due run. A punctuator whose anchor is where the clock begins runs when it is moved for the
+    /// first time, as in Kafka Streams' driver; a worker runs it at once.
     pub fn advance_wall_clock(&mut self, delta_ms: i64) {
         self.pass(delta_ms);
         self.run();
@@ -212,6 +217,7 @@ impl TestDriver {
 
     /// Moves the wall clock on, and leaves it to [`TestDriver::step`] when what is due runs.
     pub fn pass(&mut self, delta_ms: i64) {
+        self.has_moved = true;
         self.clock.advance_ms(delta_ms);
     }
 
@@ -253,7 +259,7 @@ impl TestDriver {
         let mut now = self.clock.now();
         loop {
             self.feed(task);
-            let step = task.step(now).expect(CANNOT_FAIL);
+            let step = task.step(now, self.has_moved).expect(CANNOT_FAIL);
             if let Step::Idle | Step::Waiting(_) = step {
                 return false;
             }

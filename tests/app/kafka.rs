@@ -1,6 +1,7 @@
 //! A running application on a real Kafka, as operators see it: pause, threads, a rolling upgrade, a reset, what is refused and why, and what
 //! Kafka's own tools show. One broker is shared; each test has an application and topics of its own.
 
+use std::convert::Infallible;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, mpsc};
@@ -10,8 +11,8 @@ use millstream::log::kafka::Mechanism;
 use millstream::log::{KafkaConfig, KafkaLog, Log};
 use millstream::serve::application_routes;
 use millstream::{
-    App, AppState, Config, Events, Handle, Headers, Offset, Partition, Process, Record, Reset, ResetError, ResetTo, Scope, Seen,
-    Store, StreamBuilder, Timestamp, Topic,
+    Accepted, App, AppState, Config, Events, Handle, Headers, Offset, Partition, Process, Record, RequestKey, Reset, ResetError,
+    ResetTo, Scope, Seen, Store, StreamBuilder, Timestamp, Topic,
 };
 use millstream_state::fault::{self, Action};
 
@@ -423,6 +424,69 @@ fn a_reset_forgets_and_begins_anew() {
         assert_eq!(sum(&app.handle(), "a"), expected, "from {at} on");
         app.stop();
     }
+}
+
+#[test]
+fn an_output_that_is_larger_than_its_topic_takes_is_a_dead_letter() {
+    let (names, dir) = (Names::new(), tempfile::tempdir().expect("a temporary directory"));
+    let args = ["--create", "--topic", names.output, "--partitions", "1", "--config", "max.message.bytes=20000"];
+    shared_broker().tool("org.apache.kafka.tools.TopicCommand", &args, "");
+    let [input, output] = [names.input, names.output].map(|name| Topic::<String, String>::new(name).partitions(1));
+    let mut builder = StreamBuilder::new(names.app);
+    builder.stream(&input).to(&output);
+    let app = start(builder, dir.path(), 1);
+    for value in ["first".to_owned(), "x".repeat(30_000), "last".to_owned()] {
+        let record = Record { key: "k".to_owned(), value, timestamp: Timestamp(1_000), headers: Headers::EMPTY };
+        app.handle().append_blocking(Events::new().with(&input, &record)).expect("the log takes it");
+    }
+    let log = log_with(kafka_config());
+    let found = log.topic(names.output).expect("the log answers").expect("it is there").id;
+    eventually("all is processed", || log.bounds(found, Partition(0)).expect("the log answers").end >= Offset(3));
+    let letters = app.handle().dead_letters().read(&format!("{}.dlq", names.input), None, 10);
+    let letters = letters.expect("the log answers").expect("it has letters");
+    assert_eq!(letters.iter().map(|letter| letter.value.as_ref().map(|value| value.len())).collect::<Vec<_>>(), [Some(30_000)]);
+    let cause = &letters[0].failure.as_ref().expect("the engine wrote it").cause;
+    assert!(cause.contains("Unwritable") && cause.contains("is larger than"), "{cause}");
+    assert_eq!(app.stop(), None);
+}
+
+#[test]
+fn what_was_requested_before_a_reset_is_not_carried_out_again() {
+    let (names, dir) = (Names::new(), tempfile::tempdir().expect("a temporary directory"));
+    let with_requests = || {
+        let mut builder = names.sums();
+        builder.accept_requests(2, |requests| requests.sink(&names.input()));
+        builder
+    };
+    let add = |handle: &Handle, key: &str, value: i64| {
+        let request = RequestKey { key: key.as_bytes().to_vec(), fingerprint: [0; 32], keep_ms: 3_600_000 };
+        let events = || names.events([("a".to_owned(), value)]);
+        let accepted = || async { Ok::<_, Infallible>(Accepted { events: events(), answer: Vec::new() }) };
+        running(handle);
+        wait(handle.once(&request, accepted)).expect("it is carried out");
+        catch_up(handle);
+    };
+    let app = start(with_requests(), dir.path(), 1);
+    for key in ["1", "2", "3"] {
+        add(&app.handle(), key, 1);
+    }
+    assert_eq!(sum(&app.handle(), "a"), Some(3));
+    app.stop();
+
+    let log = log_with(kafka_config());
+    let topology = with_requests().build().expect("the topology is valid");
+    let done = Reset::default().run(&topology, &log).expect("nothing runs");
+    let requests = format!("{}-requests", names.app);
+    let begins: Vec<_> = done.begins.iter().filter(|begin| begin.topic == requests).collect();
+    assert!(begins.len() == 2 && begins.iter().all(|begin| !begin.is_input), "{begins:?}");
+    let app = start(with_requests(), dir.path(), 1);
+    catch_up(&app.handle());
+    assert_eq!(sum(&app.handle(), "a"), None);
+    // Their keys are free again.
+    add(&app.handle(), "1", 7);
+    assert_eq!(sum(&app.handle(), "a"), Some(7));
+    assert_eq!(names.written(&log, "a"), [1, 2, 3, 7]);
+    app.stop();
 }
 
 #[test]

@@ -360,3 +360,20 @@ fn a_worker_asks_others_with_the_authority_of_who_asks_it() {
         assert_eq!(asked["entries"].as_array().map(Vec::len), Some(coupons.len()), "{asked}");
     }
 }
+
+#[test]
+fn who_asks_too_often_where_a_part_of_the_answer_is_is_told_when_to_come_again() {
+    let broker = Broker::start();
+    let worker = |flags: &[&str]| start(&broker, "worker", directory(), &[&["--threads", "1"], flags].concat());
+    let (asked, _limited) = (worker(&[]), worker(&["--rate-limit", "2"]));
+    let refused = eventually(|| {
+        let answer = asked.get("/views");
+        assert!(matches!(answer.status, 200 | 429 | 503), "{answer:?}");
+        (answer.status == 429).then_some(answer)
+    });
+    refused.refused(429, "RATE_LIMITED");
+    let wait = refused.header("retry-after").expect("how long").parse().expect("seconds");
+    assert_eq!(wait, 1);
+    thread::park_timeout(Duration::from_secs(wait));
+    asked.get("/views").ok(200);
+}

@@ -282,6 +282,8 @@ fn operators_pause_look_after_dead_letters_and_reset() {
         planned.contains("shop-coupons-changelog would be forgotten") && planned.contains("shop.coupons would begin at"),
         "{planned}"
     );
+    let goes_on = |line: &str| line.starts_with("shop-requests ") && line.ends_with(", its end");
+    assert!(planned.lines().any(goes_on), "what was asked for and answered is not done once more: {planned}");
     assert_eq!(
         printed(&["reset", "--brokers", &address, "--to", "latest"]),
         planned.replace("would be ", "").replace("would begin", "begins")

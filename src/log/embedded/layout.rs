@@ -107,7 +107,7 @@ pub(super) fn topic_from_row(key: &[u8], row: &[u8]) -> Option<TopicInfo> {
         _ => return None,
     };
     let (id, partitions) = (TopicId(u32::try_from(id).ok()?), u32::try_from(partitions).ok()?);
-    Some(TopicInfo { name: Arc::from(name), id, uuid: *uuid, partitions, cleanup })
+    Some(TopicInfo { name: Arc::from(name), id, uuid: *uuid, partitions, cleanup, max_record_bytes: usize::MAX })
 }
 
 /// What the writer knows of a partition.

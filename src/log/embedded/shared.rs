@@ -189,6 +189,7 @@ impl Shared {
                 uuid: uuid::Uuid::new_v4().into_bytes(),
                 partitions: spec.partitions,
                 cleanup: spec.cleanup,
+                max_record_bytes: usize::MAX,
             },
         };
         let mut write = WriteBatch::default();

@@ -182,6 +182,11 @@ impl KafkaConfig {
         self
     }
 
+    /// How many bytes may be on their way out at once.
+    pub(super) fn most_at_once(&self) -> usize {
+        self.send_bytes.max(MAX_MESSAGE_BYTES)
+    }
+
     /// What to call the cluster in messages.
     pub(super) fn brokers(&self) -> &str {
         &self.brokers
@@ -324,9 +329,10 @@ impl KafkaConfig {
         // Nothing is sent before the cluster knows a transaction's partitions, so batches fill anyway; to wait would only delay the commit.
         config.set("linger.ms", "0");
         config.set("batch.num.messages", "100000");
-        config.set("message.max.bytes", MAX_MESSAGE_BYTES.to_string());
+        // Topics say what they take, of which no more is known here than fits the queue. What goes out together has a limit of its own.
+        config.set("message.max.bytes", self.most_at_once().min(1_000_000_000).to_string());
         config.set("queue.buffering.max.messages", "1000000");
-        config.set("queue.buffering.max.kbytes", (self.send_bytes / 1024).max(1024).to_string());
+        config.set("queue.buffering.max.kbytes", (self.most_at_once() / 1024).to_string());
         config
     }
 
@@ -366,9 +372,14 @@ pub(super) const HEARTBEAT: Duration = Duration::from_millis(100);
 /// The largest record, with room for what is around it, that topics made here take.
 pub(super) const MAX_MESSAGE_BYTES: usize = 2 << 20;
 
-/// What a record is checked against: what a topic takes less what is around it. Applications take smaller ones from outside; this is what a
-/// dead letter may have, which is the record as it was, of whatever program, and headers that say why.
-pub(super) const MAX_RECORD_BYTES: usize = MAX_MESSAGE_BYTES - (16 << 10);
+/// The same without what is around it. Applications take smaller ones from outside; this is what a dead letter may have, which is the record as
+/// it was, of whatever program, and headers that say why.
+pub(super) const MAX_RECORD_BYTES: usize = MAX_MESSAGE_BYTES - AROUND;
+
+/// What is around a record, at most: more than a hundred bytes only where it has thousands of headers.
+pub(super) const AROUND: usize = 16 << 10;
+/// The same where that would be too much of what the topic takes.
+pub(super) const LITTLE_AROUND: usize = 1 << 10;
 
 /// Properties that the guarantees rest on.
 const FIXED: &[&str] = &[

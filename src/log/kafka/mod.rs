@@ -99,7 +99,8 @@ impl KafkaLog {
 
     /// What is wrong with a transaction before anybody is asked, or its size in bytes.
     fn check(topics: &Topics, transaction: &Transaction) -> Result<usize, Error> {
-        let limits = LIMITS;
+        // What a topic takes is all that counts here.
+        let limits = Limits { max_record_bytes: usize::MAX };
         let mut bytes = 0;
         for append in &transaction.appends {
             let facts = append.batch.facts();
@@ -337,6 +338,10 @@ impl Log for KafkaLog {
         let what = format!("trimming {}", topic.name);
         self.cluster
             .ask(&what, |client, timeout| client.delete_records(&topic.name, partition.0 as i32, before.0 as i64, timeout))
+    }
+
+    fn widen(&self, topic: TopicId, max_record_bytes: usize) -> Result<TopicInfo, Error> {
+        topics::widen(&self.cluster, &self.topics, &self.topics.get(topic)?, max_record_bytes)
     }
 
     fn limits(&self) -> Limits {

@@ -4,7 +4,7 @@
 use super::super::topic::is_topic_name;
 use super::super::{Cleanup, Error, TopicId, TopicInfo, TopicSpec};
 use super::cluster::Cluster;
-use super::config::MAX_MESSAGE_BYTES;
+use super::config::{AROUND, KafkaConfig, LITTLE_AROUND, MAX_MESSAGE_BYTES};
 use super::native::{Described, Resource, Settings};
 use crate::{Offset, Partition};
 use parking_lot::{Mutex, RwLock};
@@ -45,12 +45,13 @@ impl Topics {
         Err(Error::UnknownPartition { topic: topic.name, partition, partitions: topic.partitions })
     }
 
-    fn learn(&self, described: &Described, cleanup: Cleanup) -> TopicInfo {
+    fn learn(&self, config: &KafkaConfig, described: &Described, settings: &Settings) -> TopicInfo {
+        let (cleanup, max_record_bytes) = (cleanup_of(settings), takes(config, settings));
         let mut known = self.known.write();
         let name: Arc<str> = described.name.as_str().into();
         let next = TopicId(known.infos.len() as u32);
         let id = *known.names.entry(Arc::clone(&name)).or_insert(next);
-        let info = TopicInfo { name, id, uuid: described.uuid, partitions: described.partitions, cleanup };
+        let info = TopicInfo { name, id, uuid: described.uuid, partitions: described.partitions, cleanup, max_record_bytes };
         if id == next {
             known.infos.push(info.clone());
         } else {
@@ -98,7 +99,7 @@ pub(super) fn look_up_all(cluster: &Cluster, topics: &Topics, names: &[&str]) ->
     }
     let existing: Vec<&str> = found.iter().map(|topic| topic.name.as_str()).collect();
     let settings = cluster.ask(what, |client, timeout| client.settings(Resource::Topic, &existing, timeout))?;
-    Ok(found.iter().zip(&settings).map(|(topic, settings)| topics.learn(topic, cleanup_of(settings))).collect())
+    Ok(found.iter().zip(&settings).map(|(topic, settings)| topics.learn(&cluster.config, topic, settings)).collect())
 }
 
 /// Makes topics, or finds them: all of them at once, for brokers take their time to make one.
@@ -155,14 +156,34 @@ fn keep(cluster: &Cluster, topics: &Topics, found: TopicInfo, spec: &TopicSpec) 
     if found.cleanup == spec.cleanup {
         return Ok(found);
     }
-    let (name, settings) = (spec.name.as_str(), keeping(spec.cleanup));
-    cluster.ask(name, |client, timeout| client.set(Resource::Topic, name, &settings, timeout))?;
-    // The setting is known to the controller and comes to the brokers a moment later.
+    set(cluster, topics, &spec.name, &keeping(spec.cleanup), |settings| cleanup_of(settings) == spec.cleanup)
+}
+
+/// Lets a topic take records of so many bytes.
+pub(super) fn widen(cluster: &Cluster, topics: &Topics, topic: &TopicInfo, max_record_bytes: usize) -> Result<TopicInfo, Error> {
+    if topic.max_record_bytes >= max_record_bytes {
+        return Ok(topic.clone());
+    }
+    let max = (max_record_bytes + AROUND).to_string();
+    let settings = vec![("max.message.bytes".to_owned(), max.clone())];
+    set(cluster, topics, &topic.name, &settings, |settings| value(settings, "max.message.bytes") == max)
+}
+
+/// Sets these settings of a topic, and waits until they are so.
+fn set(
+    cluster: &Cluster,
+    topics: &Topics,
+    name: &str,
+    settings: &Settings,
+    are_so: impl Fn(&Settings) -> bool,
+) -> Result<TopicInfo, Error> {
+    cluster.ask(name, |client, timeout| client.set(Resource::Topic, name, settings, timeout))?;
+    // They are known to the controller and come to the brokers a moment later.
     cluster.ask_until(name, |client, timeout| {
         let settings = client.settings(Resource::Topic, &[name], timeout)?;
-        Ok(settings.first().is_some_and(|settings| cleanup_of(settings) == spec.cleanup).then_some(()))
+        Ok(settings.first().is_some_and(&are_so).then_some(()))
     })?;
-    look_up(cluster, topics, name)?.ok_or_else(|| Error::UnknownTopic { topic: spec.name.clone() })
+    look_up(cluster, topics, name)?.ok_or_else(|| Error::UnknownTopic { topic: name.to_owned() })
 }
 
 /// Deletes topics, and waits until the brokers know that they are gone: one of the same name may be made right after.
@@ -215,7 +236,7 @@ fn make(cluster: &Cluster, topics: &Topics, specs: &[&TopicSpec]) -> Result<Vec<
         Err(failure) if failure.code == Code::UnknownTopicOrPartition => Ok(None),
         other => other.map(Some),
     })?;
-    Ok(described.iter().zip(&settings).map(|(topic, settings)| topics.learn(topic, cleanup_of(settings))).collect())
+    Ok(described.iter().zip(&settings).map(|(topic, settings)| topics.learn(&cluster.config, topic, settings)).collect())
 }
 
 /// The settings that make a topic forget like this.
@@ -235,12 +256,22 @@ fn keeping(cleanup: Cleanup) -> Settings {
     }
 }
 
+/// The value of a setting, or nothing.
+fn value<'a>(settings: &'a Settings, name: &str) -> &'a str {
+    settings.iter().find(|(of, _)| of == name).map_or("", |(_, value)| value.as_str())
+}
+
+/// How large a record may be in a topic of these settings, in bytes: what the topic takes, and no more than can be sent from here.
+fn takes(config: &KafkaConfig, settings: &Settings) -> usize {
+    let max = value(settings, "max.message.bytes").parse().unwrap_or(MAX_MESSAGE_BYTES).min(config.most_at_once());
+    max - if max < MAX_MESSAGE_BYTES { LITTLE_AROUND.min(max / 8) } else { AROUND }
+}
+
 /// What a topic of these settings forgets. One that is compacted and deleted from counts as compacted: its records need keys.
 fn cleanup_of(settings: &Settings) -> Cleanup {
-    let value = |name: &str| settings.iter().find(|(of, _)| of == name).map_or("", |(_, value)| value.as_str());
     // -1 is without bound, and no u64.
-    let limit = |name: &str| value(name).parse().ok();
-    if value("cleanup.policy").contains("compact") {
+    let limit = |name: &str| value(settings, name).parse().ok();
+    if value(settings, "cleanup.policy").contains("compact") {
         Cleanup::Compact { delete_retention_ms: limit("delete.retention.ms").unwrap_or(86_400_000) }
     } else {
         Cleanup::Delete { retention_ms: limit("retention.ms"), retention_bytes: limit("retention.bytes") }

@@ -170,6 +170,7 @@ impl Turn {
                 }
             }
         };
+        fault::crash_point("kafka:commit:before-abort");
         let lost = self.producer.as_ref().is_none_or(|producer| failure.fatal || !aborted(producer));
         tracing::debug!(target: "kafka", id = &*self.id, lost, code = ?failure.code, what, "transaction aborted: {}", failure.text);
         if lost { self.lose(&failure, &what) } else { error::of(&failure, &what) }
@@ -177,8 +178,9 @@ impl Turn {
 
     /// Drops the producer, which is of no use any more.
     fn lose(&mut self, failure: &Failure, what: &str) -> Error {
-        self.producer = None;
-        self.fenced = error::is_fenced(failure.code);
+        // That it was fenced may have come out only when it was to abort.
+        let fatal = self.producer.take().and_then(|producer| producer.client.fatal());
+        self.fenced = error::is_fenced(failure.code) || fatal.is_some_and(|fatal| error::is_fenced(fatal.code));
         error::of(failure, what)
     }
 

@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::Bytes;
 use hyper::StatusCode;
-use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue, RETRY_AFTER};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::task::JoinSet;
@@ -286,21 +286,32 @@ async fn ask<T: DeserializeOwned>(
     forwarded: Forwarded,
     tasks: String,
 ) -> Result<Part<T>, Refused> {
-    let answer = peers.ask(&endpoint, || forwarded.build(&tasks), forwarded.deadline()).await;
+    let answer = peers.ask(&endpoint, || forwarded.build(&tasks), forwarded.deadline()).await.map_err(Refused::Away)?;
     let told = |status, code, message| Err(Refused::Told(ApiError::new(status, code, message)));
-    match answer.map_err(Refused::Away)? {
-        (StatusCode::OK, body) => match serde_json::from_slice(&body) {
+    match answer.status() {
+        StatusCode::OK => match serde_json::from_slice(answer.body()) {
             Ok(part) => Ok(part),
             Err(error) => told(StatusCode::BAD_GATEWAY, "PEER_FAILED", format!("{endpoint} answers something else: {error}")),
         },
-        (StatusCode::SERVICE_UNAVAILABLE, _) => Err(Refused::Away(format!("{endpoint} is not ready"))),
+        StatusCode::SERVICE_UNAVAILABLE => Err(Refused::Away(format!("{endpoint} is not ready"))),
         // What is asked for is right by what is known here, so that one is of a version that does not know it.
-        (StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND, _) => {
+        StatusCode::BAD_REQUEST | StatusCode::NOT_FOUND => {
             Err(Refused::Away(format!("{endpoint} does not know what is asked for")))
         }
-        (status @ StatusCode::GATEWAY_TIMEOUT, _) => {
+        status @ StatusCode::GATEWAY_TIMEOUT => {
             told(status, "VIEW_BEHIND", format!("the view at {endpoint} has not come so far in time"))
         }
-        (status, _) => told(StatusCode::BAD_GATEWAY, "PEER_FAILED", format!("the process at {endpoint} answers {status}")),
+        // Whom the header names as a process could be anybody, so what is asked here counts there, too.
+        StatusCode::TOO_MANY_REQUESTS => {
+            let wait = answer.headers().get(RETRY_AFTER).and_then(|wait| wait.to_str().ok()?.parse().ok()).unwrap_or(1);
+            let message = format!("too many requests from this caller at {endpoint}, which has a part of the answer");
+            Err(Refused::Told(ApiError::rate_limited(message, wait)))
+        }
+        status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
+            let message =
+                format!("the process at {endpoint} answers {status} to who may ask here: its secret or its clock differs");
+            told(StatusCode::BAD_GATEWAY, "PEER_FAILED", message)
+        }
+        status => told(StatusCode::BAD_GATEWAY, "PEER_FAILED", format!("the process at {endpoint} answers {status}")),
     }
 }

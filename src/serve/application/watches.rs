@@ -26,8 +26,8 @@ use super::parts::{self, Ended, News, Teller};
 use crate::record::{Offset, Partition};
 use crate::runtime::{Place, QueryError, TaskPlace, View, Watched};
 
-/// How often tasks that nobody had are looked for, and whether a process that has some has fallen silent.
-const LOOK: Duration = Duration::from_millis(250);
+/// How soon a process is asked again that should have tasks and did not tell of them. Nothing else says that it does now.
+const AGAIN: Duration = Duration::from_millis(250);
 
 /// Answers a watch, or another process's request for a part of one.
 pub(super) async fn begin(views: Views, request: &Request, view: View, watched: Watched) -> Result<Response, ApiError> {
@@ -63,7 +63,7 @@ struct Following {
     views: Views,
     forwarded: Forwarded,
     parts: Vec<Part>,
-    /// The tasks that are in no part, and how many of their places were tried in vain; `None` until they are looked for again.
+    /// The tasks that are in no part, and how many of their places were tried in vain; `None`, for all of them, until they are looked for again.
     loose: Vec<(TaskPlace, Option<usize>)>,
     shown: Shown,
 }
@@ -79,11 +79,12 @@ impl Following {
     async fn run(mut self, events: &mut Events) -> Result<(), QueryError> {
         let (teller, mut news) = parts::channel();
         let mut moves = self.views.application.moves();
-        let mut look = interval(LOOK);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut again = interval(AGAIN);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             self.attach(&teller);
-            let is_elsewhere = !self.loose.is_empty() || self.parts.iter().any(|part| part.place != Place::Here);
+            // Those that nobody has move before somebody has them.
+            let in_vain = self.loose.iter().any(|(task, _)| !self.views.application.places(*task).is_empty());
             let ended = tokio::select! {
                 biased;
                 Some(one) = news.recv() => {
@@ -92,7 +93,7 @@ impl Following {
                 }
                 ended = first_to_end(&mut self.parts) => Some(ended),
                 _ = moves.changed() => None,
-                _ = look.tick(), if is_elsewhere => None,
+                _ = again.tick(), if in_vain => None,
             };
             // What a part told goes before whatever another tells of the same tasks.
             while let Ok(one) = news.try_recv() {

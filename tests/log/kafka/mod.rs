@@ -3,6 +3,7 @@
 #[path = "../../kafka/broker.rs"]
 pub mod broker;
 mod brokers;
+mod exclusive;
 mod failures;
 mod floor;
 mod groups;

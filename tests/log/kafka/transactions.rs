@@ -1,35 +1,13 @@
 //! What a transaction is worth on a cluster: nothing before its commit, all of it after, also when producers die or are replaced.
 
-use super::{config, open, prefix, shared_broker};
+use super::{open, prefix, shared_broker};
 use crate::log::support::{SOON, appending, appending_now, contents, put, topic, with_offset};
-use millstream::log::{Error, KafkaLog, Log};
+use millstream::log::{Error, Log};
 use millstream::{Offset, Partition};
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, TopicPartitionList};
 use std::time::Instant;
-
-#[test]
-fn a_fenced_writer_is_told_and_appends_nothing() {
-    let name = prefix() + "relay";
-    let exclusive = || KafkaLog::open(config().exclusive_writer(name.clone())).expect("the broker answers");
-    let first = exclusive();
-    let relayed = topic(&first, &name, 1);
-    put(&first, &relayed, 0, &[("a", "1")]);
-
-    // From here on what the second reads is all there is, though it has not written yet.
-    let second = exclusive();
-    let seen = topic(&second, &name, 1);
-    for _ in 0..2 {
-        let refused = first.commit(appending(&relayed, 0, &[("c", "3")])).wait().unwrap_err();
-        assert!(matches!(&refused, Error::Fenced { .. }) && refused.is_fatal(), "{refused}");
-        assert_eq!(refused.to_string(), format!("another process has taken over as {name}"));
-    }
-    for (key, value) in [("b", "2"), ("d", "4"), ("e", "5")] {
-        put(&second, &seen, 0, &[(key, value)]);
-    }
-    assert_eq!(contents(&second, &seen, 0), ["a=1", "b=2", "d=4", "e=5"]);
-}
 
 #[test]
 fn offsets_have_gaps_and_readers_pass_them() {
@@ -148,7 +126,7 @@ fn producer(id: &str) -> BaseProducer {
     producer
 }
 
-fn until(mut done: impl FnMut() -> bool) {
+pub fn until(mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + SOON;
     while !done() {
         assert!(Instant::now() < deadline, "not after {SOON:?}");

@@ -122,7 +122,8 @@ impl Courier {
             let events = log.create_topic(&DATA_PLATFORM.spec())?;
             let beside = |name: String, cleanup| {
                 let spec = || TopicSpec { name: name.clone(), partitions: events.partitions, cleanup };
-                log.topic(&name)?.map_or_else(|| log.create_topic(&spec()), Ok)
+                let topic = log.topic(&name)?.map_or_else(|| log.create_topic(&spec()), Ok)?;
+                Ok::<_, log::Error>(app.with_room_for_letters(&topic, &events))
             };
             let kept = Cleanup::Delete { retention_ms: Some(DEAD_LETTERS_MS), retention_bytes: None };
             let replays = beside(app.replay_topic(PART), kept)?;
@@ -455,8 +456,9 @@ impl Courier {
             partition: origin.partition,
             offset: origin.offset,
         };
-        let headers = failure.headers(reason.kind, self.app.now(), origin.headers.clone());
-        batch.push(self.app.now(), origin.key.as_deref(), origin.value.as_deref(), &headers);
+        let record = (origin.key.as_deref(), origin.value.as_deref(), origin.headers.clone());
+        let (key, value, headers) = failure.write(reason.kind, self.app.now(), record, &self.dead_letters);
+        batch.push(self.app.now(), key, value, &headers);
     }
 
     fn went_well(&mut self) {

@@ -1,7 +1,9 @@
 //! Records of other programs that are as large as a record may be, on a real Kafka: what cannot be processed or delivered is parked as it is,
-//! with headers that say why on top, replayed, and holds nobody up. What can be delivered, `shop receive` takes.
+//! with headers that say why on top, replayed, and holds nobody up. So is what is larger than any topic of the shop takes, from topics that others
+//! have made; and of what is larger than its dead-letter topic was told of, the letter says where it lies. What can be delivered, `shop receive` takes.
 
 use std::process::Stdio;
+use std::time::Duration;
 
 use millstream::log::{Append, Error, KafkaConfig, KafkaLog, Limits, Log, RecordBatch, Transaction};
 use millstream::{Headers, Partition, Timestamp};
@@ -120,4 +122,72 @@ fn the_endpoint_to_try_it_with_takes_2_mib_and_no_more() {
     chunked.response().refused(413, "BODY_TOO_LARGE");
     // What is refused is none of what came.
     assert_eq!(endpoint.get("/events").ok(200)["requests"], 1);
+}
+
+#[test]
+fn records_that_no_topic_of_the_shop_would_take_are_parked_too() {
+    const TAKEN: usize = 6 << 20;
+    const LATER: usize = 16 << 20;
+    let broker = Broker::start();
+    let topics = ["coupon-issue", "data-platform"];
+    for topic in topics {
+        let max = format!("max.message.bytes={TAKEN}");
+        let args = ["--create", "--topic", topic, "--partitions", "3", "--config", &max];
+        broker.tool("org.apache.kafka.tools.TopicCommand", &args, "");
+    }
+    // As any program would.
+    let write = |topic: &str, key: &str, bytes: usize| {
+        let most = format!("max.request.size={LATER}");
+        let properties = ["--command-property", &most, "--reader-property", "parse.key=true"];
+        let args = [&["--topic", topic][..], &properties, &["--reader-property", "key.separator=;"]].concat();
+        let value = if topic == "data-platform" { change(1, bytes) } else { "x".repeat(bytes) };
+        broker.tool("org.apache.kafka.tools.ConsoleProducer", &args, &format!("{key};{value}\n"));
+    };
+    let endpoint = Endpoint::start(|_, _| Reply::status(413));
+    let worker = start(&broker, "worker", directory(), &["--threads", "1"]);
+    let api = start(&broker, "api", directory(), &[]);
+    let url = endpoint.url();
+    let sink = start(&broker, "sink", directory(), &["--url", &url, "--first-retry", "10ms"]);
+    let parked = |topic: &str, count: usize| {
+        eventually(|| {
+            let answer = api.get(&format!("/dlq/{topic}.dlq"));
+            let answer = (answer.status == 200).then(|| answer.ok(200))?;
+            answer["records"].as_array().filter(|letters| letters.len() == count).cloned()
+        })
+    };
+    let replayed = |topic: &str| {
+        let said = api.post(&format!("/dlq/{topic}.dlq/replay"), &json!({})).ok(200);
+        (said["matched"].as_u64(), said["replayed"].as_u64())
+    };
+    for topic in topics {
+        write(topic, "1", 4 << 20);
+        let letters = parked(topic, 1);
+        let long = letters[0]["value"].to_string().len();
+        assert!(long >= 4 << 20, "{topic}: the value is there, {long} bytes of it");
+        assert_eq!(replayed(topic), (Some(1), Some(1)));
+        // It still cannot be processed.
+        parked(topic, 2);
+    }
+    // What is raised while all of it runs.
+    for topic in topics {
+        let max = format!("max.message.bytes={LATER}");
+        let args = ["--alter", "--entity-type", "topics", "--entity-name", topic, "--add-config", &max];
+        broker.tool("kafka.admin.ConfigCommand", &args, "");
+        write(topic, "2", 12 << 20);
+        let letters = parked(topic, 3);
+        let short = letters.iter().find(|letter| letter["value"].is_null()).expect("one has no value");
+        let cause = short["cause"].as_str().expect("a cause");
+        assert!(cause.contains("are more than") && short["key"].to_string().contains('2'), "{short}");
+        assert_eq!(short["sourceTopic"], topic);
+        assert!(short["sourceOffset"].is_u64() && short["sourcePartition"].is_u64(), "{short}");
+        assert_eq!(replayed(topic), (Some(3), Some(2)), "what is not there is not replayed");
+        parked(topic, 5);
+    }
+    let coupon = api.coupon(1);
+    let token = api.claim(coupon, fresh_id()).position();
+    assert_eq!(api.get(&format!("/api/coupons/{coupon}?at_least={token}&wait_ms=10000")).ok(200)["issued"], 1);
+    for process in [sink, worker] {
+        process.signal("TERM");
+        assert!(process.wait(Duration::from_secs(20)).success(), "nobody ended");
+    }
 }
