@@ -357,6 +357,19 @@ fn of_two_relays_of_an_outbox_one_relays_and_the_other_ends() {
 }
 
 #[test]
+fn a_sink_may_be_the_first_of_all() {
+    // Before anybody has asked for the coordinator of a group, brokers have none: they answer that it is elsewhere.
+    let broker = Broker::start();
+    let endpoint = Endpoint::start(|_, _| Reply::TAKE);
+    let sink = start(&broker, "sink", directory(), &["--url", &endpoint.url()]);
+    sink.get("/healthz").ok(200);
+    let _worker = start(&broker, "worker", directory(), &["--threads", "1"]);
+    let api = start(&broker, "api", directory(), &[]);
+    let order = trade(&api, 1)[0];
+    eventually(|| (endpoint.seen().by_order().get(&order) == Some(&all_of(order))).then_some(()));
+}
+
+#[test]
 fn two_sinks_share_the_events_and_one_takes_over_from_the_other() {
     const ORDERS: usize = 30;
     let broker = Broker::start();

@@ -29,6 +29,8 @@ pub(super) struct Cluster {
     pub(super) progress: Arc<Progress>,
     status: Arc<Status>,
     asker: Client,
+    /// Asks the coordinator of a group, when nobody else does.
+    of_group: Mutex<Option<(String, Client)>>,
     closing: AtomicBool,
 }
 
@@ -84,7 +86,14 @@ impl Cluster {
         config.check()?;
         let status = Arc::new(Status { brokers: config.brokers().to_owned(), ..Status::default() });
         let asker = client(Kind::Producer, &config.asker(), status.events())?;
-        let cluster = Cluster { config, progress: Arc::default(), status, asker, closing: AtomicBool::new(false) };
+        let cluster = Cluster {
+            config,
+            progress: Arc::default(),
+            status,
+            asker,
+            of_group: Mutex::default(),
+            closing: AtomicBool::new(false),
+        };
         let deadline = Instant::now() + FIRST_ANSWER;
         loop {
             let answer = cluster.asker.reaches_broker(Duration::from_millis(500));
@@ -144,16 +153,24 @@ impl Cluster {
         self.insist(&self.asker, what, |client| request(client, ATTEMPT))
     }
 
-    /// As `ask`, of the coordinator of a group. By a client of its own: librdkafka 2.12 does not ask a coordinator again whose connection was
-    /// lost at the wrong moment, and keeps such questions until they time out.
+    /// As `ask`, of the coordinator of a group. By a client that is used for this group alone, and only as long as it gets answers:
+    /// librdkafka 2.12 does not ask a coordinator again whose connection was lost at the wrong moment, and keeps such questions until they time
+    /// out.
     pub(super) fn ask_coordinator<T>(
         &self,
-        what: &str,
+        group: &str,
         request: impl Fn(&Client, Duration) -> Result<T, Failure>,
     ) -> Result<T, Error> {
         self.available()?;
-        let asker = client(Kind::Producer, &self.config.asker(), self.status.events())?;
-        self.insist(&asker, what, |client| request(client, ATTEMPT))
+        let kept = self.of_group.lock().take().filter(|(of, _)| of == group);
+        let asker = match kept {
+            Some((_, asker)) => asker,
+            None => client(Kind::Consumer, &self.config.group_asker(group), self.status.events())?,
+        };
+        asker.poll(Duration::ZERO);
+        let answer = self.insist(&asker, &format!("offsets of group {group}"), |client| request(client, ATTEMPT))?;
+        *self.of_group.lock() = Some((group.to_owned(), asker));
+        Ok(answer)
     }
 
     /// As `ask`, with an answer that is not there yet as another reason to ask again.

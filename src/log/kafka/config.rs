@@ -250,6 +250,15 @@ impl KafkaConfig {
         config
     }
 
+    /// Asks how far a group has read. As one that could be a member of it: librdkafka 2.12 has a client look for a coordinator that has moved by
+    /// way of its own group, and ends the process where it has none.
+    pub(super) fn group_asker(&self, group: &str) -> ClientConfig {
+        let mut config = self.common("admin");
+        config.set("group.id", group);
+        config.set("enable.auto.commit", "false");
+        config
+    }
+
     /// Reads without a group.
     pub(super) fn reader(&self, until: Until) -> ClientConfig {
         let mut config = self.common("reader");

@@ -275,9 +275,8 @@ impl Log for KafkaLog {
     }
 
     fn offsets(&self, group: &str) -> Result<Vec<(TopicId, Partition, Offset)>, Error> {
-        let what = format!("offsets of group {group}");
         let ask = |of: Option<&[(Arc<str>, i32, i64)]>| {
-            self.cluster.ask_coordinator(&what, |client, timeout| {
+            self.cluster.ask_coordinator(group, |client, timeout| {
                 match client.group_offsets(group, of, Offsets::Stable, timeout) {
                     Err(failure) if failure.code == Code::UnstableOffsetCommit => Err(Failure { retriable: true, ..failure }),
                     Err(failure) if failure.code == Code::GroupIdNotFound => Ok(Vec::new()),
@@ -313,8 +312,7 @@ impl Log for KafkaLog {
             Ok((Arc::clone(&self.topics.find(*id, *partition)?.name), partition.0 as i32, 0))
         };
         let named = places.iter().map(named).collect::<Result<Vec<_>, Error>>()?;
-        let what = format!("offsets of group {group}");
-        let found = self.cluster.ask(&what, |client, timeout| {
+        let found = self.cluster.ask_coordinator(group, |client, timeout| {
             match client.group_offsets(group, Some(&named), Offsets::Shown, timeout) {
                 Err(failure) if failure.code == Code::GroupIdNotFound => Ok(Vec::new()),
                 other => other,
