@@ -52,6 +52,7 @@ fn keeps_the_contract() {
 /// A producer that finds no broker looks again half a second later, and a new one has none in the moment between the first answer and the
 /// connection to a broker that it names. Made without being given one, about every second pair of them waited.
 #[test]
+#[ignore = "measures: run it where nothing else runs"]
 fn a_new_producer_waits_for_no_timer() {
     let log = open();
     let begin = |number: usize| {
@@ -61,7 +62,6 @@ fn a_new_producer_waits_for_no_timer() {
     };
     let took: Vec<Duration> = (0..16).map(begin).collect();
     println!("{took:?}");
-    // Other tests may take the machine meanwhile.
     let late = took.iter().filter(|took| **took >= Duration::from_millis(450)).count();
     assert!(late <= 2, "{took:?}");
 }
