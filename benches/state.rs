@@ -82,8 +82,8 @@ fn restore(commits: impl Iterator<Item = Vec<String>>, state: &mut TaskState) {
     let mut restored = 0;
     for part in commits {
         restored += part.len();
-        let rows = part.iter().map(|key| (key.as_bytes(), Some(&[7; 8][..])));
-        state.restore(COUNTS, rows, position(restored)).expect("the store is restored");
+        let rows = part.iter().map(|key| (COUNTS, key.as_bytes(), Some(&[7; 8][..])));
+        state.restore(rows, &[(COUNTS, position(restored))]).expect("the store is restored");
     }
 }
 

@@ -386,7 +386,12 @@ impl Topology {
         let mut fingerprint = BTreeMap::from([("application".to_owned(), self.application.clone())]);
         for (i, store) in self.stores.iter().enumerate() {
             let owner = self.subs.iter().find(|sub| sub.stores.contains(&StoreIndex(i))).map_or("", |sub| sub.name.as_str());
-            let row = format!("{:?} of {} -> {} in {owner}", store.kind, store.key.fingerprint(), store.value.fingerprint());
+            let row = format!(
+                "{:?} of {} -> {} in the changelog of {owner}",
+                store.kind,
+                store.key.fingerprint(),
+                store.value.fingerprint()
+            );
             fingerprint.insert(format!("format of store {}", store.name), row);
         }
         for sub in &self.subs {

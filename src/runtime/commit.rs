@@ -8,13 +8,13 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use millstream_state::{Position, StoreId, fault};
+use millstream_state::{Position, fault};
 
 use super::watch::{Change, HeldWatchers};
 use super::{Shared, StartError};
 use crate::error::ProcessError;
 use crate::log::{self, Append, GroupOffsets, Member, Moment, Transaction};
-use crate::record::{Offset, Partition};
+use crate::record::Offset;
 use crate::task::Task;
 use crate::topology::{StoreIndex, TopicIndex};
 
@@ -49,8 +49,8 @@ pub(super) fn is_fatal(error: &log::Error) -> bool {
 /// What one task adds to the transaction.
 struct Part {
     task: usize,
-    /// The changelogs it appends to: the append's index, and how many records.
-    changelogs: Vec<(StoreIndex, usize, u64)>,
+    /// What it appends to its changelog: the append's index, and how many records.
+    changelog: Option<(usize, u64)>,
     offsets: Vec<(TopicIndex, Offset)>,
 }
 
@@ -71,13 +71,13 @@ pub(super) fn commit(shared: &Shared, member: &mut dyn Member, tasks: &mut [Task
                 batch: outgoing.batch,
             });
         }
-        let mut changelogs = Vec::new();
-        for (store, batch) in effects.changelogs {
-            changelogs.push((store, appends.len(), batch.len() as u64));
-            appends.push(Append { topic: shared.changelog(store).id, partition, batch });
+        let batch = effects.changelog;
+        let changelog = (!batch.is_empty()).then_some((appends.len(), batch.len() as u64));
+        if changelog.is_some() {
+            appends.push(Append { topic: shared.changelog(task.sub_index()).id, partition, batch });
         }
         offsets.extend(effects.offsets.iter().map(|(topic, next)| (shared.topics[topic.0].id, partition, *next)));
-        parts.push(Part { task: index, changelogs, offsets: effects.offsets });
+        parts.push(Part { task: index, changelog, offsets: effects.offsets });
     }
     if parts.is_empty() {
         return Ok(false);
@@ -91,17 +91,16 @@ pub(super) fn commit(shared: &Shared, member: &mut dyn Member, tasks: &mut [Task
     for part in parts {
         let task = &mut tasks[part.task];
         let partition = task.partition();
-        let position = |(store, append, records): &(StoreIndex, usize, u64)| {
-            let offset = committed.base_offsets[*append].0 + records;
-            (store.id(), Position { topic_id: shared.changelog(*store).uuid, offset, wall_ms: now.0 })
-        };
-        let positions: Vec<(StoreId, Position)> = part.changelogs.iter().map(position).collect();
+        let position = part.changelog.map(|(append, records)| {
+            let offset = committed.base_offsets[append].0 + records;
+            Position { topic_id: shared.changelog(task.sub_index()).uuid, offset, wall_ms: now.0 }
+        });
         // Who begins to watch from here on waits until the changes are visible and published: else it could read the row before, and miss
         // the change.
         let watchers = shared.watchers.hold();
-        let changes = watched_changes(&watchers, task, partition, &positions, committed.at);
+        let changes = watched_changes(&watchers, task, position, committed.at);
         shared.progress.note_commit(task.sub_index(), partition, committed.at);
-        task.committed(&positions);
+        task.committed(position);
         fault::crash_point("commit:after-state");
         for (topic, next) in part.offsets {
             shared.progress.set(topic, partition, next);
@@ -118,8 +117,7 @@ pub(super) fn commit(shared: &Shared, member: &mut dyn Member, tasks: &mut [Task
 fn watched_changes(
     watchers: &HeldWatchers<'_>,
     task: &Task,
-    partition: Partition,
-    positions: &[(StoreId, Position)],
+    position: Option<Position>,
     at: Moment,
 ) -> Vec<(StoreIndex, Arc<Change>)> {
     let mut changes = Vec::new();
@@ -129,7 +127,7 @@ fn watched_changes(
     for row in task.state().dirty() {
         let store = StoreIndex::of(row.store);
         if watchers.wants(store, row.key()) {
-            let end = positions.iter().find(|(of, _)| *of == row.store).map_or(0, |(_, position)| position.offset);
+            let (partition, end) = (task.partition(), position.map_or(0, |position| position.offset));
             let (key, value) = (Bytes::copy_from_slice(row.key()), row.value().map(Bytes::copy_from_slice));
             changes.push((store, Arc::new(Change { key, value, partition, position: Offset(end), at })));
         }

@@ -1,6 +1,7 @@
 //! What is done now and then beside the work: changelogs are trimmed behind the flushed state, and records of internal topics that
 //! everybody has processed are dropped.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -11,7 +12,7 @@ use millstream_state::{Position, StoreId, TaskId};
 use super::Shared;
 use crate::log;
 use crate::record::{Offset, Partition};
-use crate::topology::{StoreIndex, StoreKind, TopicRole};
+use crate::topology::TopicRole;
 
 /// Positions of the state that a flush has made durable.
 pub(super) type Flushed = Vec<(TaskId, StoreId, Position)>;
@@ -26,13 +27,15 @@ pub(super) fn run(shared: &Arc<Shared>, flushed: &Receiver<Flushed>) {
             // Changelogs that others restore from, too, are compacted and not trimmed.
             Ok(_) if shared.embedded.is_none() => {}
             Ok(positions) => {
-                for (task, store, position) in positions {
-                    // The topic of a global table is the only copy that there is.
-                    if shared.topology.stores[StoreIndex::of(store).0].kind == StoreKind::Global {
-                        continue;
-                    }
-                    let changelog = shared.changelog(StoreIndex::of(store));
-                    report(shared.log.trim(changelog.id, Partition(task.partition), Offset(position.offset)));
+                let mut least: BTreeMap<TaskId, u64> = BTreeMap::new();
+                for (task, _, position) in positions {
+                    let offset = least.entry(task).or_insert(position.offset);
+                    *offset = position.offset.min(*offset);
+                }
+                // Behind the tasks stand the global tables, whose topics are the only copy that there is.
+                for (task, offset) in least.into_iter().filter(|(task, _)| (task.sub_topology as usize) < shared.tasks.len()) {
+                    let changelog = shared.changelog(task.sub_topology as usize);
+                    report(shared.log.trim(changelog.id, Partition(task.partition), Offset(offset)));
                 }
             }
             Err(RecvTimeoutError::Timeout) => {

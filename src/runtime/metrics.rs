@@ -148,12 +148,12 @@ impl Collector for Readings {
         }
         let mut remaining = encoder.encode_descriptor(
             "millstream_restore_remaining_records",
-            "Offsets of a changelog that are not yet in a store which is being restored",
+            "Offsets of a changelog that are not yet in the stores of a task which is being restored",
             None,
             prometheus_client::metrics::MetricType::Gauge,
         )?;
-        for (store, partition, records) in shared.restoring.remaining() {
-            let labels = [("store", shared.topology.stores[store.0].name.clone()), ("partition", partition.to_string())];
+        for (sub, partition, records) in shared.restoring.remaining() {
+            let labels = [("sub_topology", shared.topology.subs[sub].name.clone()), ("partition", partition.to_string())];
             ConstGauge::new(records).encode(remaining.encode_family(&labels)?)?;
         }
         let mut gauge = |name: &str, help: &str, value: u64| {

@@ -74,7 +74,7 @@ use self::watch::Watchers;
 use crate::log::{self, EmbeddedLog, Limits, Log, TopicInfo};
 use crate::record::Offset;
 use crate::task::Task;
-use crate::topology::{StoreIndex, Topology};
+use crate::topology::Topology;
 
 /// What the threads of an application share.
 pub(crate) struct Shared {
@@ -123,8 +123,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn changelog(&self, store: StoreIndex) -> &TopicInfo {
-        &self.topics[self.topology.stores[store.0].changelog.0]
+    /// The changelog of the tasks of a sub-topology.
+    pub(crate) fn changelog(&self, sub: usize) -> &TopicInfo {
+        &self.topics[self.topology.subs[sub].changelog.0]
     }
 
     /// The application cannot go on: all of its threads stop.

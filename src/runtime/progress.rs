@@ -81,11 +81,6 @@ impl Progress {
         self.moved.send_modify(|version| *version += 1);
     }
 
-    /// Whether anybody waits for progress now.
-    pub(crate) fn is_awaited(&self) -> bool {
-        self.moved.receiver_count() > 0
-    }
-
     fn reached(&self, topic: TopicIndex, targets: &[(Partition, Offset)]) -> bool {
         let count = self.committed[topic.0].len();
         targets.iter().all(|(partition, offset)| (partition.0 as usize) < count && self.committed(topic, *partition) >= *offset)

@@ -22,7 +22,7 @@ use crate::clock::Clock;
 use crate::log::{self, Append, EmbeddedLog, GroupOffsets, Log, RecordBatch, TopicId, TopicInfo, Transaction};
 use crate::record::{Headers, Offset, Partition, Timestamp};
 use crate::requests;
-use crate::task::meta;
+use crate::task::{changelog, meta};
 use crate::topology::{TopicIndex, TopicRole, Topology};
 
 /// How often it is asked who is still there.
@@ -150,12 +150,13 @@ impl Reset {
         topics::note_new(topology, &made, &topology.shared_fingerprint(&counts), &Notes::default(), &mut notes);
         let mut appends = vec![noting(notes)];
         for (sub, partition, rows) in first_rows(topology, &counts, &begins) {
-            let changelog = topology.stores[topology.subs[sub].meta.0].changelog;
+            let TopicIndex(changelog) = topology.subs[sub].changelog;
+            let own = &topology.stores[topology.subs[sub].meta.0].name;
             let mut batch = RecordBatch::new();
             for (key, value) in rows {
-                batch.push(now, Some(&key), Some(&value), &Headers::EMPTY);
+                batch.push(now, Some(&changelog::key(own, &key)), Some(&value), &Headers::EMPTY);
             }
-            appends.push(Append { topic: made[changelog.0].id, partition, batch });
+            appends.push(Append { topic: made[changelog].id, partition, batch });
         }
         let offsets = Some(group_offsets(topology, &made, &begins));
         log.commit(Transaction { appends, offsets, request: None }).wait()?;
@@ -296,14 +297,11 @@ fn begin_at_ends(
             for (key, value) in own {
                 state.put(sub.meta.id(), &key, &value);
             }
-            let mut positions = Vec::new();
-            for store in &sub.stores {
-                let changelog = &made[topology.stores[store.0].changelog.0];
-                let end = log.bounds(changelog.id, partition)?.end;
-                positions.push((store.id(), Position { topic_id: changelog.uuid, offset: end.0, wall_ms }));
-                behind.push((changelog.id, partition, end));
-            }
-            state.commit(&positions);
+            let changelog = &made[sub.changelog.0];
+            let end = log.bounds(changelog.id, partition)?.end;
+            let at = Position { topic_id: changelog.uuid, offset: end.0, wall_ms };
+            state.commit(&sub.stores.iter().map(|store| (store.id(), at)).collect::<Vec<_>>());
+            behind.push((changelog.id, partition, end));
         }
     }
     db.close()?;

@@ -1,4 +1,4 @@
-//! Bringing a task's stores to the end of their changelogs, from where their state stands. A task processes only after that.
+//! Bringing a task's stores to the end of their changelog, from where their state stands. A task processes only after that.
 //!
 //! The end is the one that includes what a former owner committed, even if the log does not show it yet: first the end with all open
 //! transactions is asked for, then committed records are read until that end is passed (KAFKA-10167: whoever stops at the last stable
@@ -6,12 +6,13 @@
 
 use std::time::Duration;
 
-use millstream_state::{Position, TaskState};
+use millstream_state::{Position, StoreId, TaskState};
 
-use super::restoring::StoreRestoration;
+use super::restoring::TaskRestoration;
 use super::{Shared, StartError};
-use crate::log::{Fetched, StoredBatch, TopicId, TopicInfo};
+use crate::log::{Fetched, StoredBatch, TopicInfo};
 use crate::record::{Offset, Partition, Timestamp};
+use crate::task::changelog::{ChangelogReader, ChangelogRow};
 use crate::topology::{DELETE_RETENTION_MS, StoreIndex};
 
 /// How much of a changelog is read at once, in bytes.
@@ -27,19 +28,120 @@ pub(super) fn restore(
     state: &mut TaskState,
     wanted: &dyn Fn() -> bool,
 ) -> Result<Option<u64>, StartError> {
-    let mut records = 0;
-    let stores = &shared.topology.subs[sub].stores;
-    let ends = shared.log.open_ends(&changelogs(shared, stores, partition))?;
-    for (&store, end) in stores.iter().zip(ends) {
-        let Some(applied) = restore_store(shared, (store, end), partition, state, wanted)? else { return Ok(None) };
-        records += applied;
+    let changelog = shared.changelog(sub).id;
+    let end = shared.log.open_ends(&[(changelog, partition)])?[0];
+    let mut tail = Tail::prepare(shared, sub, partition, state, end)?;
+    let mut restoration = TaskRestoration::start(shared, sub, partition, tail.next, end);
+    while tail.next < end {
+        let (seen, next) = (shared.log.version(), tail.next);
+        let fetched = shared.log.fetch(changelog, partition, next, FETCH_BYTES)?;
+        let applied = tail.apply(shared, state, fetched, |_, _| {})?;
+        if !wanted() {
+            return Ok(None);
+        }
+        if tail.next == next {
+            shared.log.wait(seen, WAIT);
+        } else {
+            restoration.took(applied.records, tail.next);
+        }
     }
-    Ok(Some(records))
+    Ok(Some(restoration.ended()))
 }
 
-/// Where the changelogs of a task's stores lie.
-pub(super) fn changelogs(shared: &Shared, stores: &[StoreIndex], partition: Partition) -> Vec<(TopicId, Partition)> {
-    stores.iter().map(|store| (shared.changelog(*store).id, partition)).collect()
+/// What is still to be read of a task's changelog, to be taken into its stores.
+pub(super) struct Tail {
+    sub: usize,
+    rows: ChangelogReader,
+    /// Where to read on.
+    pub(super) next: Offset,
+    /// Where the stores stand: what lies before that is in them already, or belongs to a former life of theirs. They stand apart only where one
+    /// of them is new.
+    from: Vec<(StoreId, Offset)>,
+}
+
+/// What one part of a changelog came to.
+pub(super) struct Applied {
+    /// The changelog's end, as far as is known.
+    pub(super) end: Offset,
+    pub(super) records: u64,
+    /// When the last of it was committed, by the clock of who did.
+    pub(super) committed_at: Option<Timestamp>,
+}
+
+impl Tail {
+    /// Where the changelog of a task is to be read from; stores from which it does not go on are cleared. `end` is the changelog's.
+    pub(super) fn prepare(
+        shared: &Shared,
+        sub: usize,
+        partition: Partition,
+        state: &mut TaskState,
+        end: Offset,
+    ) -> Result<Tail, StartError> {
+        let (changelog, def) = (shared.changelog(sub), &shared.topology.subs[sub]);
+        let from = def.stores.iter().map(|store| (store.id(), end)).collect();
+        let mut tail = Tail { sub, rows: ChangelogReader::new(&shared.topology, def), next: end, from };
+        let positions: Vec<Option<Position>> = def.stores.iter().map(|store| state.position(store.id())).collect();
+        // Who followed it until now has all of it: wherever it begins is before that. And where nothing was ever written there is nothing to ask for.
+        let here = |position: &Option<Position>| match position {
+            Some(at) => at.topic_id == changelog.uuid && at.offset == end.0,
+            None => end == Offset(0),
+        };
+        if positions.iter().all(here) {
+            return Ok(tail);
+        }
+        let start = shared.log.bounds(changelog.id, partition)?.start;
+        // Nobody else can have written to a store that is new to the only process: it stands where the others do.
+        let others = positions.iter().flatten().min_by_key(|at| at.offset).filter(|_| shared.embedded.is_some()).copied();
+        for ((store, from), position) in tail.from.iter_mut().zip(positions) {
+            *from = match begin(shared, changelog, position.or(others), start, end) {
+                Ok(from) => from,
+                Err(misfit) => {
+                    let name = &shared.topology.stores[StoreIndex::of(*store).0].name;
+                    let why = misfit.explain(name, &changelog.name, start, end);
+                    if shared.embedded.is_some() {
+                        // What lies behind the state was trimmed: there is nothing to rebuild it from.
+                        let why = format!("{why} (partition {partition})");
+                        return Err(StartError::StateAndLogDiffer { dir: shared.config.data.clone(), why });
+                    }
+                    tracing::warn!(partition = partition.0, "{why}; it is restored from the beginning");
+                    state.clear(*store)?;
+                    start
+                }
+            };
+        }
+        tail.next = tail.from.iter().map(|(_, from)| *from).min().unwrap_or(end);
+        Ok(tail)
+    }
+
+    /// Takes what was read from `next` on into the state, all of it at once for readers, and tells `each` row of it with the offset after it.
+    pub(super) fn apply(
+        &mut self,
+        shared: &Shared,
+        state: &mut TaskState,
+        fetched: Fetched,
+        mut each: impl FnMut(&ChangelogRow<'_>, Offset),
+    ) -> Result<Applied, StartError> {
+        let committed_at = fetched.batches.last().map(StoredBatch::appended_at);
+        let mut records = 0;
+        if fetched.next > self.next {
+            let Tail { sub, ref mut rows, next, ref from, .. } = *self;
+            let apart = from.iter().any(|(_, from)| *from > next);
+            let is_new = |store: StoreId, offset: Offset| from.iter().all(|(of, from)| *of != store || *from <= offset);
+            let wall_ms = committed_at.unwrap_or(shared.config.clock.now()).0;
+            let at = Position { topic_id: shared.changelog(sub).uuid, offset: fetched.next.0, wall_ms };
+            let reached = from.iter().filter(|(_, from)| *from <= fetched.next);
+            let positions: Vec<(StoreId, Position)> = reached.map(|(store, _)| (*store, at)).collect();
+            let read = fetched.batches.iter().flat_map(|batch| batch.records_from(next)).filter_map(|record| {
+                let row = rows.row(&record).filter(|row| !apart || is_new(row.store.id(), record.offset))?;
+                records += 1;
+                each(&row, record.offset.next());
+                Some((row.store.id(), row.key, row.value))
+            });
+            state.restore(read, &positions)?;
+            self.next = fetched.next;
+        }
+        Ok(Applied { end: fetched.end, records, committed_at })
+    }
 }
 
 /// Why the changelog cannot go on from where the state stands.
@@ -76,112 +178,11 @@ fn begin(
     }
 }
 
-fn restore_store(
-    shared: &Shared,
-    (store, end): (StoreIndex, Offset),
-    partition: Partition,
-    state: &mut TaskState,
-    wanted: &dyn Fn() -> bool,
-) -> Result<Option<u64>, StartError> {
-    let mut next = prepare(shared, store, partition, state, end)?;
-    let mut restoration = StoreRestoration::start(shared, store, partition, next, end);
-    while next < end {
-        let seen = shared.log.version();
-        let fetched = shared.log.fetch(shared.changelog(store).id, partition, next, FETCH_BYTES)?;
-        let applied = apply(shared, store, state, next, fetched, |_, _, _| {})?;
-        if !wanted() {
-            return Ok(None);
-        }
-        if applied.next == next {
-            shared.log.wait(seen, WAIT);
-        } else {
-            restoration.took(applied.records, applied.next);
-        }
-        next = applied.next;
-    }
-    Ok(Some(restoration.ended()))
-}
-
-/// Where the changelog of a store is to be read from, its state cleared if that does not lead there. `end` is the changelog's.
-pub(super) fn prepare(
-    shared: &Shared,
-    store: StoreIndex,
-    partition: Partition,
-    state: &mut TaskState,
-    end: Offset,
-) -> Result<Offset, StartError> {
-    let changelog = shared.changelog(store);
-    let position = state.position(store.id());
-    // Who followed it until now has all of it: wherever it begins is before that.
-    if position.is_some_and(|at| at.topic_id == changelog.uuid && at.offset == end.0) {
-        return Ok(end);
-    }
-    // Nothing was ever written to it: there is nothing to ask for.
-    if position.is_none() && end == Offset(0) {
-        return Ok(end);
-    }
-    let start = shared.log.bounds(changelog.id, partition)?.start;
-    match begin(shared, changelog, position, start, end) {
-        Ok(next) => Ok(next),
-        // What lies behind the state was trimmed: there is nothing to rebuild it from.
-        Err(misfit) if shared.embedded.is_some() => Err(refused(shared, store, partition, &misfit, start, end)),
-        Err(misfit) => {
-            let why = misfit.explain(&shared.topology.stores[store.0].name, &changelog.name, start, end);
-            tracing::warn!(partition = partition.0, "{why}; it is restored from the beginning");
-            state.clear(store.id())?;
-            Ok(start)
-        }
-    }
-}
-
-/// What one part of a changelog came to.
-pub(super) struct Applied {
-    /// Where to read on; where it was read from if there was nothing.
-    pub(super) next: Offset,
-    /// The changelog's end, as far as is known.
-    pub(super) end: Offset,
-    pub(super) records: u64,
-    /// When the last of it was committed, by the clock of who did.
-    pub(super) committed_at: Option<Timestamp>,
-}
-
-/// Takes a part of a changelog, as it was read from `next` on, into the state, and then tells `each` row of it.
-pub(super) fn apply(
-    shared: &Shared,
-    store: StoreIndex,
-    state: &mut TaskState,
-    next: Offset,
-    fetched: Fetched,
-    mut each: impl FnMut(&[u8], Option<&[u8]>, Offset),
-) -> Result<Applied, StartError> {
-    let changelog = shared.changelog(store);
-    let mut records = 0;
-    let committed_at = fetched.batches.last().map(StoredBatch::appended_at);
-    if fetched.next > next {
-        let rows = || fetched.batches.iter().flat_map(|batch| batch.records_from(next));
-        let keyed = rows().filter_map(|record| Some((record.key?, record.value)));
-        let wall_ms = committed_at.unwrap_or(shared.config.clock.now()).0;
-        let until = Position { topic_id: changelog.uuid, offset: fetched.next.0, wall_ms };
-        state.restore(store.id(), keyed.inspect(|_| records += 1), until)?;
-        for record in rows() {
-            if let Some(key) = record.key {
-                each(key, record.value, record.offset.next());
-            }
-        }
-    }
-    Ok(Applied { next: fetched.next, end: fetched.end, records, committed_at })
-}
-
-fn refused(shared: &Shared, store: StoreIndex, partition: Partition, misfit: &Misfit, start: Offset, end: Offset) -> StartError {
-    let why = misfit.explain(&shared.topology.stores[store.0].name, &shared.changelog(store).name, start, end);
-    StartError::StateAndLogDiffer { dir: shared.config.data.clone(), why: format!("{why} (partition {partition})") }
-}
-
 impl Misfit {
     fn explain(&self, store: &str, changelog: &str, start: Offset, end: Offset) -> String {
         match self {
             Misfit::Missing => {
-                format!("the state of store {store:?} is missing, and its changelog begins only at offset {start}")
+                format!("the state of store {store:?} is missing, and its changelog {changelog:?} begins only at offset {start}")
             }
             Misfit::OtherLog => format!("the state of store {store:?} belongs to another log than the changelog {changelog:?}"),
             Misfit::Beyond(at) => {

@@ -221,9 +221,13 @@ impl Context {
 
     /// Writes a row, unless its changelog would refuse it.
     pub(crate) fn put(&mut self, store: StoreIndex, key: &[u8], value: &[u8]) -> Result<(), ProcessError> {
-        self.outbox.check_row(key, value)?;
+        self.check_row(store, key, value)?;
         self.state.put(store.id(), key, value);
         Ok(())
+    }
+
+    fn check_row(&self, store: StoreIndex, key: &[u8], value: &[u8]) -> Result<(), ProcessError> {
+        self.outbox.check_row(&self.topology.stores[store.0].name, key, value)
     }
 
     pub(crate) fn delete(&mut self, store: StoreIndex, key: &[u8]) {
@@ -296,7 +300,7 @@ impl Context {
         self.with_buffers(|ctx, row, _| {
             row.extend_from_slice(&timestamp.0.to_be_bytes());
             if encode(V::CODEC, "value", value, row)? {
-                ctx.outbox.check_row(key, row)?;
+                ctx.check_row(store, key, row)?;
                 ctx.state.put_at(store.id(), key, row, lives_from.0);
             } else {
                 ctx.delete(store, key);
@@ -313,7 +317,7 @@ impl Context {
         value: &[u8],
         start: Timestamp,
     ) -> Result<(), ProcessError> {
-        self.outbox.check_row(key, value)?;
+        self.check_row(store, key, value)?;
         self.window_written(store, start);
         self.state.put_at(store.id(), key, value, start.0);
         Ok(())

@@ -100,7 +100,8 @@ impl GlobalPart {
         let wall_ms = batches.last().map_or(now, StoredBatch::appended_at).0;
         let until = Position { topic_id: topic.uuid, offset: next.0, wall_ms };
         let store = self.store();
-        self.state.restore(store, rows.iter().map(|(key, row, _)| (&key[..], row.as_deref())), until)?;
+        let changed = rows.iter().map(|(key, row, _)| (store, &key[..], row.as_deref()));
+        self.state.restore(changed, &[(store, until)])?;
         Ok(rows)
     }
 }

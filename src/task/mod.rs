@@ -3,6 +3,7 @@
 //! A task decides and never acts: `step` turns an input into writes in the overlay and records in the outbox; the runtime (or the test
 //! driver) fetches, commits and tells the task what became of it. Nothing here names the log's home, a thread or a real clock.
 
+pub(crate) mod changelog;
 mod clocks;
 pub(crate) mod context;
 mod dead_letter;

@@ -1,10 +1,11 @@
 //! The records that the running transaction will append, encoded, one batch for each partition they go to.
 
-use rustc_hash::FxHashMap;
-
-use crate::error::ProcessError;
 use std::sync::Arc;
 
+use rustc_hash::FxHashMap;
+
+use super::changelog;
+use crate::error::ProcessError;
 use crate::log::{Limits, Mark, RecordBatch, TopicInfo, partition};
 use crate::record::{Headers, Partition, Timestamp};
 use crate::topology::TopicIndex;
@@ -78,9 +79,10 @@ impl Outbox {
         Ok(())
     }
 
-    /// Whether the changelog takes a row.
-    pub(super) fn check_row(&self, key: &[u8], value: &[u8]) -> Result<(), ProcessError> {
-        let (bytes, max) = (key.len() + value.len() + ROW_TIME_BYTES, self.limits.max_record_bytes);
+    /// Whether the changelog takes a row of the store of this name.
+    pub(super) fn check_row(&self, store: &str, key: &[u8], value: &[u8]) -> Result<(), ProcessError> {
+        let bytes = changelog::added_bytes(store) + key.len() + ROW_TIME_BYTES + value.len();
+        let max = self.limits.max_record_bytes;
         if bytes > max {
             return Err(ProcessError::Unwritable(format!(
                 "a row of {bytes} bytes is larger than the {max} that a changelog takes"

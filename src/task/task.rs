@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use millstream_state::{Position, TaskState};
 
+use super::changelog;
 use super::clocks::Clocks;
 use super::context::{Context, Origin};
 use super::dead_letter::{DeadLetter, Event, exception};
@@ -47,8 +48,8 @@ pub(crate) enum Step {
 pub(crate) struct Effects {
     /// Records for topics, in order for each partition.
     pub outputs: Vec<Outgoing>,
-    /// One record for each key that changed, by store.
-    pub changelogs: Vec<(StoreIndex, RecordBatch)>,
+    /// One record for each key that changed.
+    pub changelog: RecordBatch,
     /// The next offset of every input topic, unchanged ones too.
     pub offsets: Vec<(TopicIndex, Offset)>,
 }
@@ -483,26 +484,26 @@ impl Task {
         for sweep in &mut self.sweeps {
             sweep.go_on(state)?;
         }
-        let mut changelogs: Vec<(StoreIndex, RecordBatch)> = Vec::new();
+        let mut changelog = RecordBatch::default();
+        let mut key = Vec::new();
         for row in state.dirty() {
-            let store = StoreIndex::of(row.store);
-            if changelogs.last().is_none_or(|(last, _)| *last != store) {
-                changelogs.push((store, RecordBatch::default()));
-            }
-            let (_, batch) = changelogs.last_mut().expect("one was just pushed");
-            batch.push(now, Some(row.key()), row.value(), &Headers::EMPTY);
+            key.clear();
+            changelog::push_key(&mut key, &topology.stores[StoreIndex::of(row.store).0].name, row.key());
+            changelog.push(now, Some(&key), row.value(), &Headers::EMPTY);
         }
         let outputs = self.ctx.outbox.take();
-        if changelogs.is_empty() && outputs.is_empty() {
+        if changelog.is_empty() && outputs.is_empty() {
             return Ok(None);
         }
         let offsets = self.next_offsets().collect();
-        Ok(Some(Effects { outputs, changelogs, offsets }))
+        Ok(Some(Effects { outputs, changelog, offsets }))
     }
 
-    /// The effects were committed; the changelogs now end at these positions.
-    pub(crate) fn committed(&mut self, positions: &[(millstream_state::StoreId, Position)]) {
-        self.ctx.state.commit(positions);
+    /// The effects were committed; this is where the changelog ends now, if anything was appended to it.
+    pub(crate) fn committed(&mut self, position: Option<Position>) {
+        let stores = &self.topology.subs[self.sub].stores;
+        let positions: Vec<_> = position.into_iter().flat_map(|at| stores.iter().map(move |store| (store.id(), at))).collect();
+        self.ctx.state.commit(&positions);
         self.inputs.iter_mut().for_each(Input::committed);
         self.committed_stream_time = self.ctx.stream_time();
         self.ctx.clocks.committed();

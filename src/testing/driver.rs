@@ -9,6 +9,7 @@ use crate::codec::{Data, Presence};
 use crate::log::{Limits, RecordBatch, StoredBatch, TopicId, TopicInfo, partition};
 use crate::record::{Headers, Offset, Partition, Record, Timestamp};
 use crate::store::Store;
+use crate::task::changelog::ChangelogReader;
 use crate::task::context::split_table_row;
 use crate::task::global::GlobalPart;
 use crate::task::{Effects, ROOM, Step, Task};
@@ -131,13 +132,15 @@ impl TestDriver {
             let stores: Vec<_> = sub.stores.iter().map(|store| store.id()).collect();
             for p in 0..self.topology.tasks(index, &counts) {
                 let mut state = db.task(TaskId { sub_topology: index as u32, partition: p }, &stores).expect(CANNOT_FAIL);
-                for store in &sub.stores {
-                    let changelog = self.topology.stores[store.0].changelog;
-                    let batches = &self.log[changelog.0][p as usize].batches;
-                    let rows = batches.iter().flat_map(StoredBatch::records).filter_map(|r| Some((r.key?, r.value)));
-                    let position = self.position(*store, batches.len() as u64);
-                    state.restore(store.id(), rows, position).expect(CANNOT_FAIL);
-                }
+                let batches = &self.log[sub.changelog.0][p as usize].batches;
+                let mut reader = ChangelogReader::new(&self.topology, sub);
+                let rows = batches.iter().flat_map(StoredBatch::records).filter_map(|record| {
+                    let row = reader.row(&record)?;
+                    Some((row.store.id(), row.key, row.value))
+                });
+                let position = self.position(sub.changelog, batches.len() as u64);
+                let positions: Vec<_> = stores.iter().map(|store| (*store, position)).collect();
+                state.restore(rows, &positions).expect(CANNOT_FAIL);
                 let (topology, topics) = (Arc::clone(&self.topology), Arc::clone(&self.topics));
                 let task = Task::new(topology, index, Partition(p), state, topics, Limits::default(), self.clock.now());
                 self.tasks.push(task.expect(CANNOT_FAIL).with_max_idle_ms(self.max_task_idle_ms));
@@ -159,9 +162,8 @@ impl TestDriver {
         }
     }
 
-    fn position(&self, store: StoreIndex, offset: u64) -> Position {
-        let topic = self.topology.stores[store.0].changelog;
-        Position { topic_id: self.topics[topic.0].uuid, offset, wall_ms: self.clock.now().0 }
+    fn position(&self, changelog: TopicIndex, offset: u64) -> Position {
+        Position { topic_id: self.topics[changelog.0].uuid, offset, wall_ms: self.clock.now().0 }
     }
 
     fn topic(&self, name: &str) -> TopicIndex {
@@ -283,20 +285,17 @@ impl TestDriver {
 
     fn commit(&mut self, task: &mut Task) {
         let now = self.clock.now();
-        let Some(Effects { outputs, changelogs, .. }) = task.effects(now).expect(CANNOT_FAIL) else { return };
+        let Some(Effects { outputs, changelog, .. }) = task.effects(now).expect(CANNOT_FAIL) else { return };
         for outgoing in outputs {
             let topic = outgoing.topic.0;
             self.log[topic][outgoing.partition.0 as usize].append(&self.topics[topic], &outgoing.batch, now);
         }
-        let mut positions = Vec::new();
-        for (store, batch) in changelogs {
-            let topic = self.topology.stores[store.0].changelog;
-            let log = &mut self.log[topic.0][task.partition().0 as usize];
-            log.append(&self.topics[topic.0], &batch, now);
-            let end = log.batches.len() as u64;
-            positions.push((store.id(), self.position(store, end)));
-        }
-        task.committed(&positions);
+        let topic = self.topology.subs[task.sub_index()].changelog;
+        let log = &mut self.log[topic.0][task.partition().0 as usize];
+        log.append(&self.topics[topic.0], &changelog, now);
+        let end = log.batches.len() as u64;
+        let position = self.position(topic, end);
+        task.committed(Some(position));
         self.follow_globals();
     }
 

@@ -133,13 +133,9 @@ impl Draft {
             }
             return StoreIndex(i);
         }
-        let changelog = format!("{}-{name}-changelog", self.application);
-        let cleanup = Cleanup::Compact { delete_retention_ms: DELETE_RETENTION_MS };
-        let changelog = self.topic(&changelog, TopicRole::Changelog, 1, cleanup);
-        self.add_store(name, kind, access, ttl_ms, key, value, changelog)
+        self.add_store(name, kind, access, ttl_ms, key, value)
     }
 
-    #[expect(clippy::too_many_arguments, reason = "a store's definition, part by part")]
     fn add_store(
         &mut self,
         name: &str,
@@ -148,7 +144,6 @@ impl Draft {
         ttl_ms: Option<u64>,
         key: (&'static dyn Format, &'static str),
         value: (&'static dyn Format, &'static str),
-        changelog: TopicIndex,
     ) -> StoreIndex {
         self.check_name("store", name);
         self.stores.push(StoreDef {
@@ -160,7 +155,6 @@ impl Draft {
             value: value.0,
             key_type: key.1,
             value_type: value.1,
-            changelog,
         });
         StoreIndex(self.stores.len() - 1)
     }
@@ -184,7 +178,7 @@ impl Draft {
                 "global table {name:?} is of topic {topic:?}, which forgets: make it compacted or keep it forever"
             ));
         }
-        let store = self.add_store(name, StoreKind::Global, Access::Keyed, None, key, value, topic);
+        let store = self.add_store(name, StoreKind::Global, Access::Keyed, None, key, value);
         self.globals.push(GlobalDef { store, topic, rows });
         GlobalIndex(self.globals.len() - 1)
     }
@@ -310,9 +304,13 @@ impl Draft {
         let mut stores: Vec<StoreIndex> = nodes.iter().flat_map(|node| self.nodes[node.0].stores.clone()).collect();
         let raw: (&'static dyn Format, _) = (&RawBytes, "bytes");
         let meta = self.store(&format!("meta.{name}"), StoreKind::TaskMeta, Access::Ordered, None, raw, raw);
-        stores.push(meta);
         stores.sort_unstable();
         stores.dedup();
+        // The last of them, and so of each commit.
+        stores.push(meta);
+        let changelog = format!("{}-{name}-changelog", self.application);
+        let cleanup = Cleanup::Compact { delete_retention_ms: DELETE_RETENTION_MS };
+        let changelog = self.topic(&changelog, TopicRole::Changelog, 1, cleanup);
         let sinks = nodes.iter().map(|node| &self.nodes[node.0]).filter(|node| node.kind == NodeKind::Sink);
         let mut writes: Vec<TopicIndex> = sinks.filter_map(|node| node.topic).chain(dead_letters).collect();
         writes.sort_unstable();
@@ -328,6 +326,7 @@ impl Draft {
             sources,
             stores,
             meta,
+            changelog,
             writes,
             nodes,
             punctuators,

@@ -88,7 +88,7 @@ pub(crate) enum StoreKind {
     /// Key and time, as a window that starts and ends there -> the values that a side of a join has seen then. Its time and what it forgets
     /// are as a window store's.
     Join,
-    /// Key -> timestamp and value, of which every process has all partitions; its changelog is the topic that it is read from.
+    /// Key -> timestamp and value, of which every process has all partitions; the topic that it is read from is in a changelog's place.
     Global,
     /// What an operator holds back; no view.
     Buffer,
@@ -130,7 +130,6 @@ pub(crate) struct StoreDef {
     pub value: &'static dyn Format,
     pub key_type: &'static str,
     pub value_type: &'static str,
-    pub changelog: TopicIndex,
 }
 
 /// What a topic is to the application.
@@ -199,6 +198,8 @@ pub(crate) struct SubTopology {
     /// All stores, the task's own included.
     pub stores: Vec<StoreIndex>,
     pub meta: StoreIndex,
+    /// The changelog of all of them.
+    pub changelog: TopicIndex,
     /// The topics that it writes, other than changelogs.
     pub writes: Vec<TopicIndex>,
     pub nodes: Vec<NodeId>,

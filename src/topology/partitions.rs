@@ -22,8 +22,7 @@ impl Topology {
             let read = sub.sources.iter().map(|source| self.sources[source.0].topic);
             let (replays, inputs): (Vec<_>, Vec<_>) = read.partition(|topic| self.topics[topic.0].role == TopicRole::Replay);
             let tasks = inputs.iter().map(|topic| counts[topic.0]).max().unwrap_or(0);
-            let changelogs = sub.stores.iter().map(|store| self.stores[store.0].changelog);
-            for topic in changelogs.chain(replays) {
+            for topic in replays.into_iter().chain([sub.changelog]) {
                 if counts[topic.0] == 0 {
                     counts[topic.0] = tasks;
                 }

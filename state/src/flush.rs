@@ -32,6 +32,8 @@ struct Part {
     place: usize,
     /// What will be durable.
     position: Position,
+    /// Whether the store had a position on disk before; else what was removed there may not be durable yet.
+    had_position: bool,
 }
 
 /// Tombstones of a part that are on their way to the disk.
@@ -71,7 +73,8 @@ fn freeze(shared: &Shared) -> Vec<Part> {
     for task in shared.all_tasks() {
         let mut hot = task.hot.write();
         for (place, store) in hot.stores.iter_mut().enumerate() {
-            parts.extend(store.freeze().map(|position| Part { task: task.clone(), place, position }));
+            let had_position = store.durable.is_some();
+            parts.extend(store.freeze().map(|position| Part { task: task.clone(), place, position, had_position }));
         }
     }
     parts.sort_by_key(|part| (part.task.stores[part.place], part.task.id.partition));
@@ -83,18 +86,21 @@ fn write(shared: &Shared, parts: &[Part]) -> Result<(usize, Vec<Tombstones>), Er
     at("state:flush:frozen")?;
     let by_store = || parts.chunk_by(|a, b| store_of(a) == store_of(b));
     let mut rows = 0;
+    let mut written = Vec::new();
     let mut tombstones = Vec::new();
     for parts in by_store() {
-        rows += shared
-            .disk
-            .write(Family::of(store_of(&parts[0])), &mut parts.iter().flat_map(|part| collect(part, &mut tombstones)))?;
+        let family = Family::of(store_of(&parts[0]));
+        let of_store = shared.disk.write(family, &mut parts.iter().flat_map(|part| collect(part, &mut tombstones)))?;
+        rows += of_store;
+        let only_moved = of_store == 0 && parts.iter().all(|part| part.had_position);
+        written.extend((!only_moved).then_some(family));
         at("state:flush:store-written")?;
     }
     if let Some(before_sync) = &shared.before_sync {
         before_sync().map_err(|e| Error::io("synced, for the log was not", &e))?;
     }
-    for parts in by_store() {
-        shared.disk.sync(Family::of(store_of(&parts[0])))?;
+    for family in written {
+        shared.disk.sync(family)?;
         at("state:flush:store-synced")?;
     }
     let positions: BTreeMap<_, _> = parts

@@ -298,30 +298,37 @@ impl TaskState {
         }
     }
 
-    /// Takes in a part of the changelog: rows as [`dirty`](TaskState::dirty) gave them, in order, and the position after them. A row that is
-    /// there already does no harm. Readers see each part at once. Waits when memory is short.
+    /// Takes in a part of the changelogs: rows as [`dirty`](TaskState::dirty) gave them, in order, and where the stores stand after them. A row
+    /// that is there already does no harm. Readers see each part at once. Waits when memory is short.
     ///
-    /// Panics while a transaction has written.
+    /// Panics while a transaction has written, or if a store has rows and no position.
     pub fn restore<'a>(
         &mut self,
-        store: StoreId,
-        rows: impl IntoIterator<Item = (&'a [u8], Option<&'a [u8]>)>,
-        position: Position,
+        rows: impl IntoIterator<Item = (StoreId, &'a [u8], Option<&'a [u8]>)>,
+        positions: &[(StoreId, Position)],
     ) -> Result<(), Error> {
-        let place = self.task.place(store);
         let shared = self.db.shared();
-        assert!(!self.has_written(place), "a store is restored between transactions");
-        let stamped = shared.spec(store).ttl_ms.is_some();
-        let entries: Vec<Entry> = rows.into_iter().map(|(key, value)| Entry::new(key, value.map(|value| [value, &[]]))).collect();
-        if stamped && entries.iter().any(|e| e.value().is_some_and(|value| value.len() < STAMP)) {
-            return Err(Error::Damaged("a changelog record of a store with time-to-live has no time".into()));
+        let stores: Vec<_> = positions.iter().map(|(store, _)| (*store, self.task.place(*store), shared.spec(*store))).collect();
+        assert!(stores.iter().all(|(_, place, _)| !self.has_written(*place)), "a store is restored between transactions");
+        let mut last = 0;
+        let mut entries = Vec::new();
+        for (store, key, value) in rows {
+            if stores[last].0 != store {
+                last = stores.iter().position(|(of, ..)| *of == store).expect("a store that has rows has a position");
+            }
+            let (_, place, spec) = stores[last];
+            if spec.ttl_ms.is_some() && value.is_some_and(|value| value.len() < STAMP) {
+                return Err(Error::Damaged("a changelog record of a store with time-to-live has no time".into()));
+            }
+            entries.push((place, shared.hash(store, key), Entry::new(key, value.map(|value| [value, &[]]))));
         }
         let mut hot = self.task.hot.write();
-        for entry in entries {
-            let hash = shared.hash(store, entry.key());
+        for (place, hash, entry) in entries {
             hot.stores[place].apply(entry, hash);
         }
-        hot.stores[place].position = Some(position);
+        for ((_, place, _), (_, position)) in stores.iter().zip(positions) {
+            hot.stores[*place].position = Some(*position);
+        }
         hot.count(&shared.budget);
         drop(hot);
         shared.pace.committed(&shared.budget);

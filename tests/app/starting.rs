@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use millstream::log::{EmbeddedLog, Log, embedded};
-use millstream::{App, Clock, Health, Process, Record, Scope, StreamBuilder, Topic};
+use millstream::{App, Clock, Health, Partition, Process, Record, Scope, Seen, Store, StreamBuilder, Topic};
 
 use super::support::{IN, OUT, SUMS, append, catch_up, config, start, sum, sums, values};
 
@@ -113,6 +113,77 @@ fn a_store_and_a_sub_topology_can_be_added() {
     catch_up(&app.handle(), "counts");
     catch_up(&app.handle(), "added-counts");
     assert_eq!(sum(&app.handle(), "a"), Some(7));
+}
+
+/// Trims the changelog of the tasks that read `in`, as it is behind state that was flushed.
+fn trim(dir: &Path) {
+    let log = EmbeddedLog::open(dir.join("log"), embedded::Options::new(|| Clock::System.now())).expect("the log opens");
+    let changelog = log.topic("app-in-changelog").expect("the log answers").expect("there is one");
+    for partition in (0..changelog.partitions).map(Partition) {
+        let end = log.bounds(changelog.id, partition).expect("the log answers").end;
+        log.trim(changelog.id, partition, end).expect("it is trimmed");
+    }
+}
+
+#[test]
+fn a_store_can_be_added_to_a_task_whose_changelog_was_trimmed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let app = start(sums(), dir.path());
+    append(&app.handle(), "a", 5);
+    catch_up(&app.handle(), "counts");
+    app.stop();
+    trim(dir.path());
+    const LAST: Store<String, i64> = Store::keyed("last");
+    let more = || {
+        let mut more = StreamBuilder::new("app");
+        let process = Process::new("sum", |ctx: &mut Scope<'_, String, i64>, record: Record<String, i64>| {
+            let sum = ctx.store(&SUMS).get(&record.key)?.unwrap_or(0) + record.value;
+            ctx.store(&SUMS).put(&record.key, &sum)?;
+            ctx.store(&LAST).put(&record.key, &record.value)?;
+            ctx.forward(record.with_value(sum))
+        });
+        let sums = more.stream(&IN).process(process.store(&SUMS).store(&LAST));
+        sums.to(&OUT);
+        sums.group_by("by-sum", |_, sum| *sum).count("counts");
+        more
+    };
+    let last = |app: &App, key: &str| {
+        let view = app.handle().view("last").expect("a store").typed(&LAST);
+        view.get(&key.to_owned()).and_then(Seen::wait).expect("the view answers")
+    };
+    let (state, before) = (dir.path().join("state"), dir.path().join("before"));
+    copy(&state, &before);
+    let app = start(more(), dir.path());
+    assert_eq!((sum(&app.handle(), "a"), last(&app, "a")), (Some(5), None));
+    append(&app.handle(), "b", 2);
+    catch_up(&app.handle(), "counts");
+    app.stop();
+    // As after a crash before the first flush: the new store has no position, and its rows are in the changelog alone.
+    std::fs::remove_dir_all(&state).expect("the state can be removed");
+    std::fs::rename(&before, &state).expect("it can be what it was");
+    let app = start(more(), dir.path());
+    assert_eq!((sum(&app.handle(), "a"), sum(&app.handle(), "b"), last(&app, "b")), (Some(5), Some(2), Some(2)));
+}
+
+#[test]
+fn a_state_that_is_gone_is_refused_where_its_changelog_was_trimmed() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let app = start(sums(), dir.path());
+    append(&app.handle(), "a", 5);
+    catch_up(&app.handle(), "counts");
+    app.stop();
+    trim(dir.path());
+    std::fs::remove_dir_all(dir.path().join("state")).expect("the state can be removed");
+    check_refused(sums(), dir.path(), &["is missing, and its changelog \"app-in-changelog\" begins only at offset"]);
+}
+
+/// Copies all files below a directory, as they are.
+fn copy(from: &Path, to: &Path) {
+    for path in walk(from) {
+        let target = to.join(path.strip_prefix(from).expect("it lies below"));
+        std::fs::create_dir_all(target.parent().expect("it lies in one")).expect("a directory can be made");
+        std::fs::copy(&path, target).expect("a file can be copied");
+    }
 }
 
 #[test]

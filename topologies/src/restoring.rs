@@ -18,7 +18,7 @@ pub fn bar() -> Option<RestoreListener> {
         let mut shown = shown.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let (totals, bar) = &mut *shown;
         totals.take(restoration);
-        if totals.stores.is_empty() || totals.of == 0 {
+        if totals.tasks.is_empty() || totals.of == 0 {
             if let Some(bar) = bar.take() {
                 bar.finish_and_clear();
             }
@@ -38,23 +38,23 @@ pub fn bar() -> Option<RestoreListener> {
 struct Totals {
     done: u64,
     of: u64,
-    /// Where each store stands, and where it is going.
-    stores: HashMap<(String, Partition), (u64, u64)>,
+    /// Where each task stands, and where it is going.
+    tasks: HashMap<(String, Partition), (u64, u64)>,
 }
 
 impl Totals {
     fn take(&mut self, restoration: &Restoration<'_>) {
-        let place = (restoration.store.to_owned(), restoration.partition);
+        let place = (restoration.sub_topology.to_owned(), restoration.partition);
         match restoration.step {
             RestoreStep::Start { from, end } => {
-                if self.stores.is_empty() {
+                if self.tasks.is_empty() {
                     (self.done, self.of) = (0, 0);
                 }
                 self.of += end.0.saturating_sub(from.0);
-                self.stores.insert(place, (from.0, end.0));
+                self.tasks.insert(place, (from.0, end.0));
             }
             RestoreStep::Batch { next, .. } => {
-                if let Some((at, end)) = self.stores.get_mut(&place) {
+                if let Some((at, end)) = self.tasks.get_mut(&place) {
                     // What was appended meanwhile may be read with the rest.
                     let next = next.0.min(*end);
                     self.done += next.saturating_sub(*at);
@@ -62,7 +62,7 @@ impl Totals {
                 }
             }
             RestoreStep::End { .. } | RestoreStep::Suspended => {
-                if let Some((at, end)) = self.stores.remove(&place) {
+                if let Some((at, end)) = self.tasks.remove(&place) {
                     self.done += end.saturating_sub(at);
                 }
             }
@@ -79,9 +79,15 @@ mod tests {
     #[test]
     fn what_is_done_grows_to_the_whole_and_begins_anew() {
         let mut totals = Totals::default();
-        let mut check = |store: &str, step: RestoreStep, expected: (u64, u64)| {
-            totals.take(&Restoration { store, changelog: "changelog", partition: Partition(0), step });
-            assert_eq!((totals.done, totals.of), expected, "{store} {step:?}");
+        let mut check = |sub_topology: &str, step: RestoreStep, expected: (u64, u64)| {
+            totals.take(&Restoration {
+                sub_topology,
+                stores: &["a", "b"],
+                changelog: "changelog",
+                partition: Partition(0),
+                step,
+            });
+            assert_eq!((totals.done, totals.of), expected, "{sub_topology} {step:?}");
         };
         let (start, end) =
             (|from, end| RestoreStep::Start { from: Offset(from), end: Offset(end) }, RestoreStep::End { records: 1 });

@@ -279,7 +279,7 @@ fn operators_pause_look_after_dead_letters_and_reset() {
     }
     let planned = printed(&["reset", "--brokers", &address, "--to", "latest", "--dry-run"]);
     assert!(
-        planned.contains("shop-coupons-changelog would be forgotten") && planned.contains("shop.coupons would begin at"),
+        planned.contains("shop-shop.coupons-changelog would be forgotten") && planned.contains("shop.coupons would begin at"),
         "{planned}"
     );
     let goes_on = |line: &str| line.starts_with("shop-requests ") && line.ends_with(", its end");
@@ -301,7 +301,10 @@ fn operators_pause_look_after_dead_letters_and_reset() {
     let said = refusal(&reset(&[]));
     assert!(said.contains("member"), "{said}");
     let forced = printed(&["reset", "--brokers", &address, "--force", "--input-topics", "shop.coupons"]);
-    assert!(forced.contains("shop-coupons-changelog forgotten") && forced.contains("shop.coupons begins at 0 0 0\n"), "{forced}");
+    assert!(
+        forced.contains("shop-shop.coupons-changelog forgotten") && forced.contains("shop.coupons begins at 0 0 0\n"),
+        "{forced}"
+    );
     let log = KafkaLog::open(KafkaConfig::new(&address)).expect("the broker answers");
     let catalogue = log.topic("shop.coupons").expect("the log answers").expect("it stays").id;
     let offsets = log.offsets("shop").expect("the log answers");

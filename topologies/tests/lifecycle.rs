@@ -108,7 +108,9 @@ fn a_reset_begins_the_inputs_anew() {
     let output = run(&["reset", "--data", &dir]);
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(
-        output.status.success() && said.contains("coupon-issue begins at") && said.contains("shop-coupons-changelog forgotten"),
+        output.status.success()
+            && said.contains("coupon-issue begins at")
+            && said.contains("shop-shop.coupons-changelog forgotten"),
         "{output:?}"
     );
     let shop = Shop::start_on(Arc::clone(&data), FREE);

@@ -407,7 +407,7 @@ fn a_task_that_comes_back_restores_only_what_was_added_meanwhile() {
         let check = |db: Db| {
             let mut state = task(&db);
             assert_eq!(state.position(A), Some(position(2)));
-            state.restore(A, [(&b"changed"[..], Some(&b"2"[..]))], position(3)).unwrap();
+            state.restore([(A, &b"changed"[..], Some(&b"2"[..]))], &[(A, position(3))]).unwrap();
             assert_eq!(all(&state, A), "changed=2 kept=1");
         };
         check(db);
@@ -500,7 +500,9 @@ fn a_restore_takes_in_rows_again_and_again() {
         let mut state = task(&db);
         for (times, end) in [(1, 4), (2, 2), (2, 4)] {
             for _ in 0..times {
-                state.restore(A, rows.into_iter().take(end), position(end as u64)).unwrap();
+                state
+                    .restore(rows.into_iter().take(end).map(|(key, value)| (A, key, value)), &[(A, position(end as u64))])
+                    .unwrap();
             }
             assert_eq!(all(&state, A), if end == 4 { "a=2" } else { "a=1 b=1" });
             assert_eq!(state.position(A), Some(position(end as u64)));

@@ -34,7 +34,7 @@ fn replay(db: &Db, end: u64) -> millstream_state::TaskState {
     for store in [A, B] {
         for n in state.position(store).map_or(0, |p| p.offset)..end {
             let (key, value) = record(store, n + 1);
-            state.restore(store, [(&key[..], value.as_deref())], position(n + 1)).unwrap();
+            state.restore([(store, &key[..], value.as_deref())], &[(store, position(n + 1))]).unwrap();
         }
     }
     state

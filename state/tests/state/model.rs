@@ -179,14 +179,14 @@ impl Task {
         for (i, (key, value)) in log.iter().enumerate().skip(from.unwrap_or(0)) {
             if from.is_some() || (value.is_some() && log[i + 1..].iter().all(|(later, _)| later != key)) {
                 let position = self.position(i + 1);
-                self.state().restore(store, [(&key[..], value.as_deref())], position).unwrap();
+                self.state().restore([(store, &key[..], value.as_deref())], &[(store, position)]).unwrap();
             }
         }
         match (from, log.len()) {
             (None, 0) => drop(self.positions.remove(&store)),
             (from, end) if from != Some(end) => {
                 let position = self.position(end);
-                self.state().restore(store, [], position).unwrap();
+                self.state().restore([], &[(store, position)]).unwrap();
                 self.positions.insert(store, position);
             }
             _ => drop(self.state().position(store).map(|position| self.positions.insert(store, position))),

@@ -130,12 +130,12 @@ fn a_changelog_record_without_its_time_is_refused() {
     everywhere(|home, access| {
         let db = open(&home, access);
         let mut state = db.task(TASK, &[A]).unwrap();
-        assert!(state.restore(A, [(&b"k"[..], Some(&b"short"[..]))], position(1)).is_err());
+        assert!(state.restore([(A, &b"k"[..], Some(&b"short"[..]))], &[(A, position(1))]).is_err());
         assert_eq!(state.position(A), None);
         state.put_at(A, b"k", b"v", 5);
         let stored = state.dirty().next().unwrap().value().unwrap().to_vec();
         state.abort();
-        state.restore(A, [(&b"k"[..], Some(&stored[..]))], position(1)).unwrap();
+        state.restore([(A, &b"k"[..], Some(&stored[..]))], &[(A, position(1))]).unwrap();
         assert_eq!(all(&state, A), "k=v");
     });
 }

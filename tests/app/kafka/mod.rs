@@ -1,5 +1,7 @@
-//! A running application on a real Kafka, as operators see it: pause, threads, a rolling upgrade, a reset, what is refused and why, and what
+//! A running application on a real Kafka, as operators see it: pause, threads, a reset, what is refused and why, and what
 //! Kafka's own tools show. One broker is shared; each test has an application and topics of its own.
+
+mod versions;
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -9,7 +11,6 @@ use std::time::Duration;
 
 use millstream::log::kafka::Mechanism;
 use millstream::log::{KafkaConfig, KafkaLog, Log};
-use millstream::serve::application_routes;
 use millstream::{
     Accepted, App, AppState, Config, Events, Handle, Headers, Offset, Partition, Process, Record, RequestKey, Reset, ResetError,
     ResetTo, Scope, Seen, Store, StreamBuilder, Timestamp, Topic,
@@ -19,10 +20,8 @@ use millstream_state::fault::{self, Action};
 use super::support::{LONG, eventually, pass, wait};
 use crate::log::kafka::broker::{Broker, Settings};
 use crate::log::kafka::{config as kafka_config, prefix, shared_broker};
-use crate::serve::Running;
 
 const SUMS: Store<String, i64> = Store::keyed("sums");
-const LARGEST: Store<String, i64> = Store::keyed("largest");
 
 /// The names of an application that no other test has.
 #[derive(Clone, Copy)]
@@ -57,24 +56,6 @@ impl Names {
             ctx.forward(record.with_value(sum))
         });
         let sums = builder.stream(&self.input()).process(process.store(&SUMS));
-        sums.to(&self.output());
-        sums.group_by("by-sum", |_, sum| *sum).count("counts");
-        builder
-    }
-
-    /// The next version: one store more where there was one, and a sub-topology more.
-    fn next_version(self) -> StreamBuilder {
-        let mut builder = StreamBuilder::new(self.app);
-        let process = Process::new("sum", |ctx: &mut Scope<'_, String, i64>, record: Record<String, i64>| {
-            let sum = ctx.store(&SUMS).get(&record.key)?.unwrap_or(0) + record.value;
-            ctx.store(&SUMS).put(&record.key, &sum)?;
-            let largest = ctx.store(&LARGEST).get(&record.key)?.unwrap_or(0).max(sum);
-            ctx.store(&LARGEST).put(&record.key, &largest)?;
-            ctx.forward(record.with_value(sum))
-        });
-        // In front of what was there, so that every number of the old version means something else now.
-        builder.stream(&Topic::<String, i64>::new(self.more).partitions(2)).group_by_key().count("more");
-        let sums = builder.stream(&self.input()).process(process.store(&LARGEST).store(&SUMS));
         sums.to(&self.output());
         sums.group_by("by-sum", |_, sum| *sum).count("counts");
         builder
@@ -249,96 +230,6 @@ fn threads_come_and_go_under_load_and_nothing_is_lost_or_done_twice() {
 }
 
 #[test]
-fn a_version_with_more_takes_over_one_process_after_the_other_and_one_that_differs_is_refused() {
-    const KEYS: usize = 8;
-    let names = Names::new();
-    let dirs = [(); 3].map(|()| tempfile::tempdir().expect("a temporary directory"));
-    let [first, second] = [0, 1].map(|i| start(names.sums(), dirs[i].path(), 1));
-    let mut after = None;
-    let rounds = under_load(names, KEYS, |rounds| {
-        await_rounds(rounds, 5);
-        // One that keeps sums otherwise, and one whose input is shared out otherwise.
-        let mut retyped = StreamBuilder::new(names.app);
-        retyped.stream(&names.input()).group_by("by-sum", |_, sum| sum.to_string()).count("counts");
-        let said = refusal(retyped, dirs[2].path());
-        assert!(said.contains("format of store counts was") && said.contains("i64 -> u64"), "{said}");
-        assert!(said.contains("and is now") && said.contains("utf-8 -> u64"), "{said}");
-        await_rounds(rounds, 3);
-        assert_eq!(first.handle().health(), millstream::Health::Up);
-
-        assert_eq!(first.stop(), None);
-        let third = start(names.next_version(), dirs[0].path(), 1);
-        await_rounds(rounds, 5);
-        assert_eq!(second.stop(), None);
-        let fourth = start(names.next_version(), dirs[1].path(), 1);
-        await_rounds(rounds, 5);
-        after = Some([third, fourth]);
-    });
-    let [third, fourth] = after.expect("both run");
-    // The last of a key's sums is its largest, in the store that the new version brought.
-    let log = log_with(kafka_config());
-    eventually("all is processed", || names.written(&log, "0").len() == rounds);
-    // The group may have given the tasks of a topic to one of them: with all at one, it has every store whole.
-    assert_eq!(fourth.stop(), None);
-    running(&third.handle());
-    let largest = third.handle().view("largest").expect("a store").typed(&LARGEST);
-    let largest = largest.get(&"0".to_owned()).and_then(Seen::wait).expect("it is here");
-    assert_eq!(largest, Some(rounds as i64));
-    // A process of the old version that comes back is welcome while others are there.
-    let old = start(names.sums(), dirs[2].path(), 1);
-    for app in [third, old] {
-        assert_eq!(app.stop(), None);
-    }
-    check_each_once(names, KEYS, rounds);
-}
-
-/// A process of a version with its views over HTTP, where others find it.
-fn serving(builder: StreamBuilder, dir: &Path) -> (App, Running) {
-    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("an address");
-    let topology = builder.build().expect("the topology is valid");
-    let config = Config { threads: 1, advertise: Some(port.to_string()), ..Config::shared(dir) };
-    let app = App::start_on(topology, config, Arc::new(log_with(kafka_config()))).expect("the application starts");
-    let server = Running::start(millstream::serve::Config::listen(port), application_routes(&app.handle()));
-    (app, server)
-}
-
-#[test]
-fn processes_of_two_versions_ask_each_other_for_what_both_know() {
-    let names = Names::new();
-    let dirs = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory"));
-    let (old, old_server) = serving(names.sums(), dirs[0].path());
-    let (new, new_server) = serving(names.next_version(), dirs[1].path());
-    let keys: Vec<String> = (0..16).map(|key| key.to_string()).collect();
-    old.handle().append_blocking(names.events(keys.iter().map(|key| (key.clone(), 7)))).expect("the log takes it");
-    // Whoever of the two the group has given a task to; so each key is with one of them, and the other must ask.
-    let has = |app: &App, key: &String| {
-        let view = app.handle().view("sums").expect("a store").typed(&SUMS);
-        view.get(key).and_then(Seen::wait).is_ok_and(|sum| sum == Some(7))
-    };
-    eventually("all is processed", || keys.iter().all(|key| has(&old, key) || has(&new, key)));
-    assert!(keys.iter().any(|key| !has(&old, key) || !has(&new, key)), "nobody has to ask");
-    for server in [&old_server, &new_server] {
-        for key in &keys {
-            eventually("it is found", || {
-                let answer = server.connect().get(&format!("/views/sums/{key}"));
-                let found = answer.status == 200 && answer.json()["value"] == 7;
-                // Until all is processed it may not be there, and until the group has shared out the tasks nobody may have it.
-                assert!(found || matches!(answer.status, 404 | 503), "{answer:?}");
-                found
-            });
-        }
-        let mut watch = server.connect();
-        watch.subscribe(&format!("/views/sums/{}", keys[0]), "");
-        let shows = |blocks: Vec<String>| blocks.iter().any(|block| block.contains(r#""key":"0","value":7"#));
-        while !shows(watch.events().expect("the stream goes on")) {}
-    }
-    drop((old_server, new_server));
-    for app in [old, new] {
-        assert_eq!(app.stop(), None);
-    }
-}
-
-#[test]
 fn a_reset_forgets_and_begins_anew() {
     let (names, dir) = (Names::new(), tempfile::tempdir().expect("a temporary directory"));
     let topology = || names.sums().build().expect("the topology is valid");
@@ -359,7 +250,7 @@ fn a_reset_forgets_and_begins_anew() {
     assert!(no_input.contains("\"nothing\" is not read") && no_input.contains(names.input), "{no_input}");
 
     let planned = Reset { dry_run: true, ..Reset::default() }.run(&topology(), &log).expect("nothing runs");
-    assert!(planned.forgotten.contains(&format!("{}-sums-changelog", names.app)), "{planned:?}");
+    assert!(planned.forgotten.contains(&format!("{}-{}-changelog", names.app, names.input)), "{planned:?}");
     assert!(planned.begins.len() == 4 && planned.begins.iter().all(|begin| begin.offset == Offset(0) && begin.is_input));
     let app = start(names.sums(), dir.path(), 1);
     catch_up(&app.handle());
@@ -510,7 +401,7 @@ fn topics_that_are_not_what_they_were_are_named() {
     let said = refusal(names.sums(), dir.path());
     assert!(said.contains(&format!("internal topic {repartition:?} has 5 partitions in place of 4")), "{said}");
 
-    let changelog = format!("{}-counts-changelog", names.app);
+    let changelog = format!("{}-by-sum-changelog", names.app);
     let log = log_with(kafka_config());
     log.delete_topics(&[&changelog, &repartition]).expect("the topics are deleted");
     let said = refusal(names.sums(), dir.path());
