@@ -160,7 +160,8 @@ impl KafkaConfig {
     }
 
     /// The name of what this log appends by itself, and the beginning of its transactional ids, for a program of which only one may write:
-    /// the last to open a log with it has it, and every other fails with [`Error::Fenced`] at its next commit. What is read after the log
+    /// the last to open a log with it has it, and every other fails with [`Error::Fenced`] at its next commit, or at the one after if that took
+    /// longer than [`transaction_timeout`](KafkaConfig::transaction_timeout), which fails alone. What is read after the log
     /// was opened, or after a commit that failed, nobody else has added to by the next commit, unless that fails.
     #[must_use]
     pub fn exclusive_writer(mut self, name: impl Into<Arc<str>>) -> KafkaConfig {
