@@ -1,13 +1,18 @@
-//! Processes on a real Kafka that know of each other.
+//! Processes on a real Kafka that know of each other, and ask each other for what they have over HTTP: one that cannot tell of itself, and very
+//! many tasks.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use millstream::log::{KafkaConfig, KafkaLog};
-use millstream::{App, Config, StreamBuilder, Topic, Topology};
+use millstream::serve::{self, application_routes};
+use millstream::{App, Config, Events, Record, StreamBuilder, Timestamp, Topic, Topology};
+use serde_json::json;
 
-use super::support::eventually;
+use super::support::{LONG, eventually};
 use crate::log::kafka::broker::{Broker, Settings};
-use crate::log::kafka::prefix;
+use crate::log::kafka::{config as kafka_config, prefix};
+use crate::serve::Running;
 
 /// An application whose one table has the rows of a topic.
 struct Rows {
@@ -26,6 +31,16 @@ impl Rows {
         let mut builder = StreamBuilder::new(self.app);
         builder.table(&self.input, "rows");
         builder.build().expect("the topology is valid")
+    }
+
+    /// A process of it with its views over HTTP, where others find it.
+    fn serve(&self, dir: &Path, threads: usize) -> (App, Running) {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("an address");
+        let config = Config { threads, advertise: Some(port.to_string()), ..Config::shared(dir) };
+        let log = KafkaLog::open(kafka_config().session_timeout(3 * LONG)).expect("the broker answers");
+        let app = App::start_on(self.topology(), config, Arc::new(log)).expect("the application starts");
+        let server = Running::start(serve::Config::listen(port), application_routes(&app.handle()));
+        (app, server)
     }
 }
 
@@ -49,4 +64,30 @@ fn a_thread_that_the_others_cannot_be_told_of_does_not_begin() {
     broker.tool("org.apache.kafka.tools.AclCommand", &[&["--remove", "--force"], &whom[..]].concat(), "");
     eventually("it can tell of itself", || app.handle().add_thread().is_ok());
     assert_eq!((app.handle().threads(), app.stop()), (2, None));
+}
+
+#[test]
+fn who_asks_for_very_many_tasks_asks_several_times() {
+    // Their names together are longer than the head that a request may have.
+    let rows = Rows::new(&"i".repeat(200), 96);
+    let dirs = [(); 2].map(|()| tempfile::tempdir().expect("a temporary directory"));
+    let (owner, owners) = rows.serve(dirs[0].path(), 1);
+    let (asker, askers) = rows.serve(dirs[1].path(), 0);
+    let events = Events::new().with(&rows.input, &Record::new("a".to_owned(), 7, Timestamp(1)));
+    asker.handle().append_blocking(events).expect("the log takes it");
+    eventually("it is found", || {
+        let answer = askers.connect().get("/views/rows/a");
+        // Until the group has given all tasks to the owner, and that has told of it.
+        assert!(matches!(answer.status, 200 | 404 | 503), "{answer:?}");
+        answer.status == 200 && answer.json()["value"] == 7
+    });
+    let page = askers.connect().get("/views/rows");
+    assert_eq!((page.status, &page.json()["entries"]), (200, &json!([{"key": "a", "value": 7}])), "{page:?}");
+    for (path, shown) in [("/views/rows/a", r#""key":"a","value":7"#), ("/views/rows/b", r#""key":"b","value":null"#)] {
+        let mut watch = askers.connect();
+        watch.subscribe(path, "");
+        while !watch.events().expect("the stream goes on").iter().any(|block| block.contains(shown)) {}
+    }
+    drop((owners, askers));
+    assert_eq!([owner.stop(), asker.stop()], [None, None]);
 }

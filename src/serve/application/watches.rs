@@ -11,6 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -21,7 +22,7 @@ use super::super::error::ApiError;
 use super::super::events::{Event, Events};
 use super::super::request::Request;
 use super::super::response::Response;
-use super::gather::{Coded, Forwarded, Views, asked_for};
+use super::gather::{Coded, Forwarded, Views, asked_for, requests};
 use super::parts::{self, Ended, News, Teller};
 use crate::record::{Offset, Partition};
 use crate::runtime::{Place, QueryError, TaskPlace, View, Watched};
@@ -114,7 +115,7 @@ impl Following {
         }
     }
 
-    /// Begins parts for the tasks that are in none, one for each process that has some.
+    /// Begins parts for the tasks that are in none: one for each process that has some, or several where they are many.
     fn attach(&mut self, teller: &Teller) {
         let mut found = BTreeMap::<Place, Vec<TaskPlace>>::new();
         self.loose.retain_mut(|(task, tried)| {
@@ -130,19 +131,21 @@ impl Following {
         });
         for (place, tasks) in found {
             let known: parts::Known = tasks.iter().map(|task| (*task, self.shown.known(task.1))).collect();
-            let (views, view, watched) = (self.views.clone(), self.shown.view.clone(), self.shown.watched.clone());
-            let (teller, forwarded) = (teller.clone(), self.forwarded.clone());
-            let run: Pin<Box<dyn Future<Output = _> + Send>> = match &place {
-                Place::Here => Box::pin(parts::here(views.application, view, watched, known, teller)),
-                Place::There(endpoint) => {
-                    let name =
-                        |(task, position): &(TaskPlace, Offset)| format!("{}@{position}", views.application.task_name(*task));
-                    let tasks: Vec<String> = known.iter().map(name).collect();
-                    let (endpoint, tasks) = (endpoint.clone(), tasks.join(","));
-                    Box::pin(async move { Ok(parts::there(views.peers, endpoint, forwarded, tasks, teller).await) })
-                }
+            let (view, watched) = (&self.shown.view, &self.shown.watched);
+            let Place::There(endpoint) = &place else {
+                let (application, view, watched) = (self.views.application.clone(), view.clone(), watched.clone());
+                let run = Box::pin(parts::here(application, view, watched, known, teller.clone()));
+                self.parts.push(Part { place, tasks, run });
+                continue;
             };
-            self.parts.push(Part { place, tasks, run });
+            let name = |(task, position): &(TaskPlace, Offset)| format!("{}@{position}", self.views.application.task_name(*task));
+            for (known, names) in requests(known, name) {
+                let (peers, endpoint) = (Arc::clone(&self.views.peers), endpoint.clone());
+                let (forwarded, teller) = (self.forwarded.clone(), teller.clone());
+                let run = Box::pin(async move { Ok(parts::there(peers, endpoint, forwarded, names, teller).await) });
+                let tasks = known.into_iter().map(|(task, _)| task).collect();
+                self.parts.push(Part { place: place.clone(), tasks, run });
+            }
         }
     }
 
