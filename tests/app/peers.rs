@@ -1,18 +1,21 @@
-//! Processes on a real Kafka that know of each other, and ask each other for what they have over HTTP: one that cannot tell of itself, and very
-//! many tasks.
+//! Processes on a real Kafka that know of each other, and ask each other for what they have over HTTP: one that cannot tell of itself, very many
+//! tasks, and peers that refuse.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
-use millstream::log::{KafkaConfig, KafkaLog};
-use millstream::serve::{self, application_routes};
+use millstream::log::{KafkaConfig, KafkaLog, Log};
+use millstream::serve::{self, ApiError, Request, Response, Routes, StatusCode, application_routes};
 use millstream::{App, Config, Events, Record, StreamBuilder, Timestamp, Topic, Topology};
 use serde_json::json;
 
 use super::support::{LONG, eventually};
 use crate::log::kafka::broker::{Broker, Settings};
 use crate::log::kafka::{config as kafka_config, prefix};
-use crate::serve::Running;
+use crate::log::support::put;
+use crate::serve::{Running, config};
 
 /// An application whose one table has the rows of a topic.
 struct Rows {
@@ -90,4 +93,44 @@ fn who_asks_for_very_many_tasks_asks_several_times() {
     }
     drop((owners, askers));
     assert_eq!([owner.stop(), asker.stop()], [None, None]);
+}
+
+/// Refuses a watch several times, tells nothing when it is asked the fifth time, and refuses again. Says when it was asked.
+fn refusing() -> (Running, mpsc::Receiver<Instant>) {
+    async fn answer((asked, times): (mpsc::Sender<Instant>, Arc<AtomicUsize>), _: Request) -> Result<Response, ApiError> {
+        // The test may have seen enough.
+        let _ = asked.send(Instant::now());
+        match times.fetch_add(1, SeqCst) {
+            0 => Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, "RATE_LIMITED", "too many").retry_after(2)),
+            4 => Ok(Response::events(|_| async {})),
+            _ => Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "NOT_READY", "not yet")),
+        }
+    }
+    let (asked, when) = mpsc::channel();
+    let routes = Routes::new((asked, Arc::new(AtomicUsize::new(0)))).get("/views/rows/{key}", answer);
+    (Running::start(config(), routes), when)
+}
+
+#[test]
+fn a_process_that_refuses_a_watch_is_left_alone_for_as_long_as_it_says_or_longer_each_time() {
+    let (rows, dir) = (Rows::new("in", 3), tempfile::tempdir().expect("a temporary directory"));
+    let (app, server) = rows.serve(dir.path(), 0);
+    // Another process has the tasks, by what it tells.
+    let (peer, when) = refusing();
+    let tasks = json!({rows.input.name(): [0, 1, 2]});
+    let told = json!({"endpoint": peer.address.to_string(), "workers": 1, "tasks": tasks, "at": 1}).to_string();
+    let log = KafkaLog::open(kafka_config()).expect("the broker answers");
+    let processes = log.topic(&format!("{}-workers", rows.app)).expect("the broker answers").expect("it is there");
+    put(&log, &processes, 0, &[("peer", &told)]);
+
+    let mut watch = server.connect();
+    watch.subscribe("/views/rows/a", "");
+    let when: Vec<Instant> = (0..7).map(|_| when.recv_timeout(LONG).expect("it is asked")).collect();
+    let pauses: Vec<Duration> = when.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let at_least = [2_000, 500, 1_000, 2_000].map(Duration::from_millis);
+    assert!(pauses.iter().zip(at_least).all(|(pause, least)| *pause >= least), "{pauses:?}");
+    // It has told, and refused again since.
+    assert!(pauses[4..].iter().all(|pause| *pause < Duration::from_secs(2)), "{pauses:?}");
+    drop((watch, server, peer));
+    assert_eq!(app.stop(), None);
 }

@@ -13,13 +13,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::Bytes;
 use hyper::StatusCode;
-use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::task::JoinSet;
 
 use super::super::error::ApiError;
-use super::super::peers::Peers;
+use super::super::peers::{Peers, retry_after};
 use super::super::request::Request;
 use super::super::response::Response;
 use super::blocking;
@@ -322,7 +322,7 @@ async fn ask<T: DeserializeOwned>(
         }
         // Whom the header names as a process could be anybody, so what is asked here counts there, too.
         StatusCode::TOO_MANY_REQUESTS => {
-            let wait = answer.headers().get(RETRY_AFTER).and_then(|wait| wait.to_str().ok()?.parse().ok()).unwrap_or(1);
+            let wait = retry_after(answer.headers()).map_or(1, |wait| wait.as_secs());
             let message = format!("too many requests from this caller at {endpoint}, which has a part of the answer");
             Err(Refused::Told(ApiError::rate_limited(message, wait)))
         }
