@@ -116,8 +116,8 @@ pub enum Error {
         /// What failed.
         cause: Arc<str>,
     },
-    /// The transaction was aborted, by the group or because another producer took over; nothing was appended. What was read for it
-    /// may be somebody else's by now.
+    /// The transaction was aborted, by the group, because it lasted for too long or because another producer took over; nothing was appended.
+    /// What was read for it may be somebody else's by now.
     #[error("transaction was aborted: {cause}")]
     Aborted {
         /// Why.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::body::{Body as _, Incoming};
 use hyper::client::conn::http1::{SendRequest, handshake};
-use hyper::header::HOST;
+use hyper::header::{HOST, HeaderMap, RETRY_AFTER};
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
@@ -26,6 +26,25 @@ const MAX_ANSWER: usize = 64 << 20;
 
 /// The body of a request: none.
 type Nothing = String;
+
+/// Why there is no answer that goes on and on.
+pub(super) struct Refusal {
+    /// For people.
+    pub(super) why: String,
+    /// How long the process is to be left alone, if it says so.
+    pub(super) retry_after: Option<Duration>,
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Refusal {
+        Refusal { why, retry_after: None }
+    }
+}
+
+/// How long a process that gives this answer is to be left alone, if it says so in seconds.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    headers.get(RETRY_AFTER)?.to_str().ok()?.parse().ok().map(Duration::from_secs)
+}
 
 /// Connections to other processes, by their `host:port`.
 #[derive(Default)]
@@ -68,13 +87,13 @@ impl Peers {
     /// Sends a request whose answer goes on and on, and reads its head.
     ///
     /// # Errors
-    /// Why there is no such answer, for people.
+    /// Why there is no such answer.
     pub(super) async fn open(
         &self,
         endpoint: &str,
         request: hyper::http::request::Builder,
         deadline: Duration,
-    ) -> Result<Lines, String> {
+    ) -> Result<Lines, Refusal> {
         let request = request.header(HOST, endpoint).body(Nothing::new()).map_err(|error| error.to_string())?;
         let answered = timeout(deadline, async {
             let mut connection = connect(endpoint).await?;
@@ -83,12 +102,12 @@ impl Peers {
         });
         let (connection, answer) = match answered.await {
             Ok(Ok(answered)) => answered,
-            Ok(Err(error)) => return Err(format!("{endpoint} gives no answer: {error}")),
-            Err(_) => return Err(format!("{endpoint} does not answer in time")),
+            Ok(Err(error)) => return Err(format!("{endpoint} gives no answer: {error}").into()),
+            Err(_) => return Err(format!("{endpoint} does not answer in time").into()),
         };
         match answer.status() {
             StatusCode::OK => Ok(Lines { body: answer.into_body(), read: Vec::new(), begin: 0, _connection: connection }),
-            status => Err(format!("{endpoint} answers {status}")),
+            status => Err(Refusal { why: format!("{endpoint} answers {status}"), retry_after: retry_after(answer.headers()) }),
         }
     }
 

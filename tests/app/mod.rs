@@ -9,6 +9,8 @@ mod idle;
 #[cfg(feature = "kafka")]
 mod kafka;
 mod operating;
+#[cfg(feature = "kafka")]
+mod peers;
 mod reading;
 mod requests;
 mod starting;

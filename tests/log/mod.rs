@@ -6,4 +6,4 @@ mod contract;
 mod embedded;
 #[cfg(feature = "kafka")]
 pub mod kafka;
-mod support;
+pub mod support;

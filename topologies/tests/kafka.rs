@@ -15,8 +15,8 @@ use millstream::log::{KafkaConfig, KafkaLog, Log};
 use serde_json::json;
 use tempfile::TempDir;
 
-use self::broker::Broker;
-use crate::cdc::{database, insert};
+use self::broker::{Broker, Settings};
+use crate::cdc::{database, insert, metric};
 use crate::shop::{FREE, Shop, command, eventually, fresh_id, refusal, run};
 use crate::sink::endpoint::{Endpoint, Reply};
 use crate::sink::{all_of, trade};
@@ -357,6 +357,38 @@ fn of_two_relays_of_an_outbox_one_relays_and_the_other_ends() {
     // Nor was a row relayed by two.
     let log = KafkaLog::open(KafkaConfig::new(broker.address())).expect("the broker answers");
     assert_eq!(records(&log, "coupon-issue").len() as u64, USERS);
+}
+
+#[test]
+fn a_relay_that_stood_still_for_longer_than_its_transaction_lasts_goes_on() {
+    let properties = "transaction.abort.timed.out.transaction.cleanup.interval.ms=200\n".to_owned();
+    let broker = Broker::with(Settings { protocol: "PLAINTEXT", properties, scram: String::new() });
+    let server = database::shared();
+    let outbox = server.database();
+    let relay = start(&broker, "cdc", directory(), &["--mysql", &server.url("app", &outbox), "--cdc-route", "Test=relayed"]);
+    eventually(|| (metric(&relay, "shop_cdc_connected") == 1.0).then_some(()));
+    let log = KafkaLog::open(KafkaConfig::new(broker.address())).expect("the broker answers");
+    let position = log.topic("shop.cdc-position").expect("the broker answers").expect("it is there");
+    let place = (position.id, Partition(0));
+    let ended = || log.bounds(place.0, place.1).expect("the broker answers").end;
+    let mut written = 0_u32;
+    // It stands still within a transaction.
+    loop {
+        let rows: Vec<String> = (0..100).map(|row| insert(&format!("{written}-{row}"), "1", "Test", "NULL")).collect();
+        server.run(&outbox, &rows.join(";"));
+        written += 1;
+        relay.signal("STOP");
+        let (stood, open) = (Instant::now(), log.open_ends(&[place]).expect("the broker answers")[0]);
+        eventually(|| (ended() >= open).then_some(()));
+        relay.signal("CONT");
+        if stood.elapsed() > Duration::from_secs(5) {
+            break;
+        }
+    }
+    server.run(&outbox, &insert("last", "1", "Test", "NULL"));
+    let relayed = || metric(&relay, "shop_cdc_rows_total{outcome=\"relayed\"}");
+    eventually(|| (relayed() == f64::from(written * 100 + 1)).then_some(()));
+    assert_eq!(records(&log, "relayed").len(), written as usize * 100 + 1, "each once");
 }
 
 #[test]

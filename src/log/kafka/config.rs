@@ -1,7 +1,7 @@
 //! How to reach a Kafka cluster and what of it to use. Whatever is wrong with it is said before anything runs.
 //!
 //! The defaults are small on purpose: what librdkafka buffers is memory that no budget of the state sees. With them a worker thread
-//! holds up to 2 MiB for each partition that it reads and 32 MiB of records on their way out.
+//! holds about 2 MiB for each partition that it reads, more of small records ([`KafkaConfig::fetch_bytes`]), and 32 MiB of records on their way out.
 
 use super::super::Error;
 use rdkafka::ClientConfig;
@@ -160,7 +160,8 @@ impl KafkaConfig {
     }
 
     /// The name of what this log appends by itself, and the beginning of its transactional ids, for a program of which only one may write:
-    /// the last to open a log with it has it, and every other fails with [`Error::Fenced`] at its next commit. What is read after the log
+    /// the last to open a log with it has it, and every other fails with [`Error::Fenced`] at its next commit, or at the one after if that took
+    /// longer than [`transaction_timeout`](KafkaConfig::transaction_timeout), which fails alone. What is read after the log
     /// was opened, or after a commit that failed, nobody else has added to by the next commit, unless that fails.
     #[must_use]
     pub fn exclusive_writer(mut self, name: impl Into<Arc<str>>) -> KafkaConfig {
@@ -168,7 +169,9 @@ impl KafkaConfig {
         self
     }
 
-    /// How much is fetched ahead for each partition that is read, in bytes; about twice as much is held. 1 MiB.
+    /// How much is fetched at once for each partition that is read, in bytes as the broker keeps them; and no more is fetched while values of
+    /// so many bytes wait, or 100,000 records. librdkafka counts neither keys and headers nor the 304 bytes that it takes for each record itself:
+    /// of large records about twice this size is held, and of small ones 30 MB or more. 1 MiB.
     #[must_use]
     pub fn fetch_bytes(mut self, bytes: usize) -> KafkaConfig {
         self.fetch_bytes = bytes;

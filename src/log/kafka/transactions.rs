@@ -3,6 +3,11 @@
 //!
 //! A producer that is fenced or failed for good is dropped; the next one begins with `init_transactions`, which ends whatever this one
 //! left open, to whichever side it was decided.
+//!
+//! The cluster fences a producer, too, when it ends its transaction because that lasted for too long, and says nothing else. Of an exclusive
+//! writer's two producers this concerns one, while whoever takes over takes both, in the same order. So where it may have been that, the other
+//! makes the next transaction: it is fenced as well, or nobody has taken over. Should somebody do so in that very moment, both may end; none
+//! writes what the other has written.
 
 use super::super::{Append, Error, TopicId};
 use super::cluster::{Cluster, client};
@@ -37,12 +42,24 @@ pub(super) struct Transactions {
     exclusive: Option<Arc<str>>,
 }
 
+/// Whether a producer that was lost had been fenced.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fenced {
+    No,
+    /// By another that has taken over, or by the cluster, which ended a transaction that lasted for too long.
+    Perhaps,
+    /// By another.
+    Yes,
+}
+
 /// A producer of transactions.
 struct Turn {
     cluster: Arc<Cluster>,
     topics: Arc<Topics>,
     id: Arc<str>,
-    fenced: bool,
+    /// When its last transaction began.
+    began: Instant,
+    fenced: Fenced,
     producer: Option<Producer>,
 }
 
@@ -58,7 +75,8 @@ impl Transactions {
     pub(super) fn new(cluster: &Arc<Cluster>, topics: &Arc<Topics>, name: &str) -> Transactions {
         let turn = |turn| {
             let (cluster, topics) = (Arc::clone(cluster), Arc::clone(topics));
-            Turn { cluster, topics, id: format!("{name}{turn}").into(), fenced: false, producer: None }
+            let (id, began) = (format!("{name}{turn}").into(), Instant::now());
+            Turn { cluster, topics, id, began, fenced: Fenced::No, producer: None }
         };
         Transactions { turns: ["a", "b"].map(turn), exclusive: None }
     }
@@ -80,6 +98,10 @@ impl Transactions {
     /// # Errors
     /// If the cluster can't do it now, or does not allow it.
     pub(super) fn ready(&mut self) -> Result<(), Error> {
+        if self.exclusive.is_some() {
+            self.turns.sort_by(|one, other| one.id.cmp(&other.id));
+            return self.turns.iter_mut().try_for_each(Turn::ready);
+        }
         let [one, other] = &mut self.turns;
         if one.producer.is_some() && other.producer.is_some() {
             return Ok(());
@@ -97,23 +119,45 @@ impl Transactions {
     /// Nothing of it was appended, unless the outcome is unknown.
     pub(super) fn commit(&mut self, appends: &[&Append], reads: &[Read]) -> Result<Vec<Offset>, Error> {
         let Some(id) = self.exclusive.clone() else { return self.take_turn(appends, reads) };
-        if self.turns.iter().any(|turn| turn.fenced) {
+        if self.is_fenced() {
             return Err(Error::Fenced { id });
         }
-        if self.turns.iter().any(|turn| turn.producer.is_none()) {
+        let [next, other] = &self.turns;
+        let will_tell = next.producer.is_some() && other.fenced == Fenced::Perhaps;
+        if !will_tell && self.turns.iter().any(|turn| turn.producer.is_none()) {
             // Somebody else may have written between the loss and now: what this transaction was made from may be old.
-            self.turns.iter_mut().for_each(|turn| turn.producer = None);
+            self.turns.iter_mut().for_each(|turn| (turn.producer, turn.fenced) = (None, Fenced::No));
             self.ready()?;
             return Err(Error::Aborted { cause: "the producer was replaced: what was read before may be old".into() });
         }
         match self.take_turn(appends, reads) {
-            Err(_) if self.turns.iter().any(|turn| turn.fenced) => Err(Error::Fenced { id }),
+            Err(_) if self.is_fenced() => Err(Error::Fenced { id }),
+            Err(error) if self.turns[0].fenced == Fenced::Perhaps => {
+                let why = self.turns[0].lasted_too_long();
+                tracing::warn!(target: "kafka", id = &*id, %error, "{why}");
+                self.turns.rotate_left(1);
+                let cause = why.into();
+                Err(if error.is_outcome_unknown() { Error::OutcomeUnknown { cause } } else { Error::Aborted { cause } })
+            }
             outcome => outcome,
         }
     }
 
+    /// Whether another has taken over, as far as that is known.
+    fn is_fenced(&self) -> bool {
+        self.turns.iter().any(|turn| turn.fenced == Fenced::Yes)
+    }
+
     fn take_turn(&mut self, appends: &[&Append], reads: &[Read]) -> Result<Vec<Offset>, Error> {
-        let bases = self.turns[0].commit(appends, reads)?;
+        let [next, other] = &mut self.turns;
+        let bases = next.commit(appends, reads)?;
+        if self.exclusive.is_some() && other.fenced == Fenced::Perhaps {
+            // Nobody has taken over. If somebody does just now, the one that has told so far tells again.
+            if let Err(error) = other.ready() {
+                tracing::warn!(target: "kafka", id = &*other.id, %error, "the producer is not replaced yet");
+            }
+            return Ok(bases);
+        }
         self.turns.rotate_left(1);
         Ok(bases)
     }
@@ -140,7 +184,7 @@ impl Turn {
             client.poll(Duration::ZERO);
             self.cluster.available()?;
         }
-        self.producer = Some(Producer::new(client));
+        (self.producer, self.fenced) = (Some(Producer::new(client)), Fenced::No);
         Ok(())
     }
 
@@ -148,6 +192,7 @@ impl Turn {
         self.ready()?;
         let Some(producer) = &mut self.producer else { return Err(Error::Closed) };
         producer.client.take_delivered();
+        self.began = Instant::now();
         if let Err(failure) = producer.client.begin_transaction() {
             // It stands in a transaction that could not be ended, or failed for good.
             return Err(self.lose(&failure, "beginning a transaction"));
@@ -180,8 +225,20 @@ impl Turn {
     fn lose(&mut self, failure: &Failure, what: &str) -> Error {
         // That it was fenced may have come out only when it was to abort.
         let fatal = self.producer.take().and_then(|producer| producer.client.fatal());
-        self.fenced = error::is_fenced(failure.code) || fatal.is_some_and(|fatal| error::is_fenced(fatal.code));
+        let fenced = error::is_fenced(failure.code) || fatal.is_some_and(|fatal| error::is_fenced(fatal.code));
+        self.fenced = match fenced {
+            false => Fenced::No,
+            true if self.began.elapsed() < self.cluster.config.transaction_timeout => Fenced::Yes,
+            true => Fenced::Perhaps,
+        };
         error::of(failure, what)
+    }
+
+    fn lasted_too_long(&self) -> String {
+        let (lasted, timeout) = (self.began.elapsed(), self.cluster.config.transaction_timeout);
+        format!(
+            "it lasted {lasted:.1?} where the cluster gives {timeout:.1?}, unless another process has taken over: the next transaction tells"
+        )
     }
 
     /// Asks for the commit. From here on only the cluster knows.

@@ -2,10 +2,10 @@
 //! have found comes together. Which process has which part of a key is not known for every store, so all parts are asked, each process once.
 //!
 //! A process asks another with the request it was asked with, its caller's authorization included, and with the header `x-view-tasks`, which
-//! names the tasks that are asked for. A request with that header is answered from what is here, as [`Part`], and never passed on: there is
+//! names the tasks that are asked for; several times, if there are many. A request with that header is answered from what is here, as [`Part`], and never passed on: there is
 //! no loop. A watch goes the same way, in [`parts`](super::parts).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use bytes::Bytes;
 use hyper::StatusCode;
-use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue, RETRY_AFTER};
+use hyper::header::{AUTHORIZATION, HeaderName, HeaderValue};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::task::JoinSet;
 
 use super::super::error::ApiError;
-use super::super::peers::Peers;
+use super::super::peers::{Peers, retry_after};
 use super::super::request::Request;
 use super::super::response::Response;
 use super::blocking;
@@ -28,6 +28,8 @@ use crate::runtime::{Handle, Place, QueryError, Seen, TaskPlace};
 
 /// The tasks that another process asks for, each by its name, with commas; for a watch with `@` and the position it knows.
 const TASKS: HeaderName = HeaderName::from_static("x-view-tasks");
+/// The most bytes of names in one request: servers take 8 KiB of head or more, and much of it may be the client's.
+const MOST_NAMES: usize = 4 << 10;
 /// How many milliseconds the answer may be behind, where it is not all from the tasks' owners.
 const STALENESS: HeaderName = HeaderName::from_static("x-view-staleness-ms");
 /// How long a process has for its answer, beside what the request itself may wait.
@@ -142,9 +144,9 @@ impl Views {
             let here = by_place.remove(&Place::Here);
             let mut asked = JoinSet::new();
             for (place, tasks) in by_place {
-                if let Place::There(endpoint) = place {
-                    let tasks: Vec<String> = tasks.into_iter().map(|task| self.application.task_name(task)).collect();
-                    asked.spawn(ask(Arc::clone(&self.peers), endpoint, Forwarded::of(request)?, tasks.join(",")));
+                let Place::There(endpoint) = place else { continue };
+                for (_, names) in requests(tasks, |task| self.application.task_name(*task)) {
+                    asked.spawn(ask(Arc::clone(&self.peers), endpoint.clone(), Forwarded::of(request)?, names));
                 }
             }
             let mut parts = Vec::new();
@@ -230,6 +232,23 @@ impl<T> Gathered<T> {
     }
 }
 
+/// Tasks as they are asked for, by their names with commas: in as many requests as it takes for none to have too long a head.
+pub(super) fn requests<T>(tasks: Vec<T>, name: impl Fn(&T) -> String) -> Vec<(Vec<T>, String)> {
+    let mut requests: Vec<(Vec<T>, String)> = Vec::new();
+    for task in tasks {
+        let name = name(&task);
+        match requests.last_mut() {
+            Some((tasks, names)) if names.len() + name.len() < MOST_NAMES => {
+                tasks.push(task);
+                *names += ",";
+                *names += &name;
+            }
+            _ => requests.push((vec![task], name)),
+        }
+    }
+    requests
+}
+
 /// The tasks that another process asks for, and which position it knows of each; `None` if a client asks.
 pub(super) fn asked_for(
     application: &Handle,
@@ -239,10 +258,10 @@ pub(super) fn asked_for(
     if !request.headers().contains_key(TASKS) {
         return Ok(None);
     }
+    let named: HashMap<String, TaskPlace> = tasks.iter().map(|task| (application.task_name(*task), *task)).collect();
     let read = |text: &str| {
         let (name, known) = text.split_once('@').unwrap_or((text, "0"));
-        let task = tasks.iter().find(|task| application.task_name(**task) == name)?;
-        Some((*task, Offset(known.parse().ok()?)))
+        Some((*named.get(name)?, Offset(known.parse().ok()?)))
     };
     let asked = request.header(TASKS.as_str()).and_then(|text| text.split(',').map(read).collect());
     asked.map(Some).ok_or_else(|| ApiError::invalid_field(TASKS.as_str(), "does not name tasks of this store"))
@@ -303,9 +322,13 @@ async fn ask<T: DeserializeOwned>(
         }
         // Whom the header names as a process could be anybody, so what is asked here counts there, too.
         StatusCode::TOO_MANY_REQUESTS => {
-            let wait = answer.headers().get(RETRY_AFTER).and_then(|wait| wait.to_str().ok()?.parse().ok()).unwrap_or(1);
+            let wait = retry_after(answer.headers()).map_or(1, |wait| wait.as_secs());
             let message = format!("too many requests from this caller at {endpoint}, which has a part of the answer");
             Err(Refused::Told(ApiError::rate_limited(message, wait)))
+        }
+        // With the tasks' names it is longer than what came here.
+        status @ StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => {
+            told(status, "HEADERS_TOO_LARGE", format!("the request's headers are too large for {endpoint}"))
         }
         status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
             let message =

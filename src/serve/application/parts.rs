@@ -15,7 +15,7 @@ use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
 use super::super::events::{Event, Events};
-use super::super::peers::Peers;
+use super::super::peers::{Peers, Refusal};
 use super::gather::{Coded, Forwarded};
 use crate::log;
 use crate::record::Offset;
@@ -57,8 +57,8 @@ pub(super) fn channel() -> (Teller, mpsc::Receiver<News>) {
 /// How a part has ended.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ended {
-    /// It could not begin there.
-    Unreached,
+    /// It could not begin there. The process is to be left alone for so long, if it says so.
+    Unreached(Option<Duration>),
     /// It is to be begun anew, there or elsewhere.
     Anew,
     /// The application has stopped.
@@ -82,7 +82,7 @@ pub(super) async fn here(
     news: Teller,
 ) -> Result<Ended, QueryError> {
     let mut moves = application.moves();
-    let Some(since) = readable_since(&application, &tasks) else { return Ok(Ended::Unreached) };
+    let Some(since) = readable_since(&application, &tasks) else { return Ok(Ended::Unreached(None)) };
     let told = async {
         // A process that follows a task may not have come so far.
         for (task, known) in &tasks {
@@ -163,9 +163,9 @@ pub(super) async fn there(peers: Arc<Peers>, endpoint: String, forwarded: Forwar
     let request = forwarded.build(&tasks).header(ACCEPT, "text/event-stream");
     let mut lines = match peers.open(&endpoint, request, forwarded.deadline()).await {
         Ok(lines) => lines,
-        Err(why) => {
+        Err(Refusal { why, retry_after }) => {
             tracing::debug!(why, "a part of a watch is looked for elsewhere");
-            return Ended::Unreached;
+            return Ended::Unreached(retry_after);
         }
     };
     while let Ok(Some(line)) = timeout(SILENCE, lines.next()).await {
@@ -174,7 +174,7 @@ pub(super) async fn there(peers: Arc<Peers>, endpoint: String, forwarded: Forwar
             Ok(one) => drop(news.send(one).await),
             Err(error) => {
                 tracing::warn!(endpoint, %error, "a process tells of a watch what is not understood here");
-                return Ended::Unreached;
+                return Ended::Unreached(None);
             }
         }
     }

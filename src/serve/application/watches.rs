@@ -11,23 +11,29 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use hyper::StatusCode;
 use serde_json::json;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::super::error::ApiError;
 use super::super::events::{Event, Events};
 use super::super::request::Request;
 use super::super::response::Response;
-use super::gather::{Coded, Forwarded, Views, asked_for};
+use super::gather::{Coded, Forwarded, Views, asked_for, requests};
 use super::parts::{self, Ended, News, Teller};
 use crate::record::{Offset, Partition};
 use crate::runtime::{Place, QueryError, TaskPlace, View, Watched};
 
-/// How soon a process is asked again that should have tasks and did not tell of them. Nothing else says that it does now.
+/// How soon a process is asked again that should have tasks and did not tell of them, if it does not say so itself. Nothing else says that it
+/// does now. Each time in a row it is twice as long, up to the longest.
 const AGAIN: Duration = Duration::from_millis(250);
+const LONGEST: Duration = Duration::from_secs(4);
+/// A process is not left alone for longer than this, whatever it says.
+const LEFT_ALONE: Duration = Duration::from_secs(60);
 
 /// Answers a watch, or another process's request for a part of one.
 pub(super) async fn begin(views: Views, request: &Request, view: View, watched: Watched) -> Result<Response, ApiError> {
@@ -36,7 +42,8 @@ pub(super) async fn begin(views: Views, request: &Request, view: View, watched: 
         let partitions: Vec<Partition> = asked.iter().map(|(task, _)| Partition(task.1)).collect();
         request.at_least_in(&views.application, view.name(), &partitions).await?;
         if parts::readable_since(&views.application, &asked).is_none() {
-            return Err(ApiError::unavailable("NOT_READY", "a task is not here"));
+            // Without a time: it may be here any moment, and who asks is soon back and then less often.
+            return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "NOT_READY", "a task is not here"));
         }
         return Ok(Response::events(move |events| parts::pass(views.application, view, watched, asked, events)));
     }
@@ -65,6 +72,7 @@ struct Following {
     parts: Vec<Part>,
     /// The tasks that are in no part, and how many of their places were tried in vain; `None`, for all of them, until they are looked for again.
     loose: Vec<(TaskPlace, Option<usize>)>,
+    refusals: Refusals,
     shown: Shown,
 }
 
@@ -72,7 +80,7 @@ impl Following {
     fn new(views: Views, view: View, watched: Watched, forwarded: Forwarded) -> Following {
         let loose: Vec<_> = view.tasks_of().into_iter().map(|task| (task, Some(0))).collect();
         let shown = Shown::new(view, watched, loose.len());
-        Following { views, forwarded, parts: Vec::new(), loose, shown }
+        Following { views, forwarded, parts: Vec::new(), loose, refusals: Refusals::default(), shown }
     }
 
     /// Shows what there is and what comes, until the application stops.
@@ -104,8 +112,14 @@ impl Following {
                     let part = self.parts.swap_remove(number);
                     let next = match outcome? {
                         Ended::Over => return Ok(()),
-                        Ended::Anew => None,
-                        Ended::Unreached => self.tried(&part),
+                        Ended::Anew => {
+                            self.refusals.forget(&part.place);
+                            None
+                        }
+                        Ended::Unreached(retry_after) => {
+                            self.refusals.note(&part.place, retry_after, Instant::now());
+                            self.tried(&part)
+                        }
                     };
                     self.loose.extend(part.tasks.into_iter().map(|task| (task, next)));
                 }
@@ -114,11 +128,15 @@ impl Following {
         }
     }
 
-    /// Begins parts for the tasks that are in none, one for each process that has some.
+    /// Begins parts for the tasks that are in none: one for each process that has some, or several where they are many.
     fn attach(&mut self, teller: &Teller) {
-        let mut found = BTreeMap::<Place, Vec<TaskPlace>>::new();
+        let (mut found, now) = (BTreeMap::<Place, Vec<TaskPlace>>::new(), Instant::now());
         self.loose.retain_mut(|(task, tried)| {
-            let place = tried.and_then(|tried| self.views.application.places(*task).into_iter().nth(tried));
+            let next = |tried| {
+                let mut places = self.views.application.places(*task).into_iter().skip(tried);
+                places.find(|place| !self.refusals.holds(place, now))
+            };
+            let place = tried.and_then(next);
             *tried = None;
             match place {
                 Some(place) => {
@@ -130,19 +148,21 @@ impl Following {
         });
         for (place, tasks) in found {
             let known: parts::Known = tasks.iter().map(|task| (*task, self.shown.known(task.1))).collect();
-            let (views, view, watched) = (self.views.clone(), self.shown.view.clone(), self.shown.watched.clone());
-            let (teller, forwarded) = (teller.clone(), self.forwarded.clone());
-            let run: Pin<Box<dyn Future<Output = _> + Send>> = match &place {
-                Place::Here => Box::pin(parts::here(views.application, view, watched, known, teller)),
-                Place::There(endpoint) => {
-                    let name =
-                        |(task, position): &(TaskPlace, Offset)| format!("{}@{position}", views.application.task_name(*task));
-                    let tasks: Vec<String> = known.iter().map(name).collect();
-                    let (endpoint, tasks) = (endpoint.clone(), tasks.join(","));
-                    Box::pin(async move { Ok(parts::there(views.peers, endpoint, forwarded, tasks, teller).await) })
-                }
+            let (view, watched) = (&self.shown.view, &self.shown.watched);
+            let Place::There(endpoint) = &place else {
+                let (application, view, watched) = (self.views.application.clone(), view.clone(), watched.clone());
+                let run = Box::pin(parts::here(application, view, watched, known, teller.clone()));
+                self.parts.push(Part { place, tasks, run });
+                continue;
             };
-            self.parts.push(Part { place, tasks, run });
+            let name = |(task, position): &(TaskPlace, Offset)| format!("{}@{position}", self.views.application.task_name(*task));
+            for (known, names) in requests(known, name) {
+                let (peers, endpoint) = (Arc::clone(&self.views.peers), endpoint.clone());
+                let (forwarded, teller) = (self.forwarded.clone(), teller.clone());
+                let run = Box::pin(async move { Ok(parts::there(peers, endpoint, forwarded, names, teller).await) });
+                let tasks = known.into_iter().map(|(task, _)| task).collect();
+                self.parts.push(Part { place: place.clone(), tasks, run });
+            }
         }
     }
 
@@ -176,6 +196,39 @@ async fn first_to_end(parts: &mut [Part]) -> (usize, Result<Ended, QueryError>) 
         Poll::Pending
     })
     .await
+}
+
+/// The processes that refused to tell when they were asked last, by where they are reached.
+#[derive(Default)]
+struct Refusals(BTreeMap<String, Refused>);
+
+struct Refused {
+    /// Until then it is not asked.
+    until: Instant,
+    /// How long it is left alone after the next time.
+    next: Duration,
+}
+
+impl Refusals {
+    fn note(&mut self, place: &Place, retry_after: Option<Duration>, now: Instant) {
+        let Place::There(endpoint) = place else { return };
+        let refused = self.0.entry(endpoint.clone()).or_insert(Refused { until: now, next: AGAIN });
+        // Of several parts that it was asked for at once, one counts.
+        if refused.until <= now {
+            refused.until = now + retry_after.unwrap_or(refused.next).clamp(AGAIN, LEFT_ALONE);
+            refused.next = (refused.next * 2).min(LONGEST);
+        }
+    }
+
+    fn forget(&mut self, place: &Place) {
+        if let Place::There(endpoint) = place {
+            self.0.remove(endpoint);
+        }
+    }
+
+    fn holds(&self, place: &Place, now: Instant) -> bool {
+        matches!(place, Place::There(endpoint) if self.0.get(endpoint).is_some_and(|refused| now < refused.until))
+    }
 }
 
 /// What a client has been shown.
@@ -276,5 +329,35 @@ impl Shown {
         let positions: Vec<String> = positions.iter().map(|(partition, offset)| format!("{partition}:{offset}")).collect();
         out.extend_from_slice(format!(r#","position":"{}"}}"#, positions.join(",")).as_bytes());
         Ok(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_refuses_is_left_alone_for_as_long_as_it_says_or_longer_each_time() {
+        let (mut refusals, place) = (Refusals::default(), Place::There("a:1".into()));
+        let mut now = Instant::now();
+        let mut left_alone_ms = |refusals: &mut Refusals, retry_after_s: Option<u64>| {
+            // It was asked for several parts.
+            for _ in 0..3 {
+                refusals.note(&place, retry_after_s.map(Duration::from_secs), now);
+            }
+            let begun = now;
+            while refusals.holds(&place, now) {
+                now += Duration::from_millis(50);
+            }
+            (now - begun).as_millis()
+        };
+        let own = [(); 6].map(|()| left_alone_ms(&mut refusals, None));
+        assert_eq!(own, [250, 500, 1_000, 2_000, 4_000, 4_000]);
+        let said = [0, 7, 3_600].map(|seconds| left_alone_ms(&mut refusals, Some(seconds)));
+        assert_eq!(said, [250, 7_000, 60_000]);
+        refusals.forget(&Place::There("a:1".into()));
+        assert_eq!(left_alone_ms(&mut refusals, None), 250);
+        refusals.note(&Place::Here, None, now);
+        assert!(!refusals.holds(&Place::Here, now));
     }
 }

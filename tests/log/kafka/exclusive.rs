@@ -91,35 +91,78 @@ fn who_lost_its_producers_reads_anew_before_it_writes_and_takes_nothing_back() {
     assert_eq!(contents(&second, &topic(&second, "relayed", 1), 0), written);
 }
 
+/// A broker that ends a transaction soon when its time is up, and a writer whose transactions have 3 s.
+fn impatient() -> (Broker, impl Fn() -> KafkaLog + Send + Sync + 'static) {
+    let properties = "transaction.abort.timed.out.transaction.cleanup.interval.ms=200\n".to_owned();
+    let broker = Broker::with(Settings { protocol: "PLAINTEXT", properties, scram: String::new() });
+    let config = KafkaConfig::new(broker.address()).property("socket.timeout.ms", "3000");
+    let config = config.transaction_timeout(Duration::from_secs(3)).exclusive_writer("relay");
+    (broker, move || KafkaLog::open(config.clone()).expect("the broker answers"))
+}
+
+/// Holds up the next transaction, all of which is sent, until the cluster has ended it.
+fn hold_up_until_it_is_ended(broker: &Broker, then: impl Fn() + Send + Sync + 'static) {
+    let watcher = KafkaLog::open(KafkaConfig::new(broker.address())).expect("the broker answers");
+    let watched = topic(&watcher, "relayed", 1);
+    fault::on_visit("kafka:commit:before-end", move || {
+        fault::disarm("kafka:commit:before-end");
+        let sent = watcher.open_ends(&[(watched.id, Partition(0))]).expect("the broker answers")[0];
+        until(|| watcher.bounds(watched.id, Partition(0)).expect("the broker answers").end > sent);
+        then();
+    });
+}
+
 #[test]
-fn who_was_away_for_longer_than_its_transaction_lasts_commits_nothing_and_ends() {
-    alone("log::kafka::exclusive::who_was_away_for_longer_than_its_transaction_lasts_commits_nothing_and_ends", || {
-        let properties = "transaction.abort.timed.out.transaction.cleanup.interval.ms=200\n".to_owned();
-        let broker = Broker::with(Settings { protocol: "PLAINTEXT", properties, scram: String::new() });
-        let open = || {
-            let config = KafkaConfig::new(broker.address()).property("socket.timeout.ms", "3000");
-            let config = config.transaction_timeout(Duration::from_secs(3)).exclusive_writer("relay");
-            KafkaLog::open(config).expect("the broker answers")
+fn who_was_away_for_longer_than_its_transaction_lasts_commits_nothing_of_it_and_goes_on() {
+    alone("log::kafka::exclusive::who_was_away_for_longer_than_its_transaction_lasts_commits_nothing_of_it_and_goes_on", || {
+        let (broker, open) = impatient();
+        let first = open();
+        let relayed = topic(&first, "relayed", 1);
+        let mut written = Vec::new();
+        let write = |written: &mut Vec<String>, value: &str| {
+            put(&first, &relayed, 0, &[("a", value)]);
+            written.push(format!("a={value}"));
         };
+        // One of its producers, the other, and one whose other was just replaced.
+        for (round, between) in [3, 3, 1].into_iter().enumerate() {
+            (0..between).for_each(|number| write(&mut written, &format!("{round}-{number}")));
+            hold_up_until_it_is_ended(&broker, || ());
+            let refused = first.commit(appending(&relayed, 0, &[("b", "1")])).wait().expect_err("the cluster has ended it");
+            assert!(refused.is_retriable() || refused.is_outcome_unknown(), "{refused}");
+            let said = refused.to_string();
+            assert!(said.contains("where the cluster gives 3.0s"), "{said}");
+            assert_eq!(contents(&first, &relayed, 0), written);
+        }
+        (0..4).for_each(|number| write(&mut written, &format!("last-{number}")));
+        // It is the only one still.
+        let second = open();
+        let seen = topic(&second, "relayed", 1);
+        let fenced = first.commit(appending(&relayed, 0, &[("c", "1")])).wait().expect_err("another has taken over");
+        assert!(matches!(fenced, Error::Fenced { .. }), "{fenced}");
+        put(&second, &seen, 0, &[("d", "1")]);
+        written.push("d=1".into());
+        assert_eq!(contents(&second, &seen, 0), written);
+    });
+}
+
+#[test]
+fn who_was_away_while_another_took_over_ends_and_takes_nothing_back() {
+    alone("log::kafka::exclusive::who_was_away_while_another_took_over_ends_and_takes_nothing_back", || {
+        let (broker, open) = impatient();
         let first = open();
         let relayed = topic(&first, "relayed", 1);
         put(&first, &relayed, 0, &[("a", "1"), ("b", "2")]);
-
-        // All of it is sent, and before it is committed the cluster has ended it.
-        let watcher = KafkaLog::open(KafkaConfig::new(broker.address())).expect("the broker answers");
-        let watched = topic(&watcher, "relayed", 1);
-        fault::on_visit("kafka:commit:before-end", move || {
-            fault::disarm("kafka:commit:before-end");
-            let sent = watcher.open_ends(&[(watched.id, Partition(0))]).expect("the broker answers")[0];
-            until(|| watcher.bounds(watched.id, Partition(0)).expect("the broker answers").end > sent);
-        });
-        // It cannot tell that from being fenced.
-        for value in ["3", "4"] {
-            let refused = first.commit(appending(&relayed, 0, &[("c", value)])).wait().expect_err("it ends");
+        let (took_over, second) = mpsc::channel();
+        hold_up_until_it_is_ended(&broker, move || took_over.send(open()).expect("the test waits"));
+        let write = |value| first.commit(appending(&relayed, 0, &[("c", value)])).wait().expect_err("another has taken over");
+        // Its time was up as well, so that is all it can say of the first.
+        let refused = write("3");
+        assert!(!refused.is_fatal(), "{refused}");
+        for value in ["4", "5"] {
+            let refused = write(value);
             assert!(matches!(refused, Error::Fenced { .. }), "{refused}");
         }
-
-        let second = open();
+        let second = second.recv().expect("it took over");
         let seen = topic(&second, "relayed", 1);
         assert_eq!(contents(&second, &seen, 0), ["a=1", "b=2"]);
         for (key, value) in [("e", "5"), ("f", "6"), ("g", "7")] {
