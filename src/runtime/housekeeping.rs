@@ -12,7 +12,7 @@ use millstream_state::{Position, StoreId, TaskId};
 use super::Shared;
 use crate::log;
 use crate::record::{Offset, Partition};
-use crate::topology::TopicRole;
+use crate::topology::{TopicIndex, TopicRole};
 
 /// Positions of the state that a flush has made durable.
 pub(super) type Flushed = Vec<(TaskId, StoreId, Position)>;
@@ -21,7 +21,7 @@ const PURGE_EVERY: Duration = Duration::from_secs(5);
 
 /// Runs until the application stops. `flushed` tells which positions of the state have become durable; anything wakes it.
 pub(super) fn run(shared: &Arc<Shared>, flushed: &Receiver<Flushed>) {
-    let mut purged = Instant::now();
+    let (mut purged, mut purged_to) = (Instant::now(), BTreeMap::new());
     while !shared.stopping.load(Ordering::Acquire) {
         match flushed.recv_timeout(PURGE_EVERY.saturating_sub(purged.elapsed())) {
             // Changelogs that others restore from, too, are compacted and not trimmed.
@@ -39,7 +39,7 @@ pub(super) fn run(shared: &Arc<Shared>, flushed: &Receiver<Flushed>) {
                 }
             }
             Err(RecvTimeoutError::Timeout) => {
-                purge(shared);
+                purge(shared, &mut purged_to);
                 purged = Instant::now();
             }
             Err(RecvTimeoutError::Disconnected) => return,
@@ -47,21 +47,24 @@ pub(super) fn run(shared: &Arc<Shared>, flushed: &Receiver<Flushed>) {
     }
 }
 
-/// Drops what has been processed of the topics that nobody else reads.
-fn purge(shared: &Shared) {
+/// Drops what has been processed of the topics that nobody else reads, where that is more than was dropped before.
+fn purge(shared: &Shared, purged_to: &mut BTreeMap<(TopicIndex, Partition), Offset>) {
     for source in &shared.topology.sources {
         let role = &shared.topology.topics[source.topic.0].role;
         if matches!(role, TopicRole::Repartition { .. } | TopicRole::Replay) {
             let topic = &shared.topics[source.topic.0];
             for partition in (0..topic.partitions).map(Partition) {
-                report(shared.log.trim(topic.id, partition, shared.progress.committed(source.topic, partition)));
+                let (before, processed) =
+                    (purged_to.entry((source.topic, partition)).or_default(), shared.progress.committed(source.topic, partition));
+                if processed > *before && report(shared.log.trim(topic.id, partition, processed)) {
+                    *before = processed;
+                }
             }
         }
     }
 }
 
-fn report(result: Result<(), log::Error>) {
-    if let Err(error) = result {
-        tracing::warn!(%error, "a topic could not be trimmed; it is tried again later");
-    }
+/// Whether it succeeded.
+fn report(result: Result<(), log::Error>) -> bool {
+    result.inspect_err(|error| tracing::warn!(%error, "a topic could not be trimmed; it is tried again later")).is_ok()
 }
