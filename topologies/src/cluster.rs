@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use millstream::log::kafka::{self, KafkaConfig, KafkaLog, Mechanism};
 use millstream::serve::application_routes;
@@ -15,6 +16,9 @@ use crate::cli::{ApiServer, Cdc, Cluster, GroupProtocol, KafkaMechanism, Sink, W
 use crate::serving::{self, Error, Front, Parts, misconfigured};
 use crate::topology::{self, Settings};
 use crate::{arenas, metrics, outbox, restoring};
+
+/// Standbys of a worker are copies to take over from, and answer for a task only while it has no owner: they need not be fresher.
+const STANDBYS_WITHIN: Duration = Duration::from_millis(100);
 
 /// Runs topologies until a signal comes.
 ///
@@ -38,7 +42,7 @@ pub fn work(worker: &Worker) -> Result<(), Error> {
         if let Some(threads) = worker.threads {
             config.threads = threads.get();
         }
-        let app = start(topology, config, &worker.cluster, |kafka| kafka).await?;
+        let app = start(topology, config, &worker.cluster, |kafka| kafka.follow_within(STANDBYS_WITHIN)).await?;
         let handle = app.handle();
         let served = front.serve(&handle, application_routes(&handle), Parts::none()).await;
         drop(handle);

@@ -33,6 +33,7 @@ pub struct KafkaConfig {
     pub(super) instance: Arc<str>,
     pub(super) exclusive: Option<Arc<str>>,
     fetch_bytes: usize,
+    follow_within: Option<Duration>,
     send_bytes: usize,
 }
 
@@ -91,6 +92,7 @@ impl KafkaConfig {
             instance: uuid::Uuid::new_v4().simple().to_string().into(),
             exclusive: None,
             fetch_bytes: 1 << 20,
+            follow_within: None,
             send_bytes: 32 << 20,
         }
     }
@@ -175,6 +177,15 @@ impl KafkaConfig {
     #[must_use]
     pub fn fetch_bytes(mut self, bytes: usize) -> KafkaConfig {
         self.fetch_bytes = bytes;
+        self
+    }
+
+    /// For how long what is followed outside of a group may lie at the brokers before it is fetched, in whole milliseconds, unless much has
+    /// come: by standbys and global tables, and to know of other processes. Every fetch asks for all that is followed, which costs the brokers
+    /// more than what has come. At once by default, for who reads from the copies or watches them.
+    #[must_use]
+    pub fn follow_within(mut self, patience: Duration) -> KafkaConfig {
+        self.follow_within = Some(patience);
         self
     }
 
@@ -269,6 +280,9 @@ impl KafkaConfig {
         if until == Until::End {
             // What is asked for is there. Only those that are at their ends wait, and whoever begins to read waits with them.
             config.set("fetch.wait.max.ms", "5");
+        } else if let Some(patience) = self.follow_within {
+            config.set("fetch.wait.max.ms", patience.as_millis().to_string());
+            config.set("fetch.min.bytes", (self.fetch_bytes / 4).max(1).to_string());
         }
         // Where the last records of a partition were compacted away, nothing else tells that the end is reached. Members go without: such
         // a message moves their position one too far, from where they would go on after the pause of a rebalance.
