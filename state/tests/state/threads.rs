@@ -1,4 +1,5 @@
-//! Readers on other threads while commits, flushes and forgetting go on: they see whole commits, and nothing vanishes.
+//! Readers on other threads while commits, flushes and forgetting go on: they see whole commits, also those that a restore takes in, and nothing
+//! vanishes.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
@@ -50,10 +51,18 @@ fn readers_see_whole_commits() {
                 });
             }
             for n in 1..=COMMITS {
-                for (i, store) in (0..KEYS).flat_map(|i| [(i, A), (i, B)]) {
-                    if there(i, n) { state.put(store, &key(i), &n.to_be_bytes()) } else { state.delete(store, &key(i)) }
+                let rows = || (0..KEYS).flat_map(|i| [(i, A), (i, B)]).map(|(i, store)| (store, key(i), there(i, n)));
+                if n % 4 == 0 {
+                    // As a commit that somebody else has made.
+                    let (rows, value) = (rows().collect::<Vec<_>>(), n.to_be_bytes());
+                    let rows = rows.iter().map(|(store, key, there)| (*store, &key[..], there.then_some(&value[..])));
+                    state.restore(rows, &[A, B].map(|store| (store, position(n)))).unwrap();
+                } else {
+                    for (store, key, there) in rows() {
+                        if there { state.put(store, &key, &n.to_be_bytes()) } else { state.delete(store, &key) }
+                    }
+                    commit(&mut state, n);
                 }
-                commit(&mut state, n);
                 committed.store(n, Ordering::Release);
                 db.make_room().unwrap();
                 let n_of = |i| state.get(A, &key(i)).unwrap().map(|value| u64::from_be_bytes(value[..].try_into().unwrap()));
