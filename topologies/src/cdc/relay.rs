@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use millstream::codec::{Optional, RawBytes};
@@ -33,9 +33,6 @@ const NODE: &str = "cdc";
 /// A batch goes out when so many rows have come, or so many bytes of them, or none is left.
 const BATCH_ROWS: usize = 2_000;
 const BATCH_BYTES: usize = 1 << 20;
-/// After a batch that was not full, this part of the time that it took is rest, in which rows gather: a cluster that is busy, and so slow, is not
-/// given many more transactions of a row or two.
-const LEAST_REST: u32 = 3;
 /// What waits for the log: at most so many transactions, and about so many KiB of rows.
 const QUEUE: usize = 4_096;
 const QUEUE_KIB: u32 = 1 << 10;
@@ -232,7 +229,8 @@ impl Relay {
                         break;
                     }
                 }
-                next = if batch.is_full() { None } else { finds.try_recv().ok() };
+                let is_full = batch.rows + batch.parked >= BATCH_ROWS as u64 || batch.bytes >= BATCH_BYTES;
+                next = if is_full { None } else { finds.try_recv().ok() };
             }
             if idle
                 && trouble.is_none()
@@ -251,12 +249,8 @@ impl Relay {
             }
             if batch.position.is_some() {
                 written_ms = now.0;
-                let (begun, is_full) = (Instant::now(), batch.is_full());
                 if let Err(trouble) = self.append(batch).await {
                     return trouble;
-                }
-                if !is_full {
-                    tokio::time::sleep(begun.elapsed() / LEAST_REST).await;
                 }
             }
             if let Some(stopped) = trouble {
@@ -492,10 +486,6 @@ impl Relay {
 impl Batch {
     fn new() -> Batch {
         Batch { events: Events::new(), rows: 0, parked: 0, bytes: 0, committed_ms: None, position: None }
-    }
-
-    fn is_full(&self) -> bool {
-        self.rows + self.parked >= BATCH_ROWS as u64 || self.bytes >= BATCH_BYTES
     }
 
     fn push(&mut self, topic: &RawTopic, record: &Record<Bytes, Bytes>) {
