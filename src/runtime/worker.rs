@@ -35,7 +35,8 @@ const RESTORE_WAIT: Duration = Duration::from_millis(5);
 const REST_PER_KIB: Duration = Duration::from_micros(50);
 /// The least rest is this part of the time that the commit took: a cluster whose commits are slow because it is busy is not given many more of
 /// them. What goes through several tasks waits for a rest and a commit each time. Measured on two cores with all that `make up` starts, at 500
-/// claims a second: with a rest as long as the commit an event came after 65 ms (p50) and 150 (p99), with a third of it after 46 and 95.
+/// claims a second: with a rest as long as the commit an event came after 63 to 72 ms (p50) and 149 to 156 (p99), with a third of it after 46 to 62
+/// and 95 to 126.
 const LEAST_REST: u32 = 3;
 
 /// The pause after a failed transaction; each further failure doubles it, up to the longest.
