@@ -1,7 +1,6 @@
-//! How the rows of a task's stores lie in its changelog, of which each task has one: what a commit changes is so one run of records in one
-//! partition, and what is read of it is never the change of one store without that of another. A record's key is the store's name, a zero
-//! byte, and the row's key; its value is the row as it is stored. The task's own rows come last in a commit: who sees how far the task has
-//! read has seen what came of it.
+//! How the rows of a task's stores lie in its changelog, of which each task has one: what a commit changes is one run of records in one
+//! partition. A record's key is the store's name, a zero byte, and the row's key; its value is the row as it is stored. The task's own rows come
+//! last in a commit: who reads a part of one has not seen how far the task has read without what came of it. Nothing is read or written here.
 
 use crate::log::RecordRef;
 use crate::topology::{StoreIndex, SubTopology, Topology};
@@ -55,5 +54,28 @@ impl ChangelogReader {
         }
         let (prefix, store) = &self.stores[self.last];
         Some(ChangelogRow { store: *store, key: &key[prefix.len()..], value: record.value })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{StreamBuilder, Topic};
+
+    #[test]
+    fn a_tasks_own_rows_come_last_whatever_was_declared_before() {
+        let mut builder = StreamBuilder::new("app");
+        for name in ["a", "b", "zeta"] {
+            let topic: Topic<String, u64> = Topic::new(name);
+            let stream = builder.stream(&topic);
+            stream.clone().group_by_key().count(&format!("{name}-counts"));
+            stream.group_by(&format!("{name}-by-value"), |_, value| *value).count(&format!("{name}-by-value-counts"));
+        }
+        let topology = builder.build().expect("the topology is valid");
+        assert_eq!(topology.subs.len(), 6);
+        for sub in &topology.subs {
+            let [rest @ .., last] = &sub.stores[..] else { panic!("{} has no store", sub.name) };
+            assert!(*last == sub.meta && rest.len() == 1 && !rest.contains(last), "{}", sub.name);
+        }
     }
 }

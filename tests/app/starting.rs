@@ -115,24 +115,25 @@ fn a_store_and_a_sub_topology_can_be_added() {
     assert_eq!(sum(&app.handle(), "a"), Some(7));
 }
 
-/// Trims the changelog of the tasks that read `in`, as it is behind state that was flushed.
-fn trim(dir: &Path) {
-    let log = EmbeddedLog::open(dir.join("log"), embedded::Options::new(|| Clock::System.now())).expect("the log opens");
-    let changelog = log.topic("app-in-changelog").expect("the log answers").expect("there is one");
-    for partition in (0..changelog.partitions).map(Partition) {
-        let end = log.bounds(changelog.id, partition).expect("the log answers").end;
-        log.trim(changelog.id, partition, end).expect("it is trimmed");
-    }
-}
-
-#[test]
-fn a_store_can_be_added_to_a_task_whose_changelog_was_trimmed() {
+/// A stopped application that has read a 5 for `a`, and whose changelog of the tasks that read `in` is trimmed, as it is behind state that was flushed.
+fn trimmed() -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a directory");
     let app = start(sums(), dir.path());
     append(&app.handle(), "a", 5);
     catch_up(&app.handle(), "counts");
     app.stop();
-    trim(dir.path());
+    let log = EmbeddedLog::open(dir.path().join("log"), embedded::Options::new(|| Clock::System.now())).expect("the log opens");
+    let changelog = log.topic("app-in-changelog").expect("the log answers").expect("there is one");
+    for partition in (0..changelog.partitions).map(Partition) {
+        let end = log.bounds(changelog.id, partition).expect("the log answers").end;
+        log.trim(changelog.id, partition, end).expect("it is trimmed");
+    }
+    dir
+}
+
+#[test]
+fn a_store_can_be_added_to_a_task_whose_changelog_was_trimmed() {
+    let dir = trimmed();
     const LAST: Store<String, i64> = Store::keyed("last");
     let more = || {
         let mut more = StreamBuilder::new("app");
@@ -167,12 +168,7 @@ fn a_store_can_be_added_to_a_task_whose_changelog_was_trimmed() {
 
 #[test]
 fn a_state_that_is_gone_is_refused_where_its_changelog_was_trimmed() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let app = start(sums(), dir.path());
-    append(&app.handle(), "a", 5);
-    catch_up(&app.handle(), "counts");
-    app.stop();
-    trim(dir.path());
+    let dir = trimmed();
     std::fs::remove_dir_all(dir.path().join("state")).expect("the state can be removed");
     check_refused(sums(), dir.path(), &["is missing, and its changelog \"app-in-changelog\" begins only at offset"]);
 }
