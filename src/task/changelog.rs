@@ -59,7 +59,6 @@ impl ChangelogReader {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
     use crate::{StreamBuilder, Topic};
 
     #[test]

@@ -82,7 +82,6 @@ fn every_promise_is_kept_while_workers_are_killed_and_stopped() {
         pass(every);
     }
     println!("{kills} kills, and a broker that stood still for {frozen:?}: {was_frozen}");
-    assert!(kills > 0 && was_frozen, "the machine is too slow for this");
     let last = workers.pop().expect("three workers");
     last.signal("TERM");
     assert!(last.wait(ENOUGH).success(), "a worker stops in order");
@@ -90,6 +89,7 @@ fn every_promise_is_kept_while_workers_are_killed_and_stopped() {
     let output = load.wait_with_output().expect("a child");
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success() && said.matches("every invariant holds").count() == 2, "{said}");
+    assert!(kills > 0 && was_frozen, "the machine is too slow for this");
     println!("{said}");
     outputs_are_counted(&broker);
     for process in workers.into_iter().chain([api]) {
