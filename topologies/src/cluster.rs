@@ -173,11 +173,12 @@ fn instance(state: &Path) -> Result<String, Error> {
 /// # Errors
 /// If what it says is wrong, or a file cannot be read.
 pub fn kafka_config(cluster: &Cluster) -> Result<KafkaConfig, Error> {
-    let mut kafka = KafkaConfig::new(&cluster.brokers).group_protocol(match cluster.group_protocol {
+    let protocol = match cluster.group_protocol {
         GroupProtocol::Auto => kafka::GroupProtocol::Auto,
         GroupProtocol::Classic => kafka::GroupProtocol::Classic,
         GroupProtocol::Consumer => kafka::GroupProtocol::Consumer,
-    });
+    };
+    let mut kafka = KafkaConfig::new(&cluster.brokers).group_protocol(protocol).session_timeout(cluster.session_timeout);
     if cluster.kafka_tls {
         kafka = kafka.tls(cluster.kafka_ca.as_deref());
     }

@@ -1,7 +1,7 @@
 //! Brokers that die, freeze and come back in the middle of commits: no count changes. Each test has a broker of its own.
 //! `KAFKA_TESTS=long` makes it minutes, with freezes beyond every timeout.
 
-use super::broker::Broker;
+use super::broker::{Broker, Settings};
 use super::groups::{Copier, key};
 use super::prefix;
 use crate::log::support::{SOON, appending_now, read_from, topic};
@@ -159,6 +159,30 @@ fn a_log_says_that_its_brokers_are_away_and_comes_back() {
     }
     let found = crate::log::support::contents(&log, &orders, 0);
     assert!(found == ["a=1", "c=3"], "{found:?}");
+}
+
+/// A broker that was taken for dead and is back leads its partitions in a new epoch, and refuses questions that name the old one. Who only asks
+/// kept its connection and heard of nothing.
+#[test]
+fn ends_are_known_again_after_a_broker_was_taken_for_dead() {
+    let properties = "broker.session.timeout.ms=1000\nbroker.heartbeat.interval.ms=100\n".to_owned();
+    let broker = Broker::with(Settings { protocol: "PLAINTEXT", properties, scram: String::new() });
+    let log = KafkaLog::open(KafkaConfig::new(broker.address())).expect("the broker answers");
+    let orders = topic(&log, "orders", 1);
+    log.commit(appending_now(&orders, 0, "a", "1")).wait().expect("it is appended");
+    let end = || log.open_ends(&[(orders.id, Partition(0))]);
+    let before = end().expect("the broker answers");
+    broker.freeze();
+    pause(Duration::from_secs(3));
+    broker.thaw();
+    // It may serve for a moment before it hears what became of it.
+    let enough = Instant::now() + Duration::from_secs(2);
+    while Instant::now() < enough {
+        let deadline = Instant::now() + SOON;
+        while let Err(error) = end().map(|after| assert_eq!(after, before)) {
+            assert!(error.is_retriable() && Instant::now() < deadline, "{error}");
+        }
+    }
 }
 
 /// The answer to a heartbeat is lost that says what is to be given up: the broker processes it together with the new member's, after the

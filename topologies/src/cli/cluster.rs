@@ -38,6 +38,9 @@ pub struct Cluster {
     /// Who shares out the tasks
     #[arg(long, env = "SHOP_GROUP_PROTOCOL", value_name = "PROTOCOL", default_value = "auto")]
     pub group_protocol: GroupProtocol,
+    /// After how long a silent worker's tasks go to others, such as 3s; alike for all processes, and within the brokers' bounds
+    #[arg(long, env = "SHOP_SESSION_TIMEOUT", value_name = "TIME", default_value = "6s", value_parser = duration)]
+    pub session_timeout: Duration,
 }
 
 /// How a password is shown to a broker.

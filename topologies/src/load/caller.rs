@@ -52,9 +52,12 @@ impl Caller {
             match self.send(request).await {
                 Ok(status @ (429 | 503 | 504)) => {
                     self.faults.postponed.fetch_add(1, Relaxed);
-                    let after = self.connection.as_ref().and_then(|c| c.header("retry-after")?.parse().ok());
+                    let connection = self.connection.as_ref().expect("send leaves the connection that answered");
+                    let after = connection.header("retry-after").and_then(|after| after.parse().ok());
+                    let line = String::from_utf8_lossy(request.split(|&byte| byte == b'\r').next().unwrap_or_default());
+                    let cause = Answer { status, connection }.unexpected(&line).to_string();
                     let retry = retry.get_or_insert_with(|| Retry::new(&self.target, self.patience));
-                    retry.pause(&format!("status {status}"), Duration::from_secs(after.unwrap_or(0))).await?;
+                    retry.pause(&cause, Duration::from_secs(after.unwrap_or(0))).await?;
                 }
                 Ok(status) => break status,
                 Err(error) => {

@@ -308,8 +308,24 @@ impl Client {
         self.list_offsets(places, at, Isolation::Committed, timeout)
     }
 
-    /// `spec` is a time, or one of librdkafka's negative numbers for a start or an end.
+    /// `spec` is a time, or one of librdkafka's negative numbers for a start or an end. Names the epoch of each leader as it is known here: where
+    /// that is over, the next question names the new one. (librdkafka 2.12 looks for another leader when it hears that one leads no more, but
+    /// not when it leads in a new epoch, as after a broker was taken for dead: `rd_kafka_admin_result_err_refresh`.)
     fn list_offsets(
+        &self,
+        places: &[(Arc<str>, i32)],
+        spec: i64,
+        isolation: Isolation,
+        timeout: Duration,
+    ) -> Result<Vec<i64>, Failure> {
+        let found = self.list_offsets_of_epoch(places, spec, isolation, timeout);
+        if found.as_ref().is_err_and(|failure| failure.code == Code::FencedLeaderEpoch) {
+            self.topic_names(timeout)?;
+        }
+        found
+    }
+
+    fn list_offsets_of_epoch(
         &self,
         places: &[(Arc<str>, i32)],
         spec: i64,
