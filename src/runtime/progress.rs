@@ -4,7 +4,7 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
@@ -38,6 +38,9 @@ pub enum Behind {
     #[error(transparent)]
     Unreadable(#[from] UnreadableToken),
 }
+
+/// Who waits for longer says for what.
+const LONG: Duration = Duration::from_secs(1);
 
 /// How long to wait before it is asked again whether a commit is durable, where the log has failed.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -249,6 +252,7 @@ impl Shared {
     /// Waits until the tasks of a sub-topology have committed past all of these.
     async fn pass(&self, sub: usize, mut left: Vec<(TopicIndex, Partition, Offset)>) {
         let mut moved = self.progress.moved.subscribe();
+        let mut say_at = Some(Instant::now() + LONG);
         if self.embedded.is_none() {
             // Who follows tasks tells how far they have come only while somebody waits.
             self.log.wake();
@@ -269,9 +273,21 @@ impl Shared {
             if left.is_empty() {
                 return;
             }
+            if say_at.take_if(|at| *at <= Instant::now()).is_some() {
+                tracing::debug!("waits for {}", self.told(sub, &left));
+            }
             // Whichever comes first: somebody has moved, or it is time to ask or look again.
             drop(tokio::time::timeout(pause, moved.changed()).await);
         }
+    }
+
+    /// For people: how far the tasks of a sub-topology are, as far as that is known, and where they are to be.
+    fn told(&self, sub: usize, left: &[(TopicIndex, Partition, Offset)]) -> String {
+        let told = left.iter().map(|(topic, partition, end)| {
+            let (name, committed) = (&self.topics[topic.0].name, self.progress.committed(*topic, *partition));
+            format!("task {sub}_{partition} at {committed} of {end} in {name} ({:?})", self.roles.get(sub, *partition))
+        });
+        told.collect::<Vec<_>>().join(", ")
     }
 
     /// Whether this process knows by itself how far a task has come.

@@ -17,6 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 const ATTEMPT: Duration = Duration::from_secs(5);
 /// The pause between attempts.
 const PAUSE: Duration = Duration::from_millis(20);
+/// How often it is looked anew who leads, while that is not known.
+const LOOK: Duration = Duration::from_millis(250);
 /// How long the brokers have to answer when a log is opened.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
@@ -31,6 +33,8 @@ pub(super) struct Cluster {
     asker: Client,
     /// Asks the coordinator of a group, when nobody else does.
     of_group: Mutex<Option<(String, Client)>>,
+    /// When it was looked last who leads.
+    looked: Mutex<Option<Instant>>,
     closing: AtomicBool,
 }
 
@@ -92,6 +96,7 @@ impl Cluster {
             status,
             asker,
             of_group: Mutex::default(),
+            looked: Mutex::default(),
             closing: AtomicBool::new(false),
         };
         let deadline = Instant::now() + FIRST_ANSWER;
@@ -199,7 +204,23 @@ impl Cluster {
                 return Err(error::of(&failure, what));
             }
             self.available()?;
+            if matches!(failure.code, Code::NoEnt | Code::LeaderNotAvailable | Code::FencedLeaderEpoch) {
+                self.look_who_leads(asker);
+            }
             self.progress.pause(PAUSE);
+        }
+    }
+
+    /// A client that only asks hears of new leaders when it asks for them. librdkafka 2.12 does so where one leads no more, but not where one
+    /// leads in a new epoch, or where nobody led when it looked last, as after a broker was taken for dead: it would go on for five minutes as
+    /// if that were still so (`rd_kafka_admin_result_err_refresh`, `rd_kafka_topic_partition_list_get_leaders`).
+    fn look_who_leads(&self, asker: &Client) {
+        let mut looked = self.looked.lock();
+        if looked.is_none_or(|at| at.elapsed() >= LOOK) {
+            if let Err(failure) = asker.topic_names(ATTEMPT) {
+                tracing::debug!(target: "kafka", ?failure, "who leads is not known");
+            }
+            *looked = Some(Instant::now());
         }
     }
 

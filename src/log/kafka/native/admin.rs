@@ -308,24 +308,8 @@ impl Client {
         self.list_offsets(places, at, Isolation::Committed, timeout)
     }
 
-    /// `spec` is a time, or one of librdkafka's negative numbers for a start or an end. Names the epoch of each leader as it is known here: where
-    /// that is over, the next question names the new one. (librdkafka 2.12 looks for another leader when it hears that one leads no more, but
-    /// not when it leads in a new epoch, as after a broker was taken for dead: `rd_kafka_admin_result_err_refresh`.)
+    /// `spec` is a time, or one of librdkafka's negative numbers for a start or an end.
     fn list_offsets(
-        &self,
-        places: &[(Arc<str>, i32)],
-        spec: i64,
-        isolation: Isolation,
-        timeout: Duration,
-    ) -> Result<Vec<i64>, Failure> {
-        let found = self.list_offsets_of_epoch(places, spec, isolation, timeout);
-        if found.as_ref().is_err_and(|failure| failure.code == Code::FencedLeaderEpoch) {
-            self.topic_names(timeout)?;
-        }
-        found
-    }
-
-    fn list_offsets_of_epoch(
         &self,
         places: &[(Arc<str>, i32)],
         spec: i64,
@@ -354,6 +338,10 @@ impl Client {
             for info in infos {
                 let one = &*sys::rd_kafka_ListOffsetsResultInfo_topic_partition(*info);
                 code(one.err)?;
+                // What librdkafka 2.12 has, without an error, where a leader did not answer (`rd_kafka_ListOffsets_response_merge`).
+                if one.offset == i64::from(sys::RD_KAFKA_OFFSET_INVALID) {
+                    return Err(Failure { text: "a leader did not answer".into(), ..Code::LeaderNotAvailable.into() });
+                }
                 found.insert((CStr::from_ptr(one.topic).to_string_lossy(), one.partition), one.offset);
             }
             let offset = |(topic, p): &(Arc<str>, i32)| found.get(&(Cow::Borrowed(&**topic), *p)).copied();
