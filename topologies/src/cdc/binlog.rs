@@ -13,14 +13,14 @@ use std::time::Duration;
 
 use mysql_async::binlog::BinlogChecksumAlg;
 use mysql_async::binlog::events::{Event, GtidEvent, QueryEvent, RotateEvent, TableMapEvent, TransactionPayloadEvent};
-use mysql_async::binlog::events::{RowsEventRows, WriteRowsEvent, WriteRowsEventV1};
+use mysql_async::binlog::events::{WriteRowsEvent, WriteRowsEventV1};
 use uuid::Uuid;
 
-use super::cell::Cell;
 use super::gtid::Gtid;
 use super::position::Position;
+use super::rows::{Layout, TableMap};
 use super::stream::{Broken, Events};
-use super::table::{Columns, Row, TableName, columns_of};
+use super::table::{Columns, Row, TableName};
 
 /// A transaction that holds more than this many bytes of rows goes out in parts.
 const SPLIT_BYTES: usize = 8 << 20;
@@ -128,7 +128,7 @@ pub struct Reader {
     table: TableName,
     now: Columns,
     /// The tables of the statement that comes, by the number it gives them: the outbox's columns, or none of our business.
-    maps: HashMap<u64, Option<(TableMapEvent<'static>, Columns)>>,
+    maps: HashMap<u64, TableMap>,
     position: Position,
     /// How many rows of the transaction that comes first have been relayed before.
     skip: u64,
@@ -210,20 +210,19 @@ impl Reader {
                 let undecided = (!one_phase).then_some("it was written within an XA transaction, which may be rolled back");
                 return Ok(Some(self.end(event, true, undecided)));
             }
-            types::TABLE_MAP => {
-                let map = event.read_event::<TableMapEvent<'_>>().map_err(unreadable)?;
-                self.map(map)?;
-            }
+            types::TABLE_MAP => self.map(event)?,
             types::WRITE_ROWS_V1 => {
                 let rows = event.read_event::<WriteRowsEventV1<'_>>().map_err(unreadable)?;
-                let Some(Some((map, columns))) = self.maps.get(&rows.table_id()) else { return Ok(None) };
-                let rows = read_rows(rows.rows(map), columns).map_err(unreadable)?;
+                let Some(layout) = self.layout(rows.table_id()) else { return Ok(None) };
+                let has = rows.columns_after_image().iter().by_vals();
+                let rows = layout.rows(has, rows.rows_data()).map_err(unreadable)?;
                 return Ok(self.insert(event, rows));
             }
             types::WRITE_ROWS => {
                 let rows = event.read_event::<WriteRowsEvent<'_>>().map_err(unreadable)?;
-                let Some(Some((map, columns))) = self.maps.get(&rows.table_id()) else { return Ok(None) };
-                let rows = read_rows(rows.rows(map), columns).map_err(unreadable)?;
+                let Some(layout) = self.layout(rows.table_id()) else { return Ok(None) };
+                let has = rows.columns_after_image().iter().by_vals();
+                let rows = layout.rows(has, rows.rows_data()).map_err(unreadable)?;
                 return Ok(self.insert(event, rows));
             }
             types::UPDATE_ROWS_V1
@@ -257,25 +256,34 @@ impl Reader {
         Ok(())
     }
 
-    fn map(&mut self, map: TableMapEvent<'_>) -> Result<(), Stopped> {
-        let number = map.table_id();
+    fn map(&mut self, event: &Event) -> Result<(), Stopped> {
+        let said = event.data();
+        // Every transaction says it anew.
+        if table_number(said).and_then(|number| self.maps.get(&number)).is_some_and(|map| map.said == said) {
+            return Ok(());
+        }
+        let unreadable = |error: std::io::Error| self.unreadable(event, error);
+        let map = event.read_event::<TableMapEvent<'_>>().map_err(unreadable)?;
         let is_ours = map.database_name() == self.table.database && map.table_name() == self.table.table;
-        let known = if is_ours {
-            let columns = columns_of(&map, &self.now).ok_or_else(|| Stopped::TableChanged(self.table.clone()))?;
-            Some((map.into_owned(), columns))
+        let layout = if is_ours {
+            let layout = Layout::of(&map, &self.now).map_err(unreadable)?;
+            Some(layout.ok_or_else(|| Stopped::TableChanged(self.table.clone()))?)
         } else {
             None
         };
-        self.maps.insert(number, known);
+        let number = map.table_id();
+        self.maps.insert(number, TableMap { said: said.to_owned(), layout });
         Ok(())
+    }
+
+    /// How the rows of the table of this number are written, if that is the outbox.
+    fn layout(&self, number: u64) -> Option<&Layout> {
+        self.maps.get(&number)?.layout.as_ref()
     }
 
     /// Whether a rows event is of the outbox, by the table's number at its start.
     fn is_ours(&self, event: &Event) -> bool {
-        let mut number = [0; 8];
-        let Some(bytes) = event.data().first_chunk::<6>() else { return true };
-        number[..6].copy_from_slice(bytes);
-        matches!(self.maps.get(&u64::from_le_bytes(number)), Some(Some(_)))
+        table_number(event.data()).is_none_or(|number| self.layout(number).is_some())
     }
 
     fn query(&mut self, event: &Event, query: &str, schema: &str) -> Result<Option<Happened>, Stopped> {
@@ -390,12 +398,9 @@ fn crc32_of(event: &Event, name_len: usize) -> u32 {
     !bytes.iter().fold(!0, step)
 }
 
-/// The inserted rows of an event.
-fn read_rows(rows: RowsEventRows<'_>, columns: &Columns) -> std::io::Result<Vec<Row>> {
-    let read = |row: std::io::Result<(Option<_>, Option<mysql_async::binlog::row::BinlogRow>)>| {
-        let values = row?.1.map(mysql_async::binlog::row::BinlogRow::unwrap).unwrap_or_default();
-        let cells = columns.iter().zip(values).map(|(column, value)| Cell::of_binlog(&column.kind, value));
-        Ok(Row { columns: columns.clone(), cells: cells.collect() })
-    };
-    rows.map(read).collect()
+/// The number of a table, which events about it begin with.
+fn table_number(said: &[u8]) -> Option<u64> {
+    let mut number = [0; 8];
+    number[..6].copy_from_slice(said.first_chunk::<6>()?);
+    Some(u64::from_le_bytes(number))
 }

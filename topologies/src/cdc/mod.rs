@@ -18,6 +18,7 @@ mod position;
 mod relay;
 mod replays;
 mod routing;
+mod rows;
 mod server;
 mod snapshot;
 mod status;
