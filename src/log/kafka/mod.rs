@@ -192,8 +192,7 @@ impl Log for KafkaLog {
         };
         let named = places.iter().map(named).collect::<Result<Vec<_>, Error>>()?;
         let uncommitted = Some(Isolation::Uncommitted);
-        let found = self.cluster.ask("ends of partitions", |client, timeout| client.ends_of(&named, uncommitted, timeout))?;
-        Ok(found.into_iter().map(|end| Offset(end as u64)).collect())
+        self.cluster.ask("ends of partitions", |client, timeout| client.ends_of(&named, uncommitted, timeout))
     }
 
     fn join(&self, membership: Membership) -> Result<Box<dyn Member>, Error> {

@@ -221,7 +221,7 @@ pub(super) fn end_of(
 ) -> Result<Offset, Error> {
     let place = [(Arc::clone(&topic.name), partition.0 as i32)];
     let found = cluster.ask(&topic.name, |client, timeout| client.ends_of(&place, end, timeout))?;
-    Ok(Offset(found[0] as u64))
+    Ok(found[0])
 }
 
 /// An offset that is not there.

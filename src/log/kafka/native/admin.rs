@@ -2,6 +2,7 @@
 
 use super::client::{Client, listed, partitions, slice};
 use super::{Failure, c_string, checked, code, described, millis, text};
+use crate::Offset;
 use rdkafka::bindings as sys;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rustc_hash::FxHashMap;
@@ -74,6 +75,11 @@ impl<T> Drop for Owned<T> {
             unsafe { (self.1)(*one) };
         }
     }
+}
+
+/// What a question comes to that a leader did not answer.
+fn unanswered() -> Failure {
+    Failure { text: "a leader did not answer".into(), ..Code::LeaderNotAvailable.into() }
 }
 
 /// The longest time that librdkafka takes.
@@ -290,12 +296,13 @@ impl Client {
         places: &[(Arc<str>, i32)],
         end: Option<Isolation>,
         timeout: Duration,
-    ) -> Result<Vec<i64>, Failure> {
+    ) -> Result<Vec<Offset>, Failure> {
         let spec = match end {
             None => sys::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_EARLIEST,
             Some(_) => sys::rd_kafka_OffsetSpec_t::RD_KAFKA_OFFSET_SPEC_LATEST,
         };
-        self.list_offsets(places, i64::from(spec as i32), end.unwrap_or(Isolation::Uncommitted), timeout)
+        let found = self.list_offsets(places, i64::from(spec as i32), end.unwrap_or(Isolation::Uncommitted), timeout)?;
+        found.into_iter().map(|end| u64::try_from(end).map(Offset).map_err(|_| unanswered())).collect()
     }
 
     /// The offset of the first record of each of these partitions whose timestamp, in milliseconds, is `at` or later; negative if there is none.
@@ -340,7 +347,7 @@ impl Client {
                 code(one.err)?;
                 // What librdkafka 2.12 has, without an error, where a leader did not answer (`rd_kafka_ListOffsets_response_merge`).
                 if one.offset == i64::from(sys::RD_KAFKA_OFFSET_INVALID) {
-                    return Err(Failure { text: "a leader did not answer".into(), ..Code::LeaderNotAvailable.into() });
+                    return Err(unanswered());
                 }
                 found.insert((CStr::from_ptr(one.topic).to_string_lossy(), one.partition), one.offset);
             }
