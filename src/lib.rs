@@ -48,6 +48,7 @@ pub use dsl::{
 pub use error::ProcessError;
 pub use log::embedded::Durability;
 pub use millstream_state::{Direction, Range};
+pub use operators::feed::FeedEvent;
 pub use operators::process::{Scope, StoreScope};
 pub use operators::sink::SinkValue;
 pub use record::{Headers, Offset, Partition, Record, Timestamp};

@@ -1,12 +1,14 @@
-//! Tables that every process has whole, and joins with them.
+//! Topics that a process has whole: global tables, joins with them, and feeds.
 
 use std::marker::PhantomData;
 use std::sync::Arc;
 
 use super::{Stream, StreamBuilder};
 use crate::codec::{Data, Format};
+use crate::operators::feed::{FeedEvent, FeedReader};
 use crate::operators::global_table::{GlobalJoin, GlobalReader};
 use crate::operators::{Node, Outlet};
+use crate::store::Store;
 use crate::topic::Topic;
 use crate::topology::{GlobalIndex, TopicRole};
 
@@ -28,6 +30,20 @@ impl StreamBuilder {
         let key = (K::CODEC as &'static dyn Format, std::any::type_name::<K>());
         let value = (V::CODEC as &'static dyn Format, std::any::type_name::<V>());
         GlobalTable { index: draft.global_table(store, index, key, value, reader), types: PhantomData }
+    }
+}
+
+impl StreamBuilder {
+    /// A topic as a feed, in this store: see [`FeedEvent`]. Every process with this topology has all of it. The topic is the feed's changelog, so
+    /// it must keep its records for as long as the store does, and nothing else of this application can read it.
+    pub fn feed<K: Data, V: Data>(&mut self, topic: &Topic<K, V>, store: &Store<(K, u64), FeedEvent<V>>) {
+        let spec = topic.spec();
+        let reader = Arc::new(FeedReader { key: topic.key_codec(), value: topic.value_codec() });
+        let mut draft = self.draft.borrow_mut();
+        let index = draft.topic(&spec.name, TopicRole::External, spec.partitions, spec.cleanup);
+        let key = (<(K, u64)>::CODEC as &'static dyn Format, std::any::type_name::<(K, u64)>());
+        let value = (<FeedEvent<V>>::CODEC as &'static dyn Format, std::any::type_name::<FeedEvent<V>>());
+        draft.feed(store.name, store.ttl_ms, index, key, value, reader);
     }
 }
 

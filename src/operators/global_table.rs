@@ -22,7 +22,7 @@ use crate::error::ProcessError;
 use crate::record::Record;
 use crate::task::RecordRef;
 use crate::task::context::{Context, encode};
-use crate::task::global::GlobalRows;
+use crate::task::global::{GlobalRows, Refused, Rows};
 use crate::topology::{GlobalIndex, NodeId};
 
 /// Reads the topic's records by its codecs, and writes rows by those of the types.
@@ -32,20 +32,27 @@ pub(crate) struct GlobalReader<K: 'static, V: 'static> {
 }
 
 impl<K: Data, V: Data> GlobalRows for GlobalReader<K, V> {
-    fn row(&self, record: &RecordRef<'_>, key: &mut Vec<u8>, row: &mut Vec<u8>) -> Result<Option<bool>, ProcessError> {
-        let undecodable = |part| move |error| ProcessError::Undecodable { part, error };
-        if record.key.is_none() {
-            return Ok(None);
+    fn take_in(&self, record: &RecordRef<'_>, rows: &mut Rows<'_>) -> Result<(), Refused> {
+        let (mut key, mut row) = (Vec::new(), Vec::new());
+        if record.key.is_none() || !encode(K::CODEC, "key", &decode(self.key, "key", record.key)?, &mut key)? {
+            return Ok(());
         }
-        let decoded = self.key.decode(record.key).map_err(undecodable("key"))?;
-        if !encode(K::CODEC, "key", &decoded, key)? {
-            return Ok(None);
-        }
-        let Some(value) = record.value else { return Ok(Some(false)) };
-        let value = self.value.decode(Some(value)).map_err(undecodable("value"))?;
         row.extend_from_slice(&record.timestamp.0.to_be_bytes());
-        Ok(Some(encode(V::CODEC, "value", &value, row)?))
+        let has_value = match record.value {
+            None => false,
+            value => encode(V::CODEC, "value", &decode(self.value, "value", value)?, &mut row)?,
+        };
+        match has_value {
+            true => rows.put(&key, &row),
+            false => rows.delete(&key),
+        }
+        Ok(())
     }
+}
+
+/// A part of a record.
+pub(super) fn decode<T: 'static>(codec: &dyn Codec<T>, part: &'static str, bytes: Option<&[u8]>) -> Result<T, ProcessError> {
+    codec.decode(bytes).map_err(|error| ProcessError::Undecodable { part, error })
 }
 
 /// The function sees `None` where the table has nothing for the key (or the key is null), and decides by answering `None` that nothing is

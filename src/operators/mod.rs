@@ -3,6 +3,7 @@
 
 pub(crate) mod aggregate;
 pub(crate) mod branch;
+pub mod feed;
 pub(crate) mod flat_map;
 pub(crate) mod global_table;
 pub(crate) mod map;

@@ -28,7 +28,7 @@ use super::state::{Lifecycle, Phase};
 use super::taking::{Jobs, Restorers};
 use super::threads::Threads;
 use super::watch::Watchers;
-use super::{Shared, global, housekeeping, presence, standby, taking, topics};
+use super::{Committing, Shared, global, housekeeping, presence, standby, taking, topics};
 use crate::error::ProcessError;
 use crate::log::{self, EmbeddedLog, Limits, Log, embedded};
 use crate::record::{Offset, Partition};
@@ -201,6 +201,7 @@ impl App {
             threads: Threads::new(restorers),
             stopping: AtomicBool::new(false),
             failure: Mutex::new(None),
+            committing: Committing::default(),
             trouble: Mutex::default(),
             parts: Mutex::default(),
             upstream: Mutex::default(),
@@ -223,9 +224,10 @@ impl App {
         let tasks = if shared.embedded.is_some() { take_tasks(&shared)? } else { Vec::new() };
         note_start(&shared, &tasks)?;
         let mut app = App { shared, threads: Vec::new(), housekeeping: durable };
+        let follows = !globals.is_empty() || app.shared.config.standbys != Standbys::Each(0);
         app.spawn(tasks, jobs, flushed)?;
-        if !globals.is_empty() {
-            app.spawn_thread("global-tables".into(), move |shared| global::run(shared, globals))?;
+        if follows {
+            app.spawn_thread("follower".into(), move |shared| standby::run(shared, globals))?;
         }
         app.shared.enter(Phase::Started);
         Ok(app)
@@ -246,9 +248,6 @@ impl App {
             self.shared.ends.ask_through(ask);
             self.spawn_thread("ends".into(), move |shared| ends::run(shared, &questions))?;
             self.spawn_thread("presence".into(), move |shared| presence::run(shared, &workers, &control))?;
-            if self.shared.config.standbys != Standbys::Each(0) {
-                self.spawn_thread("standby".into(), standby::run)?;
-            }
         }
         self.spawn_thread("housekeeping".into(), move |shared| housekeeping::run(shared, &flushed))
     }

@@ -83,6 +83,7 @@ pub(super) fn commit(shared: &Shared, member: &mut dyn Member, tasks: &mut [Task
         return Ok(false);
     }
     let group = Arc::clone(&shared.group);
+    let _committing = shared.embedded.as_ref().map(|_| shared.committing.begin());
     fault::crash_point("commit:before-log");
     let transaction = Transaction { appends, offsets: Some(GroupOffsets { group, offsets }), request: None };
     let committed = member.commit(transaction)?;

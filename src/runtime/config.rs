@@ -32,6 +32,8 @@ pub struct Config {
     pub sub_topologies: Option<Vec<String>>,
     /// Which tasks of others are followed here, where processes share a log.
     pub standbys: Standbys,
+    /// Whether feeds are followed here, for those who listen. A process that does not is quicker at the start, and asks one that does.
+    pub feeds: bool,
     /// Where other processes reach this one's HTTP interface, as `host:port`, if it has one.
     pub advertise: Option<String>,
     /// Hears how the restoring of stores goes.
@@ -70,6 +72,7 @@ impl Config {
             durability: Durability::Synced,
             sub_topologies: None,
             standbys: Standbys::Each(0),
+            feeds: true,
             advertise: None,
             restore_listener: None,
             clock: Clock::System,

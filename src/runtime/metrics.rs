@@ -121,7 +121,7 @@ impl Collector for Readings {
                 inputs.extend(partitions.filter(|p| shared.roles.get(index, *p).is_mine()).map(|p| (topic, p)));
             }
         }
-        for global in &shared.topology.globals {
+        for global in shared.globals().filter_map(|owner| shared.topology.global(owner)) {
             inputs.extend((0..shared.topics[global.topic.0].partitions).map(|partition| (global.topic, Partition(partition))));
         }
         let places: Vec<_> = inputs.iter().map(|(topic, p)| (shared.topics[topic.0].id, *p)).collect();

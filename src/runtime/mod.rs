@@ -39,7 +39,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use millstream_state::{Db, Reader};
-use parking_lot::{Mutex, RwLock};
+use parking_lot::{Mutex, RwLock, RwLockReadGuard};
 use prometheus_client::registry::Registry;
 
 pub use self::app::{App, StartError};
@@ -74,7 +74,7 @@ use self::watch::Watchers;
 use crate::log::{self, EmbeddedLog, Limits, Log, TopicInfo};
 use crate::record::Offset;
 use crate::task::Task;
-use crate::topology::Topology;
+use crate::topology::{StoreKind, Topology};
 
 /// What the threads of an application share.
 pub(crate) struct Shared {
@@ -112,6 +112,8 @@ pub(crate) struct Shared {
     pub threads: Threads,
     pub stopping: AtomicBool,
     failure: Mutex<Option<String>>,
+    /// Commits that are in the log and not all of which can be read yet.
+    committing: Committing,
     /// Why a worker cannot go on for now, by its number.
     trouble: Mutex<BTreeMap<usize, String>>,
     /// What other parts of the program say of themselves, by their name: see [`Handle::report`].
@@ -122,10 +124,37 @@ pub(crate) struct Shared {
     starting: Mutex<Starting>,
 }
 
+/// Commits on their way, on the log of this process: it shows them at once, and others may be quicker than who made them.
+#[derive(Default)]
+pub(crate) struct Committing(RwLock<()>);
+
+impl Committing {
+    /// One begins, and is over when the answer is dropped.
+    fn begin(&self) -> RwLockReadGuard<'_, ()> {
+        self.0.read()
+    }
+
+    /// Waits for those that have begun.
+    fn wait_for_all(&self) {
+        drop(self.0.write());
+    }
+}
+
 impl Shared {
     /// The changelog of the tasks of a sub-topology.
     pub(crate) fn changelog(&self, sub: usize) -> &TopicInfo {
         &self.topics[self.topology.subs[sub].changelog.0]
+    }
+
+    /// The owner of a store is a global table or feed that this process has.
+    pub(crate) fn has_global(&self, owner: usize) -> bool {
+        let global = self.topology.global(owner);
+        global.is_some_and(|global| self.config.feeds || self.topology.stores[global.store.0].kind != StoreKind::Feed)
+    }
+
+    /// The global tables and feeds that this process has, as owners of their stores.
+    fn globals(&self) -> impl Iterator<Item = usize> {
+        (self.topology.subs.len()..).take(self.topology.globals.len()).filter(|owner| self.has_global(*owner))
     }
 
     /// The application cannot go on: all of its threads stop.

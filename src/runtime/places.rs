@@ -31,10 +31,10 @@ impl Handle {
         let shared = &self.shared;
         let partition = Partition(partition);
         let role = shared.roles.get(sub, partition);
-        if shared.topology.global(sub).is_some() || role == Role::Owner {
+        if shared.has_global(sub) || role == Role::Owner {
             return VecDeque::from([Place::Here]);
         }
-        let [owners, standbys] = shared.presence.endpoints_of(shared.log.instance(), shared.sub_name(sub), partition);
+        let [owners, standbys] = shared.presence.endpoints_of(shared.log.instance(), shared.owner_name(sub), partition);
         let follows = role == Role::Standby;
         let first = follows && shared.config.standbys == Standbys::All;
         let here = |holds: bool| holds.then_some(Place::Here);
@@ -44,19 +44,15 @@ impl Handle {
 
     /// What a task is called in every process, also of another version, which may number sub-topologies otherwise: `sub-topology.partition`.
     pub(crate) fn task_name(&self, (sub, partition): TaskPlace) -> String {
-        let topology = &self.shared.topology;
-        let name = match topology.global(sub) {
-            Some(global) => &topology.topics[global.topic.0].name,
-            None => self.shared.sub_name(sub),
-        };
+        let name = self.shared.owner_name(sub);
         format!("{name}.{partition}")
     }
 
     /// Which of its times here this is for a task whose rows may be read here: see [`Roles::readable_since`](super::roles::Roles).
     pub(crate) fn readable_since(&self, (sub, partition): TaskPlace) -> Option<u64> {
-        match self.shared.topology.global(sub) {
-            Some(_) => Some(0),
-            None => self.shared.roles.readable_since(sub, Partition(partition)),
+        match self.shared.has_global(sub) {
+            true => Some(0),
+            false => self.shared.roles.readable_since(sub, Partition(partition)),
         }
     }
 

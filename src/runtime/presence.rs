@@ -156,6 +156,14 @@ impl Shared {
         &self.topology.subs[sub].name
     }
 
+    /// What the owner of a store is called in every process: a sub-topology by its name, a global table or feed by its topic, which no other reads.
+    pub(super) fn owner_name(&self, owner: usize) -> &str {
+        match self.topology.global(owner) {
+            Some(global) => &self.topology.topics[global.topic.0].name,
+            None => self.sub_name(owner),
+        }
+    }
+
     fn told_now(&self) -> Process {
         let (mut tasks, mut standbys) = (BTreeMap::<String, Vec<u32>>::new(), BTreeMap::<String, Vec<u32>>::new());
         for (sub, count) in self.tasks.iter().enumerate() {
@@ -167,6 +175,10 @@ impl Shared {
                 };
                 told.entry(self.sub_name(sub).to_owned()).or_default().push(partition);
             }
+        }
+        for owner in self.globals() {
+            let partitions = self.topology.inputs(owner).map(|topic| self.topics[topic.0].partitions).sum();
+            standbys.insert(self.owner_name(owner).to_owned(), (0..partitions).collect());
         }
         let (endpoint, at) = (self.config.advertise.clone(), self.config.clock.now().0);
         Process { endpoint, workers: self.threads.numbers(), tasks, standbys, at }

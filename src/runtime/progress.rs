@@ -23,6 +23,8 @@ const LOOK: Duration = Duration::from_millis(100);
 /// The committed offset of every partition that is read, and a signal that one has moved; and when the last commit of each task is durable.
 pub(crate) struct Progress {
     committed: Vec<Vec<AtomicU64>>,
+    /// Where the topics of global tables and feeds began when they were first read.
+    begins: Vec<Vec<AtomicU64>>,
     /// By sub-topology and partition. Whoever reads a task's rows waits for that before telling anybody.
     commits: Vec<Vec<AtomicMoment>>,
     moved: watch::Sender<u64>,
@@ -56,9 +58,10 @@ fn extend(targets: &mut Targets, ends: TopicEnds) {
 
 impl Progress {
     pub(crate) fn new(partitions: impl Iterator<Item = u32>, tasks: &[u32]) -> Progress {
-        let committed = partitions.map(|count| (0..count).map(|_| AtomicU64::new(0)).collect()).collect();
+        let zeros = |count: u32| (0..count).map(|_| AtomicU64::new(0)).collect();
+        let (committed, begins) = partitions.map(|count| (zeros(count), zeros(count))).unzip();
         let commits = tasks.iter().map(|count| (0..*count).map(|_| AtomicMoment::default()).collect()).collect();
-        Progress { committed, commits, moved: watch::Sender::new(0) }
+        Progress { committed, begins, commits, moved: watch::Sender::new(0) }
     }
 
     /// When all that can be read of a task is durable. Global tables take in nothing before.
@@ -77,6 +80,14 @@ impl Progress {
 
     pub(crate) fn set(&self, topic: TopicIndex, partition: Partition, offset: Offset) {
         self.committed[topic.0][partition.0 as usize].store(offset.0, Ordering::Release);
+    }
+
+    pub(super) fn note_begin(&self, topic: TopicIndex, partition: Partition, begin: Offset) {
+        self.begins[topic.0][partition.0 as usize].store(begin.0, Ordering::Release);
+    }
+
+    pub(super) fn begin(&self, topic: TopicIndex, partition: Partition) -> Offset {
+        Offset(self.begins[topic.0][partition.0 as usize].load(Ordering::Acquire))
     }
 
     /// Lets those who wait look again.
@@ -109,6 +120,8 @@ impl Shared {
                 starting.subs.push_back(sub);
             }
         }
+        // Last, for what they take in is what the others have made of it.
+        starting.subs.extend(self.globals());
         let inputs = starting.subs.iter().flat_map(|sub| self.inputs_of(*sub)).collect();
         starting.targets = self.ends_at_once(&inputs)?;
         Ok(())
@@ -130,9 +143,10 @@ impl Shared {
         true
     }
 
-    /// Those of the partitions that tasks of this process read.
+    /// Those of the partitions that this process reads by itself.
     fn mine(&self, sub: usize, targets: &[(Partition, Offset)]) -> Vec<(Partition, Offset)> {
-        targets.iter().copied().filter(|(partition, _)| self.roles.get(sub, *partition).is_mine()).collect()
+        let is_mine = |partition| self.has_global(sub) || self.roles.get(sub, partition).is_mine();
+        targets.iter().copied().filter(|(partition, _)| is_mine(*partition)).collect()
     }
 
     fn resolve(&self, offsets: &[(TopicTag, Partition, Offset)]) -> Result<Targets, UnreadableToken> {
@@ -193,6 +207,20 @@ impl Shared {
             Ok(())
         };
         self.within(deadline, caught_up).await
+    }
+
+    /// Waits until a partition of a global table or feed has what its topic holds now, where that need not be asked of anybody: on the log of this
+    /// process.
+    #[cfg(feature = "http")]
+    pub(crate) async fn taken_in(&self, sub: usize, partition: Partition, deadline: Duration) -> Result<(), Behind> {
+        let topic = self.inputs_of(sub).next().filter(|_| self.embedded.is_some());
+        let place = topic.and_then(|topic| Some((topic, self.log.bounds(self.topics[topic.0].id, partition).ok()?)));
+        let Some((topic, bounds)) = place else { return Ok(()) };
+        let taken_in = async {
+            self.pass(sub, vec![(topic, partition, bounds.end)]).await;
+            Ok(())
+        };
+        self.within(deadline, taken_in).await
     }
 
     async fn reach_ends(&self, sub: usize, wanted: &(dyn Fn(Partition) -> bool + Sync)) {
@@ -292,6 +320,6 @@ impl Shared {
 
     /// Whether this process knows by itself how far a task has come.
     fn is_told_here(&self, sub: usize, partition: Partition) -> bool {
-        self.embedded.is_some() || self.topology.global(sub).is_some() || self.roles.get(sub, partition) != Role::Away
+        self.embedded.is_some() || self.has_global(sub) || self.roles.get(sub, partition) != Role::Away
     }
 }

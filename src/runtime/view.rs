@@ -110,12 +110,12 @@ impl View {
     /// Reads the committed rows of a task that is here, and says when they are durable.
     pub(super) fn read<T>(&self, task: TaskId, f: impl FnOnce(&TaskView<'_>) -> T) -> Result<(T, Moment), QueryError> {
         let (sub, partition) = (self.sub, Partition(task.partition));
-        if self.kind() == StoreKind::Global || self.shared.roles.get(sub, partition).is_readable() {
+        if self.shared.has_global(self.sub) || self.shared.roles.get(sub, partition).is_readable() {
             let read = self.shared.reader.read(task, f)?;
             // It is noted before the rows can be read.
             return Ok((read, self.shared.progress.committed_at(sub, partition)));
         }
-        let [owners, _] = self.shared.presence.endpoints_of(self.shared.log.instance(), self.shared.sub_name(sub), partition);
+        let [owners, _] = self.shared.presence.endpoints_of(self.shared.log.instance(), self.shared.owner_name(sub), partition);
         let endpoint = owners.into_iter().next();
         Err(QueryError::Elsewhere { store: self.name().to_owned(), partition, endpoint })
     }
@@ -148,6 +148,19 @@ impl View {
         };
         let positions = self.tasks().map(position).collect();
         self.seen(positions, seen)
+    }
+
+    /// See [`Shared::taken_in`].
+    #[cfg(feature = "http")]
+    pub(crate) async fn taken_in(&self, partition: Partition, deadline: std::time::Duration) -> Result<(), super::Behind> {
+        self.shared.taken_in(self.sub, partition, deadline).await
+    }
+
+    /// Where the topic of a global table or feed began when it was first read, and how far it was taken in.
+    #[cfg(feature = "http")]
+    pub(crate) fn followed(&self, partition: Partition) -> (Offset, Offset) {
+        let topic = self.shared.topology.global(self.sub).expect("it is a global table or a feed").topic;
+        (self.shared.progress.begin(topic, partition), self.shared.progress.committed(topic, partition))
     }
 
     /// The bytes of the key that this text stands for.

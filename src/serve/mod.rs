@@ -1,8 +1,8 @@
 //! HTTP over any running application: a program mounts what is the same for every application and adds its own routes.
 //!
 //! [`Server`] takes an address and serves [`Routes`], with limits, deadlines, errors in one shape, CORS, rate limits and an orderly stop.
-//! [`application_routes`] are the views, their watches, dead letters, topology, metrics and health of an application. A [`Feed`] shows a
-//! store of events, keyed by (subject, sequence), as an event stream that a client can come back to.
+//! [`application_routes`] are the views, their watches, dead letters, topology, metrics and health of an application. A [`Feed`] shows the
+//! events of each key of a topic as an event stream that a client can come back to.
 //!
 //! Nothing here knows what an application means, decides anything about it, or writes to it (but to replay dead letters). The only
 //! module that names hyper.

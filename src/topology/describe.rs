@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{NodeDef, NodeKind, SubTopology, Topology};
+use super::{NodeDef, NodeKind, StoreKind, SubTopology, Topology};
 
 impl Topology {
     /// A part of the topology: the sub-topologies whose name, a node, a store or a topic begins with `prefix`; all for an empty one.
@@ -48,7 +48,8 @@ impl Topology {
         }
         for global in self.globals.iter().filter(|global| self.stores[global.store.0].name.starts_with(prefix)) {
             let (store, topic) = (&self.stores[global.store.0].name, &self.topics[global.topic.0].name);
-            let _ = writeln!(out, "  Global table: {store} (topic: {topic})");
+            let what = if self.stores[global.store.0].kind == StoreKind::Feed { "Feed" } else { "Global table" };
+            let _ = writeln!(out, "  {what}: {store} (topic: {topic})");
         }
         out
     }

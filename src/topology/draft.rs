@@ -168,9 +168,6 @@ impl Draft {
         value: (&'static dyn Format, &'static str),
         rows: Arc<dyn GlobalRows>,
     ) -> GlobalIndex {
-        if self.stores.iter().any(|store| store.name == name) {
-            self.mistakes.push(format!("two stores are named {name:?}"));
-        }
         let known = &self.topics[topic.0];
         if !matches!(known.cleanup, FOREVER | Cleanup::Compact { .. }) {
             let topic = &known.name;
@@ -178,7 +175,46 @@ impl Draft {
                 "global table {name:?} is of topic {topic:?}, which forgets: make it compacted or keep it forever"
             ));
         }
-        let store = self.add_store(name, StoreKind::Global, Access::Keyed, None, key, value);
+        self.global((name, StoreKind::Global, Access::Keyed, None), topic, key, value, rows)
+    }
+
+    /// The topic as the events of its keys, each kept for so long.
+    pub(crate) fn feed(
+        &mut self,
+        name: &str,
+        ttl_ms: Option<u64>,
+        topic: TopicIndex,
+        key: (&'static dyn Format, &'static str),
+        value: (&'static dyn Format, &'static str),
+        rows: Arc<dyn GlobalRows>,
+    ) {
+        let known = &self.topics[topic.0];
+        let forgets_first = match (known.cleanup, ttl_ms) {
+            (Cleanup::Compact { .. }, _) => true,
+            (Cleanup::Delete { retention_ms: Some(retention_ms), .. }, ttl_ms) => {
+                ttl_ms.is_none_or(|ttl_ms| retention_ms < ttl_ms)
+            }
+            (Cleanup::Delete { retention_ms: None, .. }, _) => false,
+        };
+        if forgets_first {
+            let topic = &known.name;
+            self.mistakes.push(format!("feed {name:?} is of topic {topic:?}, which forgets events before the feed does"));
+        }
+        self.global((name, StoreKind::Feed, Access::Ordered, ttl_ms), topic, key, value, rows);
+    }
+
+    fn global(
+        &mut self,
+        (name, kind, access, ttl_ms): (&str, StoreKind, Access, Option<u64>),
+        topic: TopicIndex,
+        key: (&'static dyn Format, &'static str),
+        value: (&'static dyn Format, &'static str),
+        rows: Arc<dyn GlobalRows>,
+    ) -> GlobalIndex {
+        if self.stores.iter().any(|store| store.name == name) {
+            self.mistakes.push(format!("two stores are named {name:?}"));
+        }
+        let store = self.add_store(name, kind, access, ttl_ms, key, value);
         self.globals.push(GlobalDef { store, topic, rows });
         GlobalIndex(self.globals.len() - 1)
     }
@@ -230,7 +266,8 @@ impl Draft {
             let read = self.sources.iter().map(|(_, topic, _)| *topic).chain(self.globals[..i].iter().map(|other| other.topic));
             if read.into_iter().any(|topic| topic == global.topic) {
                 let name = &self.topics[global.topic.0].name;
-                self.mistakes.push(format!("topic {name:?} is a global table and is read otherwise, too"));
+                let what = if self.stores[global.store.0].kind == StoreKind::Feed { "feed" } else { "global table" };
+                self.mistakes.push(format!("topic {name:?} is a {what} and is read otherwise, too"));
             }
         }
         if !self.mistakes.is_empty() {

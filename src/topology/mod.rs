@@ -42,7 +42,7 @@ indexes! {
     SourceIndex;
     /// A time that an operator keeps.
     ClockIndex;
-    /// A global table.
+    /// A global table or a feed.
     GlobalIndex;
 }
 
@@ -88,8 +88,10 @@ pub(crate) enum StoreKind {
     /// Key and time, as a window that starts and ends there -> the values that a side of a join has seen then. Its time and what it forgets
     /// are as a window store's.
     Join,
-    /// Key -> timestamp and value, of which every process has all partitions; the topic that it is read from is in a changelog's place.
+    /// Key -> timestamp and value, of which a process has all partitions; the topic that it is read from is in a changelog's place.
     Global,
+    /// Key and sequence -> [`FeedEvent`](crate::FeedEvent), likewise.
+    Feed,
     /// What an operator holds back; no view.
     Buffer,
     /// What a task knows about itself; no view.
@@ -106,6 +108,7 @@ impl StoreKind {
             StoreKind::Session => Some("session"),
             StoreKind::Join => Some("join"),
             StoreKind::Global => Some("global-table"),
+            StoreKind::Feed => Some("feed"),
             StoreKind::Buffer | StoreKind::TaskMeta => None,
         }
     }
@@ -208,7 +211,7 @@ pub(crate) struct SubTopology {
     pub timers: HashMap<String, Timer>,
 }
 
-/// A topic that every process has whole as a table.
+/// A topic that a process has whole, as a table or as a feed.
 pub(crate) struct GlobalDef {
     pub store: StoreIndex,
     pub topic: TopicIndex,
@@ -249,8 +252,8 @@ impl Topology {
         self.subs.iter().map(|sub| sub.name.as_str())
     }
 
-    /// The store of this name and the sub-topology that owns it. A global table stands behind the sub-topologies, as if it were one: see
-    /// [`Topology::global`].
+    /// The store of this name and the sub-topology that owns it. A global table or feed stands behind the sub-topologies, as if it were one:
+    /// see [`Topology::global`].
     pub(crate) fn store(&self, name: &str) -> Option<(StoreIndex, usize)> {
         let index = StoreIndex(self.stores.iter().position(|store| store.name == name && store.kind.shown().is_some())?);
         let global = || Some(self.subs.len() + self.globals.iter().position(|global| global.store == index)?);
@@ -258,7 +261,7 @@ impl Topology {
         Some((index, owner))
     }
 
-    /// The global table that this owner of a store is, if it is no sub-topology.
+    /// The global table or feed that this owner of a store is, if it is no sub-topology.
     pub(crate) fn global(&self, owner: usize) -> Option<&GlobalDef> {
         self.globals.get(owner.checked_sub(self.subs.len())?)
     }

@@ -132,10 +132,10 @@ fn a_table_that_cannot_follow_its_topic_says_so_and_goes_on() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let app = start(builder(), dir.path());
         let handle = app.handle();
-        fault::arm("state:restore:applied", 1, Action::Fail);
+        fault::arm("global:taken-in", 1, Action::Fail);
         let token = handle.append_blocking(Events::new().with(&RATES, &rate(1, "r"))).expect("it is appended");
         eventually("it says so", || matches!(handle.health(), Health::Degraded(why) if why.contains("global table")));
-        fault::disarm("state:restore:applied");
+        fault::disarm("global:taken-in");
         wait(handle.at_least(&token, "rates", LONG)).expect("the table follows its topic");
         eventually("it is well again", || handle.health() == Health::Up);
         let view = handle.view("rates").expect("it has a view").typed(&TABLE);

@@ -4,6 +4,7 @@
 mod ahead;
 mod dead_letters;
 mod faults;
+mod feeds;
 mod global_tables;
 mod idle;
 #[cfg(feature = "kafka")]

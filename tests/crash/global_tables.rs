@@ -82,7 +82,7 @@ fn a_kill_while_a_global_table_is_read_leaves_no_hole() {
     for part in 1..=2 {
         // Nothing is processed yet, so the topics have all of the state, and the table is read from their beginning.
         std::fs::remove_dir_all(&state).expect("the state is removed");
-        die_at("state:restore:applied", part);
+        die_at("global:taken-in", part);
     }
     for moment in ["frozen", "store-written", "store-synced", "positions-written", "positions-synced"] {
         die_at(&format!("state:flush:{moment}"), 1);

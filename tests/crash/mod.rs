@@ -2,6 +2,7 @@
 //! timers; it is killed at every step of commit, flush and restore, and at random moments, and started again. In the end outputs and
 //! state are those of a run that never crashed: every acknowledged request is counted once, every timer fired once, nothing else.
 
+mod feeds;
 mod global_tables;
 mod power;
 mod timers;

@@ -2,7 +2,7 @@
 
 use millstream::codec::{Decimal, Utf8};
 use millstream::testing::TestDriver;
-use millstream::{Record, Store, StreamBuilder, Timestamp, Topic, Topology};
+use millstream::{FeedEvent, Record, Store, StreamBuilder, Timestamp, Topic, Topology};
 
 use super::topologies::mistakes;
 
@@ -48,6 +48,24 @@ fn global_tables_that_cannot_be_are_refused() {
         builder.global_table(&RATES, "rates");
     });
     assert_eq!(names, ["two stores are named \"rates\""]);
+}
+
+#[test]
+fn feeds_that_cannot_be_are_refused() {
+    const DAY: Store<(u64, u64), FeedEvent<String>> = Store::ordered("heard").ttl_ms(86_400_000);
+    let news = || Topic::<u64, String>::new("news");
+    for forgets in [news().compacted(), news().retention_ms(86_399_999)] {
+        let mistakes = mistakes(|builder| {
+            builder.feed(&forgets, &DAY);
+            builder.stream(&ORDERS);
+        });
+        assert_eq!(mistakes, ["feed \"heard\" is of topic \"news\", which forgets events before the feed does"]);
+    }
+    let twice = mistakes(|builder| {
+        builder.feed(&news(), &DAY);
+        builder.stream(&news());
+    });
+    assert_eq!(twice, ["topic \"news\" is a feed and is read otherwise, too"]);
 }
 
 #[test]

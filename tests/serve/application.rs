@@ -362,7 +362,7 @@ fn an_application_that_has_failed_says_why() {
     for path in ["/healthz", "/readyz"] {
         eventually("it fails", || world.server.connect().get(path).status == 503);
         let message = world.server.connect().get(path).refused(503, "FAILED");
-        assert!(message.contains("global-tables") && message.contains("an unlucky rate"), "{message}");
+        assert!(message.contains("follower") && message.contains("an unlucky rate"), "{message}");
     }
 }
 

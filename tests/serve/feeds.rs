@@ -1,5 +1,7 @@
 //! Feeds: a client that comes back with its last id gets what it missed, in order, once.
 
+use millstream::Clock;
+
 use super::Client;
 use super::world::World;
 
@@ -50,26 +52,51 @@ fn a_feed_goes_on_from_the_client_s_id() {
     let world = World::start();
     let mut first = open(&world, "", "");
     assert_eq!(tell(&mut first, 1), [connected(0)]);
-    // Several events in one transaction.
-    let token = world.send(5, (1..=10).map(|n| format!("m{n}")));
-    world.send(6, ["another's"]);
-    assert_eq!(tell(&mut first, 10), (1..=10).map(message).collect::<Vec<_>>());
-    world.ok(&format!("/views/newest/5?at_least={token}"));
+    // Several events in one transaction, and one of another subject between them.
+    world.tell(5, (1..=10).map(|n| format!("m{n}")));
+    world.tell(6, ["another's"]);
+    world.tell(5, ["m12"]);
+    let all = || (1..=10).chain([12]).map(message);
+    assert_eq!(tell(&mut first, 11), all().collect::<Vec<_>>());
 
     let from = |query: &str, id: &str, count: usize| tell(&mut open(&world, query, id), count);
-    assert_eq!(from("", "", 1), [connected(10)], "without an id, from now on");
-    assert_eq!(from("", "0", 11), [connected(0)].into_iter().chain((1..=10).map(message)).collect::<Vec<_>>());
-    assert_eq!(from("", "8", 3), [connected(8), message(9), message(10)]);
-    assert_eq!(from("?lastEventId=9", "", 2), [connected(9), message(10)]);
-    assert_eq!(from("?lastEventId=3", "9", 2), [connected(9), message(10)], "the header wins");
-    for unreadable in ["x", "-1", "11", "99999999999999999999"] {
-        assert_eq!(from("", unreadable, 2), [event(10, "reset", "{}"), connected(10)], "{unreadable}");
+    assert_eq!(from("", "", 1), [connected(12)], "without an id, from now on");
+    assert_eq!(from("", "0", 12), [connected(0)].into_iter().chain(all()).collect::<Vec<_>>());
+    assert_eq!(from("", "9", 3), [connected(9), message(10), message(12)]);
+    assert_eq!(from("?lastEventId=10", "", 2), [connected(10), message(12)]);
+    assert_eq!(from("?lastEventId=3", "10", 2), [connected(10), message(12)], "the header wins");
+    for unreadable in ["x", "-1", "13", "99999999999999999999"] {
+        assert_eq!(from("", unreadable, 2), [event(12, "reset", "{}"), connected(12)], "{unreadable}");
     }
-    let mut last = open(&world, "", "10");
-    assert_eq!(tell(&mut last, 1), [connected(10)]);
-    world.send(5, ["m11"]);
-    assert_eq!(tell(&mut last, 1), [message(11)]);
-    assert_eq!(tell(&mut first, 1), [message(11)]);
+    let mut last = open(&world, "", "12");
+    assert_eq!(tell(&mut last, 1), [connected(12)]);
+    world.tell(5, ["m13"]);
+    assert_eq!(tell(&mut last, 1), [message(13)]);
+    assert_eq!(tell(&mut first, 1), [message(13)]);
+}
+
+#[test]
+fn a_client_whose_missed_events_are_gone_is_told_so() {
+    const MINUTE: i64 = 60_000;
+    let clock = Clock::manual(Clock::System.now());
+    let world = World::start_at(clock.clone());
+    let from = |id: &str, count: usize| tell(&mut open(&world, "", id), count);
+    world.tell(5, ["m1"]);
+    clock.advance_ms(30 * MINUTE);
+    world.tell(5, ["m2"]);
+    assert_eq!(from("0", 3), [connected(0), message(1), message(2)]);
+    // An event that is appended lets those grow old that lay there before.
+    clock.advance_ms(31 * MINUTE);
+    world.tell(6, ["another's"]);
+    assert_eq!(from("1", 2), [connected(1), message(2)], "who had the first misses nothing");
+    assert_eq!(from("0", 2), [event(2, "reset", "{}"), connected(2)]);
+    clock.advance_ms(30 * MINUTE);
+    world.tell(6, ["another's"]);
+    assert_eq!(from("1", 2), [event(2, "reset", "{}"), connected(2)]);
+    let mut kept = open(&world, "", "2");
+    world.tell(5, ["m5"]);
+    assert_eq!(tell(&mut kept, 2), [connected(2), message(5)], "who had all of them goes on");
+    assert_eq!(from("1", 2), [event(5, "reset", "{}"), connected(5)]);
 }
 
 #[test]
@@ -78,7 +105,7 @@ fn more_events_in_one_commit_than_a_watch_holds_all_come() {
     let mut client = open(&world, "", "");
     assert_eq!(tell(&mut client, 1), [connected(0)]);
     for first in [1, 3_001, 6_001] {
-        world.send(5, (first..first + 3_000).map(|n| format!("m{n}")));
+        world.tell(5, (first..first + 3_000).map(|n| format!("m{n}")));
         assert_eq!(tell(&mut client, 3_000), (first..first + 3_000).map(message).collect::<Vec<_>>());
     }
 }
@@ -90,7 +117,7 @@ fn a_client_that_comes_back_again_and_again_misses_nothing_and_gets_nothing_twic
     std::thread::scope(|scope| {
         scope.spawn(|| {
             for batch in 0..COUNT / 5 {
-                world.send(5, (1..=5).map(|n| format!("m{}", batch * 5 + n)));
+                world.tell(5, (1..=5).map(|n| format!("m{}", batch * 5 + n)));
             }
         });
         for patience in [1, 3, 20] {

@@ -1,4 +1,4 @@
-//! A running application with a server over it: a table of prices, and an inbox whose messages are stored for each user in order.
+//! A running application with a server over it: a table of prices, an inbox whose messages are stored for each user in order, and a feed.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -6,17 +6,19 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use millstream::codec::{Codec, Data, Json};
 use millstream::serve::{ApiError, Feed, Request, Response, Routes, Shown, application_routes};
 use millstream::{
-    App, Config, Events, Handle, Process, ProcessError, Record, Scope, Store, StreamBuilder, TimeWindows, Timestamp, Token,
-    Topic, Topology,
+    App, Clock, Config, Events, FeedEvent, Handle, Process, ProcessError, Record, Scope, Store, StreamBuilder, TimeWindows,
+    Timestamp, Token, Topic, Topology,
 };
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{Running, config};
+use super::Running;
 
 pub const PRICES: Topic<String, u64> = Topic::new("prices").partitions(3);
 pub const INBOX: Topic<u64, String> = Topic::new("inbox").partitions(2);
 const RATES: Topic<String, Rate> = Topic::new("rates").partitions(2).compacted();
+const TOLD: Topic<u64, String> = Topic::new("told");
+const FEED: Store<(u64, u64), FeedEvent<String>> = Store::ordered("feed").ttl_ms(3_600_000);
 const MESSAGES: Store<(u64, u64), String> = Store::ordered("messages");
 const NEWEST: Store<u64, u64> = Store::keyed("newest");
 
@@ -60,6 +62,7 @@ pub fn topology(switches: &Arc<Switches>) -> Topology {
     let mut builder = StreamBuilder::new("post-office");
     builder.table(&PRICES, "prices");
     builder.global_table(&RATES, "rates");
+    builder.feed(&TOLD, &FEED);
     let inbox = builder.stream(&INBOX);
     inbox
         .group_by_key()
@@ -79,20 +82,26 @@ pub struct World {
     _dir: TempDir,
 }
 
-async fn subscribe(feed: Feed, request: Request) -> Result<Response, ApiError> {
+async fn subscribe(feed: Feed<u64, String>, request: Request) -> Result<Response, ApiError> {
     let user = request.param_id("user")?;
     feed.subscribe(&request, &user, format!("{{\"user\":{user}}}")).await
 }
 
 impl World {
     pub fn start() -> World {
+        World::start_at(Clock::System)
+    }
+
+    /// With this clock.
+    pub fn start_at(clock: Clock) -> World {
         let (dir, switches) = (TempDir::new().unwrap(), Arc::new(Switches::default()));
-        let app = App::start(topology(&switches), Config::embedded(dir.path())).unwrap();
+        let config = Config { clock, ..Config::embedded(dir.path()) };
+        let app = App::start(topology(&switches), config).unwrap();
         let handle = app.handle();
         let show = |value: &[u8]| Ok(Shown { name: "message".into(), data: value.to_vec() });
-        let feed = Feed::new(handle.view("messages").unwrap(), handle.view("newest").unwrap(), show);
+        let feed = Feed::new(&handle, &TOLD, &FEED, show);
         let routes = Routes::new(feed).get("/feed/{user}", subscribe).merge(application_routes(&handle));
-        World { server: Running::start(config(), routes), switches, handle, _app: app, _dir: dir }
+        World { server: Running::start(super::config(), routes), switches, handle, _app: app, _dir: dir }
     }
 
     /// Sets prices, in one transaction.
@@ -106,6 +115,12 @@ impl World {
     pub fn rate(&self, currency: &str, rate: u64) {
         let record = Record::new(currency.to_owned(), Rate(rate), Timestamp(1));
         self.handle.append_blocking(Events::new().with(&RATES, &record)).unwrap();
+    }
+
+    /// Tells a user, in one transaction.
+    pub fn tell<T: Into<String>>(&self, user: u64, texts: impl IntoIterator<Item = T>) -> Token {
+        let records = texts.into_iter().map(|text| Record::new(user, text.into(), Timestamp(1)));
+        self.handle.append_blocking(records.fold(Events::new(), |events, record| events.with(&TOLD, &record))).unwrap()
     }
 
     /// Sends messages to a user, in one transaction.

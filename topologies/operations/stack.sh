@@ -15,8 +15,9 @@ kafka=$here/../../tests/kafka/kafka.sh
 dir=${STACK_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/millstream/stack}
 api_port=${STACK_PORT:-8080}
 endpoint_port=$((api_port + 1)) worker1_port=$((api_port + 2)) worker2_port=$((api_port + 3)) cdc_port=$((api_port + 4)) sink_port=$((api_port + 5))
-# With as much heap as Kafka's own scripts give it, most of it for what is soon garbage: else everything waits 20 to 40 ms for it, each second under load.
-export KAFKA_PORT=${STACK_KAFKA_PORT:-9092} KAFKA_HOME_DIR=$dir/kafka KAFKA_JVM="-Xms1g -Xmx1g -Xmn640m -XX:+UseSerialGC"
+# With as much heap as Kafka's own scripts give it, most of it for what is soon garbage, and collected by all cores: else everything waits 20 to 50 ms for it
+# every few seconds under load.
+export KAFKA_PORT=${STACK_KAFKA_PORT:-9092} KAFKA_HOME_DIR=$dir/kafka KAFKA_JVM="-Xms1g -Xmx1g -Xmn640m -XX:+UseParallelGC"
 brokers=127.0.0.1:$KAFKA_PORT
 db_port=${STACK_DB_PORT:-3307} db=$dir/mariadb
 redis_port=${STACK_REDIS_PORT:-6380}

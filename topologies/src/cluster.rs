@@ -35,6 +35,7 @@ pub fn work(worker: &Worker) -> Result<(), Error> {
             state_memory_bytes: worker.memory_budget,
             sub_topologies,
             standbys: Standbys::Each(worker.standbys),
+            feeds: false,
             advertise: Some(advertise),
             restore_listener: restoring::bar(),
             ..Config::shared(&worker.state)
@@ -94,7 +95,8 @@ pub fn relay(cdc: &Cdc) -> Result<(), Error> {
         let outbox = outbox.ok_or_else(|| misconfigured("--mysql is missing: the database whose outbox is relayed"))?;
         let topology = topology::shared(&Settings::default()).map_err(misconfigured)?;
         let front = Front::open(&cdc.interface).await?;
-        let config = Config { threads: 0, advertise: Some(front.address().to_string()), ..Config::shared(&cdc.state) };
+        let config =
+            Config { threads: 0, feeds: false, advertise: Some(front.address().to_string()), ..Config::shared(&cdc.state) };
         let writer = format!("shop-cdc-{}", outbox.name);
         let app = start(topology, config, &cdc.cluster, |kafka| kafka.exclusive_writer(writer)).await?;
         let handle = app.handle();
@@ -115,7 +117,8 @@ pub fn deliver(sink: &Sink) -> Result<(), Error> {
         let settings = sink.delivery.settings("--url", &sink.url).map_err(Error::Misconfigured)?;
         let topology = topology::shared(&Settings::default()).map_err(misconfigured)?;
         let front = Front::open(&sink.interface).await?;
-        let config = Config { threads: 0, advertise: Some(front.address().to_string()), ..Config::shared(&sink.state) };
+        let config =
+            Config { threads: 0, feeds: false, advertise: Some(front.address().to_string()), ..Config::shared(&sink.state) };
         let app = start(topology, config, &sink.cluster, |kafka| kafka).await?;
         let handle = app.handle();
         let mut parts = Parts::none();

@@ -1,33 +1,27 @@
-//! The topology `notifications`: what users hear, numbered user by user.
+//! What users hear.
 //!
 //! ```text
-//! shop.notifications ──▶ number ── notification-counts, notifications, user-coupons
+//! coupons, orders ──▶ shop.notifications ──▶ notifications, in the process that they listen to
 //! ```
-//! Every topology that has news for a user writes them to one topic, keyed by the user. Here each gets the user's next number, in the
-//! transaction that reads it: so the same news have the same number for good, whatever crashes, and one user's numbers are one growing
-//! sequence over all kinds of news. The number is the id of the event on the user's stream. Languages and wording are not decided here.
+//! Every topology that has news for a user writes them to one topic, keyed by the user, in the transaction that decides them. A user's news lie in
+//! one partition, and their places there are the ids of the events on the user's stream: one growing sequence over all kinds of news, the
+//! same for good, whatever crashes. Languages and wording are not decided here.
 
 use millstream::codec::{Codec, Data, Decimal, Json};
-use millstream::{Process, ProcessError, Record, Scope, Store, StreamBuilder, Timestamp, Topic};
+use millstream::{FeedEvent, Store, Topic};
 use serde::{Deserialize, Serialize};
 
 use crate::coupons::domain::Refusal;
-use crate::time::Iso;
 
 /// For how long a client that was away can catch up.
 const KEPT_MS: u64 = 24 * 3_600_000;
 
-/// News for users, by user.
-pub const NOTIFICATIONS: Topic<u64, Notification> = Topic::with_codecs("shop.notifications", &Decimal, &Json).partitions(3);
+/// News for users, by user. They are kept for another day, so that a process that was away for less than that has all of the last one.
+pub const NOTIFICATIONS: Topic<u64, Notification> =
+    Topic::with_codecs("shop.notifications", &Decimal, &Json).partitions(3).retention_ms(2 * KEPT_MS);
 
-/// How many news a user has had: the number of the last one.
-pub const NOTIFICATION_COUNTS: Store<u64, u64> = Store::keyed("notification-counts");
-
-/// What users have heard, by (user, number).
-pub const HEARD: Store<(u64, u64), Notification> = Store::ordered("notifications").ttl_ms(KEPT_MS);
-
-/// Who has which coupons, by (user, number of the news): in the order in which the user got them.
-pub const USER_COUPONS: Store<(u64, u64), UserCoupon> = Store::ordered("user-coupons");
+/// What users have heard, by (user, id).
+pub const HEARD: Store<(u64, u64), FeedEvent<Notification>> = Store::ordered("notifications").ttl_ms(KEPT_MS);
 
 /// Something that happened to a user.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -127,41 +121,6 @@ pub enum News {
     },
 }
 
-/// A coupon that a user has.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-pub struct UserCoupon {
-    /// The coupon.
-    pub coupon_id: u64,
-    /// Its name.
-    pub coupon_name: String,
-    /// Since when.
-    pub issued_at: Iso,
-}
-
 impl Data for Notification {
     const CODEC: &'static dyn Codec<Notification> = &Json;
-}
-
-impl Data for UserCoupon {
-    const CODEC: &'static dyn Codec<UserCoupon> = &Json;
-}
-
-/// Adds the topology.
-pub fn declare(builder: &mut StreamBuilder) {
-    builder
-        .stream(&NOTIFICATIONS)
-        .process(Process::new("number", number).store(&NOTIFICATION_COUNTS).store(&HEARD).store(&USER_COUPONS));
-}
-
-fn number(ctx: &mut Scope<'_, u64, ()>, record: Record<u64, Notification>) -> Result<(), ProcessError> {
-    let (user, notification) = (record.key, record.value);
-    let number = ctx.store(&NOTIFICATION_COUNTS).get(&user)?.unwrap_or(0) + 1;
-    ctx.store(&NOTIFICATION_COUNTS).put(&user, &number)?;
-    ctx.store(&HEARD).put(&(user, number), &notification)?;
-    if let Notification { at_ms, news: News::CouponIssued { coupon_id, coupon_name } } = notification {
-        let coupon = UserCoupon { coupon_id, coupon_name, issued_at: Iso(Timestamp(at_ms)) };
-        ctx.store(&USER_COUPONS).put(&(user, number), &coupon)?;
-    }
-    Ok(())
 }

@@ -6,10 +6,11 @@ use millstream::{StreamBuilder, Topology, TopologyError};
 use crate::cdc::{CDC_POSITIONS, POSITIONS};
 use crate::coupons::topology::{CATALOGUE, COUPON_ISSUE};
 use crate::inventory::topology::INVENTORY;
+use crate::notifications::{HEARD, NOTIFICATIONS};
 use crate::orders::topology::ORDER_EVENTS;
 use crate::payments::PAYMENT_EVENTS;
 use crate::points::POINTS_COMMANDS;
-use crate::{coupons, deliveries, inventory, notifications, orders, payments, points, statistics};
+use crate::{coupons, deliveries, inventory, orders, payments, points, statistics};
 
 /// The name of the application, which its internal topics begin with.
 const APPLICATION: &str = "shop";
@@ -31,14 +32,13 @@ impl Default for Settings {
 type Declare = fn(&mut StreamBuilder, &Settings);
 
 /// The topologies by name.
-const ALL: [(&str, Declare); 8] = [
+const ALL: [(&str, Declare); 7] = [
     ("coupons", |builder, _| coupons::topology::declare(builder)),
     ("orders", |builder, settings| orders::topology::declare(builder, settings.payment_timeout_ms)),
     ("payments", |builder, _| payments::declare(builder)),
     ("inventory", |builder, _| inventory::topology::declare(builder)),
     ("points", |builder, _| points::declare(builder)),
     ("deliveries", |builder, _| deliveries::declare(builder)),
-    ("notifications", |builder, _| notifications::declare(builder)),
     ("statistics", |builder, _| statistics::declare(builder)),
 ];
 
@@ -47,14 +47,15 @@ const ALL: [(&str, Declare); 8] = [
 /// # Errors
 /// If one is declared wrongly.
 pub fn all(settings: &Settings) -> Result<Topology, TopologyError> {
-    let mut builder = declared(&ALL, settings);
-    follow_relays(&mut builder);
-    builder.build()
+    whole(settings).build()
 }
 
-/// How far relays have come, for whoever waits for them.
-fn follow_relays(builder: &mut StreamBuilder) {
+/// All of them, what users hear, and how far relays have come, for whoever waits for them.
+fn whole(settings: &Settings) -> StreamBuilder {
+    let mut builder = declared(&ALL, settings);
+    builder.feed(&NOTIFICATIONS, &HEARD);
     builder.global_table(&POSITIONS, CDC_POSITIONS.name());
+    builder
 }
 
 /// The one of this name, if there is one.
@@ -77,8 +78,7 @@ pub fn names() -> String {
 /// # Errors
 /// If one is declared wrongly.
 pub fn shared(settings: &Settings) -> Result<Topology, TopologyError> {
-    let mut builder = declared(&ALL, settings);
-    follow_relays(&mut builder);
+    let mut builder = whole(settings);
     builder.accept_requests(6, |requests| {
         requests
             .sink(&CATALOGUE)

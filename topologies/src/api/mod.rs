@@ -24,13 +24,13 @@ use self::ids::Ids;
 use self::known::{Known, view};
 use self::write::Home;
 use crate::coupons::domain::Coupon;
-use crate::coupons::topology::{COUPON_CLAIMS, COUPON_ISSUE, COUPONS, COUPONS_BY_AGE};
+use crate::coupons::topology::{COUPON_CLAIMS, COUPON_ISSUE, COUPONS, COUPONS_BY_AGE, USER_COUPONS, UserCoupon};
 use crate::deliveries::{DELIVERIES, DELIVERY_COMMANDS, Delivery};
 use crate::gate::Gate;
 use crate::inventory::domain::Product;
 use crate::inventory::topology::{INVENTORY, PRODUCTS, PRODUCTS_BY_AGE};
 use crate::messages::{Language, shown};
-use crate::notifications::{HEARD, NOTIFICATION_COUNTS, USER_COUPONS, UserCoupon};
+use crate::notifications::{HEARD, NOTIFICATIONS, Notification};
 use crate::orders::domain::Order;
 use crate::orders::topology::{ORDER_COUNTS, ORDER_EVENTS, ORDERS, ORDERS_BY_USER};
 use crate::payments::{PAYMENT_EVENTS, PAYMENTS, Payment};
@@ -47,7 +47,7 @@ pub struct Api {
     coupons: Known<Coupon>,
     coupons_by_age: TypedView<(i64, u64), u64>,
     coupon_claims: TypedView<(u64, u64), i64>,
-    user_coupons: TypedView<(u64, u64), UserCoupon>,
+    user_coupons: TypedView<(u64, (i64, u64)), UserCoupon>,
     products: Known<Product>,
     products_by_age: TypedView<(i64, u64), u64>,
     orders: Known<Order>,
@@ -57,7 +57,7 @@ pub struct Api {
     deliveries: Known<Delivery>,
     points: Known<Balance>,
     per_minute: TypedView<Windowed<u64>, Figures>,
-    feed: Feed,
+    feed: Feed<u64, Notification>,
     order_ids: Ids,
     payment_ids: Ids,
     /// Creations of one coupon or product go one after the other, so that of two with different terms the second is told.
@@ -71,7 +71,6 @@ impl Api {
     /// If the application does not run the shop's topologies: a programming error.
     #[must_use]
     pub fn new(app: &Handle, language: Language, home: Home, gate: Option<Arc<Gate>>) -> Arc<Api> {
-        let bytes = |name| app.view(name).unwrap_or_else(|| panic!("the topology has no store {name:?}"));
         Arc::new(Api {
             home,
             gate,
@@ -88,7 +87,7 @@ impl Api {
             deliveries: Known::new(app, &DELIVERIES, DELIVERY_COMMANDS),
             points: Known::new(app, &POINTS, POINTS_COMMANDS),
             per_minute: view(app, &PER_MINUTE),
-            feed: Feed::new(bytes(HEARD.name()), bytes(NOTIFICATION_COUNTS.name()), move |value| shown(value, language)),
+            feed: Feed::new(app, &NOTIFICATIONS, &HEARD, move |value| shown(value, language)),
             order_ids: Ids::of_process(app.start_number()),
             payment_ids: Ids::of_process(app.start_number()),
             creations: Default::default(),

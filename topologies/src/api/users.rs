@@ -10,7 +10,7 @@ use serde_json::json;
 use super::page::Page;
 use super::write::{Write, carry_out, event_headers};
 use super::{Api, auth, bounds, orders};
-use crate::notifications::{USER_COUPONS, UserCoupon};
+use crate::coupons::topology::{USER_COUPONS, UserCoupon};
 use crate::orders::topology::ORDERS_BY_USER;
 use crate::points::{POINTS, POINTS_COMMANDS, PointsCommand};
 use crate::time::Iso;
@@ -26,10 +26,10 @@ struct Coupons {
 pub async fn coupons(api: Arc<Api>, request: Request) -> Result<Response, ApiError> {
     let user_id = request.param_id("userId")?;
     auth::acts_for(request.caller(), user_id)?;
-    let page = Page::asked(&request, |text| Some((user_id, text.parse().ok()?)))?;
+    let page = Page::asked(&request, |text| Some((user_id, Page::place_by_age(text)?)))?;
     request.at_least(&api.app, USER_COUPONS.name()).await?;
     let (coupons, next) = page.read(&api.user_coupons, Some(&user_id))?.durable().await?;
-    let next = next.map(|(_, number): (u64, u64)| number.to_string());
+    let next = next.map(|(_, place)| Page::show_place(place));
     Response::json(StatusCode::OK, &Coupons { coupons, next })
 }
 

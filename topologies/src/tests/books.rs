@@ -66,7 +66,7 @@ impl Books {
             products: driver.rows(&PRODUCTS).into_iter().collect(),
             points: driver.rows(&POINTS).into_iter().map(|(user, row)| (user, row.balance)).collect(),
             deliveries: driver.rows(&DELIVERIES).into_iter().collect(),
-            heard: driver.rows(&HEARD).into_iter().map(|(at, heard)| (at, heard.news)).collect(),
+            heard: driver.rows(&HEARD).into_iter().filter_map(|(at, event)| Some((at, event.value?.news))).collect(),
         }
     }
 
