@@ -122,8 +122,8 @@ pub struct StoreStatus {
     pub key_type: &'static str,
     /// The Rust type of its values.
     pub value_type: &'static str,
-    /// `key-value`, `table` (values have timestamps) `window` (keys have a window, too) or
-    /// `join` (what a side of a join has seen), or `global-table` (a table that every process has whole).
+    /// `key-value`, `table` (values have timestamps), `window` and `session` (keys have a window, too),
+    /// `join` (what a side of a join has seen), `global-table` (a table that every process has whole), or `feed` (events by key and sequence).
     pub kind: &'static str,
     /// How many partitions.
     pub partitions: u32,

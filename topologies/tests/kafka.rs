@@ -100,6 +100,41 @@ fn every_promise_is_kept_while_workers_are_killed_and_stopped() {
     }
 }
 
+#[test]
+fn a_user_hears_the_same_from_every_api_also_after_a_kill() {
+    const COUPONS: usize = 12;
+    let broker = Broker::start();
+    let _worker = start(&broker, "worker", directory(), &["--threads", "2"]);
+    let state = directory();
+    let mut api = start(&broker, "api", Arc::clone(&state), &[]);
+    let users: Vec<u64> = (0..8).map(|_| fresh_id()).collect();
+    for round in 1..=COUPONS {
+        let coupon = api.coupon(100);
+        users.iter().for_each(|user| _ = api.claim(coupon, *user).ok(202));
+        if round % 4 == 0 {
+            // What they are to hear is on its way.
+            drop(api);
+            api = start(&broker, "api", Arc::clone(&state), &[]);
+        }
+    }
+    let other = start(&broker, "api", directory(), &[]);
+    for user in users {
+        let after = |api: &Shop, id: &str, count: usize| {
+            let mut stream = api.subscribe(user, Some(id));
+            assert_eq!(stream.next().name, "connected");
+            (0..count).map(|_| stream.next()).collect::<Vec<_>>()
+        };
+        let all = after(&api, "0", COUPONS);
+        let coupons: BTreeSet<String> = all.iter().map(|event| event.json()["couponId"].to_string()).collect();
+        assert!(coupons.len() == COUPONS && all.iter().all(|event| event.name == "coupon-issued"), "each once: {all:?}");
+        assert_eq!(after(&other, "0", COUPONS), all, "another process, which has read it all at once");
+        assert_eq!(after(&other, &all[4].id, COUPONS - 5), all[5..], "whoever goes from one to the other misses nothing");
+        for api in [&api, &other] {
+            assert_eq!(api.subscribe(user, None).next().id, all[COUPONS - 1].id, "and nothing is heard twice");
+        }
+    }
+}
+
 /// Looks at the topics themselves: each claim was told of once, and no event came about twice.
 fn outputs_are_counted(broker: &Broker) {
     let log = KafkaLog::open(KafkaConfig::new(broker.address())).expect("the broker answers");
