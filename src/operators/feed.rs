@@ -27,7 +27,7 @@ use crate::task::global::{GlobalRows, Refused, Rows};
 /// begin after 0; at 0 stands which was the last.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FeedEvent<V> {
-    /// The sequence of the key's event before this one, also if that is gone by now; at most it, where it is not known.
+    /// The sequence of the key's event before this one, also if that is gone by now, or 0; where that is not known, one that it does not exceed.
     pub previous: u64,
     /// What happened; `None` at sequence 0.
     pub value: Option<V>,
