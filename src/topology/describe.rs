@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{NodeDef, NodeKind, StoreKind, SubTopology, Topology};
+use super::{GlobalDef, NodeDef, NodeKind, StoreKind, SubTopology, Topology};
 
 impl Topology {
     /// A part of the topology: the sub-topologies whose name, a node, a store or a topic begins with `prefix`; all for an empty one.
@@ -46,12 +46,17 @@ impl Topology {
                 }
             }
         }
-        for global in self.globals.iter().filter(|global| self.stores[global.store.0].name.starts_with(prefix)) {
-            let (store, topic) = (&self.stores[global.store.0].name, &self.topics[global.topic.0].name);
+        for (global, store, topic) in self.globals(prefix) {
             let what = if self.stores[global.store.0].kind == StoreKind::Feed { "Feed" } else { "Global table" };
             let _ = writeln!(out, "  {what}: {store} (topic: {topic})");
         }
         out
+    }
+
+    /// The global tables and feeds whose store's name begins with `prefix`, with the names of store and topic.
+    fn globals<'a>(&'a self, prefix: &'a str) -> impl Iterator<Item = (&'a GlobalDef, &'a str, &'a str)> {
+        let named = |global: &'a GlobalDef| (global, &*self.stores[global.store.0].name, &*self.topics[global.topic.0].name);
+        self.globals.iter().map(named).filter(move |(_, store, _)| store.starts_with(prefix))
     }
 
     fn store_names<'a>(&'a self, node: &'a NodeDef) -> impl Iterator<Item = &'a str> {
@@ -88,6 +93,9 @@ impl Topology {
                 let _ = writeln!(out, "  {} --> {}", from.mermaid(), to.mermaid());
             });
         }
+        for (_, store, topic) in self.globals(prefix) {
+            let _ = writeln!(out, "  {} --> {}", Shape::Topic(topic).mermaid(), Shape::Store(store).mermaid());
+        }
         out
     }
 
@@ -108,6 +116,10 @@ impl Topology {
                 }
                 let _ = writeln!(out, "  {} -> {};", from.id(), to.id());
             });
+        }
+        for (_, store, topic) in self.globals(prefix) {
+            let (topic, store) = (Shape::Topic(topic), Shape::Store(store));
+            let _ = writeln!(out, "{}{}  {} -> {};", topic.dot_declaration(), store.dot_declaration(), topic.id(), store.id());
         }
         out.push_str("}\n");
         out

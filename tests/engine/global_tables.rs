@@ -95,4 +95,10 @@ fn every_task_sees_all_of_the_table_as_it_is_at_the_moment() {
         driver.restart();
     }
     assert!(topology().to_text("").ends_with("  Global table: rates (topic: rates)\n"), "{}", topology().to_text(""));
+    for (shown, edge) in [
+        (topology().to_mermaid(""), "  topic_rates([\"rates\"]) --> store_rates[(\"rates\")]\n"),
+        (topology().to_dot(""), "  topic_rates -> store_rates;\n"),
+    ] {
+        assert!(shown.contains(edge), "{shown}");
+    }
 }
