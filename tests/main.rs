@@ -7,6 +7,8 @@ mod conformance;
 mod crash;
 mod engine;
 mod log;
+#[cfg(feature = "kafka")]
+mod ports;
 mod power;
 #[cfg(feature = "http")]
 mod serve;

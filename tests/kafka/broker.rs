@@ -4,12 +4,13 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::net::TcpListener;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
+
+use crate::ports::free_ports;
 
 /// A broker of its own directory and ports.
 #[derive(Debug)]
@@ -40,7 +41,8 @@ impl Broker {
 
     /// The same with other settings.
     pub fn with(settings: Settings) -> Broker {
-        let [port, controller] = free_ports();
+        let port = free_ports(2);
+        let controller = port + 1;
         let dir = std::env::temp_dir().join(format!("millstream-kafka-{}-{port}", std::process::id()));
         forget_the_dead();
         fs::create_dir_all(&dir).expect("a directory for the broker");
@@ -168,11 +170,6 @@ fn spawn(dir: &Path, port: u16, controller: u16, settings: &Settings) -> Child {
     let (answer, child) = mpsc::channel();
     spawner.send((command, answer)).expect("the thread stays");
     child.recv().expect("the thread answers").expect("the script runs")
-}
-
-fn free_ports() -> [u16; 2] {
-    let held = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    held.map(|listener| listener.local_addr().expect("a bound port").port())
 }
 
 /// Removes what tests left behind that were killed.

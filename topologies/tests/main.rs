@@ -18,6 +18,8 @@ mod lifecycle;
 mod operations;
 mod orders;
 mod outbox;
+#[path = "../../tests/ports.rs"]
+mod ports;
 mod routes;
 mod shop;
 mod sink;

@@ -1,14 +1,14 @@
 //! The whole stack as `make up` starts it: what the README walks through works, also after `make down`, and after a reset.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::http::{Connection, Response, Stream};
+use crate::ports::free_ports;
 use crate::shop::{command, eventually, run};
 
 /// A stack of its own ports and directory. A shell ends it with the test, however that ends.
@@ -29,17 +29,6 @@ impl Drop for Stack {
 
 fn script() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("operations/stack.sh")
-}
-
-/// The first of so many ports in a row that are free, and that the system gives nobody who asks for any port.
-fn free_ports(count: u16) -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let bind = |port: u16| TcpListener::bind(("127.0.0.1", port)).ok();
-    eventually(|| {
-        let place = std::process::id() as u16 % 997 * 10 + NEXT.fetch_add(count, Ordering::Relaxed);
-        let first = 20_000 + place % 12_000;
-        (first..first + count).map(bind).collect::<Option<Vec<_>>>().map(|_| first)
-    })
 }
 
 impl Stack {

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, TxOpts};
@@ -18,6 +18,8 @@ use crate::shop::{FREE, Shop, command, dev, run_command};
 
 const CLIENTS: u32 = 4;
 const DATABASE: &str = "crash";
+/// Clients write all the time, but for a start of the server.
+const LONG: Duration = Duration::from_secs(60);
 
 /// SplitMix64.
 struct Random(u64);
@@ -87,8 +89,14 @@ fn every_committed_row_is_relayed_once_whatever_is_killed() {
     let clients: Vec<_> =
         (0..CLIENTS).map(|number| spawn(client(server.port, number, seed, Arc::clone(&written), Arc::clone(&stop)))).collect();
     let wait_for = |rows: u64| {
-        while written.load(Relaxed) < rows {
+        let (mut last, mut since) = (0, Instant::now());
+        while last < rows {
             std::thread::park_timeout(Duration::from_millis(2));
+            let now = written.load(Relaxed);
+            if now > last {
+                (last, since) = (now, Instant::now());
+            }
+            assert!(since.elapsed() < LONG, "nobody has written a row for {LONG:?}, after {now}");
         }
     };
     // Each kill comes once so many more rows are written, so that it finds all at work.

@@ -1,7 +1,7 @@
 //! A real MariaDB of the tests' own: a data directory of its own, a free port of loopback, an unprivileged user, gone with the tests.
 
 use std::fs;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 
+use crate::ports::free_ports;
 use crate::shop::eventually;
 
 /// Nobody: the server refuses to run as root.
@@ -187,7 +188,7 @@ impl Server {
         let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
         // Another process may take the port before the server does: then another port.
         for _ in 0..10 {
-            let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port();
+            let port = free_ports(1);
             let mut process = Server::spawn(dir.path(), port, &settings);
             if up(&mut process, port) {
                 let server = Server { process: Some(process), dir, port, settings };

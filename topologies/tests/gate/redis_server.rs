@@ -1,11 +1,11 @@
 //! A real Redis of a test's own: a free port of loopback, a directory of its own, gone with the test.
 
-use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 
 use redis::{Client, Connection, FromRedisValue};
 use tempfile::TempDir;
 
+use crate::ports::free_ports;
 use crate::shop::eventually;
 
 /// A server that is killed when it is dropped.
@@ -27,13 +27,13 @@ impl RedisServer {
     pub fn start(settings: &[&str]) -> RedisServer {
         let dir = TempDir::new().expect("a directory");
         let settings = settings.iter().map(|setting| (*setting).to_owned()).collect();
-        let mut server = RedisServer { process: None, dir, port: free_port(), settings };
+        let mut server = RedisServer { process: None, dir, port: free_ports(1), settings };
         // Another process may take the port before the server does: then another port.
         for _ in 0..10 {
             if server.spawn() {
                 return server;
             }
-            server.port = free_port();
+            server.port = free_ports(1);
         }
         panic!("redis-server does not start");
     }
@@ -97,8 +97,4 @@ impl RedisServer {
     pub fn restart(&mut self) {
         assert!(self.spawn(), "redis-server starts again at its port");
     }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port").port()
 }
