@@ -274,8 +274,13 @@ fn operators_pause_look_after_dead_letters_and_reset() {
     let issued = |api: &Shop| api.get(&format!("/api/coupons/{coupon}")).json()["issued"].as_u64();
     eventually(|| (issued(&api) == Some(0)).then_some(()));
 
-    // Its two threads may still be sharing out the tasks among them, which goes before.
-    let comes_to = |state: &str| eventually(|| (worker.get("/readyz").ok(200)["state"] == state).then_some(()));
+    // Its two threads may still be sharing out the tasks among them, which goes before; while one takes some, it is not ready.
+    let comes_to = |state: &str| {
+        eventually(|| {
+            let said = worker.get("/readyz");
+            (said.status == 200 && said.json()["state"] == state).then_some(())
+        });
+    };
     worker.post("/pause", &json!({})).ok(200);
     comes_to("PAUSED");
     let token = api.claim(coupon, fresh_id()).position();
