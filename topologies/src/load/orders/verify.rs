@@ -188,22 +188,28 @@ async fn check_user(
 ) -> Result<(), Error> {
     let id = trade.id(user);
     let until = Instant::now() + SETTLE;
-    let orders = loop {
+    // Of what is read one after the other, a view may be a moment behind an event.
+    let (orders, heard, held) = loop {
         let orders = orders_of(caller, id).await?;
         let at_rest = {
             let ledger = &trade.state().ledger;
             orders.len() >= ledger.orders_of(user) && orders.iter().all(|order| ledger.is_at_rest(order))
         };
-        if at_rest || Instant::now() >= until {
-            break orders;
+        let is_over = Instant::now() >= until;
+        if at_rest || is_over {
+            let Points { balance } = caller.json(&format!("/api/users/{id}/points")).await?;
+            let due = trade.state().ledger.events_due(&orders);
+            let mut heard = trade.heard.get(user as usize).map_or_else(Heard::default, |live| locked(live).clone());
+            replay(trade, id, &mut heard, due).await?;
+            let checked = trade.state().ledger.check_user(user, &orders, balance, heard.all());
+            match checked {
+                Ok(held) => break (orders, heard, held),
+                Err(error) if is_over => return Err(error.into()),
+                Err(_) => {}
+            }
         }
         sleep(POLL).await;
     };
-    let Points { balance } = caller.json(&format!("/api/users/{id}/points")).await?;
-    let due = trade.state().ledger.events_due(&orders);
-    let mut heard = trade.heard.get(user as usize).map_or_else(Heard::default, |live| locked(live).clone());
-    replay(trade, id, &mut heard, due).await?;
-    let held = trade.state().ledger.check_user(user, &orders, balance, heard.all())?;
     for order in &orders {
         check_delivery(caller, order).await?;
         for payment in &order.payments {
