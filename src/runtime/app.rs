@@ -28,7 +28,7 @@ use super::state::{Lifecycle, Phase};
 use super::taking::{Jobs, Restorers};
 use super::threads::Threads;
 use super::watch::Watchers;
-use super::{Committing, Shared, global, housekeeping, presence, standby, taking, topics};
+use super::{Committing, Shared, follower, global, housekeeping, presence, taking, topics};
 use crate::error::ProcessError;
 use crate::log::{self, EmbeddedLog, Limits, Log, embedded};
 use crate::record::{Offset, Partition};
@@ -227,7 +227,7 @@ impl App {
         let follows = !globals.is_empty() || app.shared.config.standbys != Standbys::Each(0);
         app.spawn(tasks, jobs, flushed)?;
         if follows {
-            app.spawn_thread("follower".into(), move |shared| standby::run(shared, globals))?;
+            app.spawn_thread("follower".into(), move |shared| follower::run(shared, globals))?;
         }
         app.shared.enter(Phase::Started);
         Ok(app)

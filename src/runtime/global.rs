@@ -1,5 +1,5 @@
 //! Following the topics of global tables and feeds. Tables are brought to the end that their topics have when the application starts, before any
-//! task runs. Then both follow them: see [`standby`](super::standby), whose thread does it. Nothing here writes to the log.
+//! task runs. Then both follow them: see [`follower`](super::follower). Nothing here writes to the log.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -6,6 +6,7 @@ mod config;
 mod control;
 mod dead_letters;
 mod ends;
+mod follower;
 mod global;
 mod handle;
 mod housekeeping;

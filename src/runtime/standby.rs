@@ -1,39 +1,25 @@
-//! The thread that follows others: standbys, global tables and feeds.
-//!
-//! Standbys are copies of tasks that others own, kept a moment behind by following their changelogs. They answer reads, feed watches, and are
+//! Standbys: copies of tasks that others own, kept a moment behind by following their changelogs. They answer reads, feed watches, and are
 //! nearly there when their task comes to this process. They never process a record and never write to the log.
-//!
-//! Who hears of an event from a feed may look at once at what it was told of. So what feeds have got is taken in after the stores that were
-//! written with it: those of standbys, whose changelogs come by the same fetch, and those of this process's own tasks, of which a commit is
-//! not seen half. Between processes that is no promise, for brokers show the parts of a transaction one after the other.
 //!
 //! Invariant: the progress that a standby tells of a task is behind what its stores hold. The task's own rows say how far the task has read, and
 //! they come last in a commit.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use millstream_state::{TaskId, TaskState};
 
-use super::global::Followed;
 use super::restore::{FETCH_BYTES, Tail};
 use super::roles::Role;
 use super::watch::Change;
 use super::{Shared, StartError};
-use crate::log::{Fetched, Moment};
+use crate::log::Moment;
 use crate::record::{Offset, Partition, Timestamp};
 use crate::task::meta;
 
-/// The longest sleep between two looks at the changelogs.
-const WAIT: Duration = Duration::from_millis(100);
 /// How often it is looked which tasks are to be followed here.
 const PLACE_EVERY: Duration = Duration::from_millis(50);
-/// What this thread's trouble is known by, beside the workers' numbers.
-const TROUBLE: usize = usize::MAX;
-/// How long what cannot be followed is left alone.
-const PAUSE: Duration = Duration::from_millis(500);
 
 /// A task that is followed.
 struct Standby {
@@ -47,73 +33,47 @@ struct Standby {
     committed_at: Timestamp,
 }
 
-/// Follows tasks and topics until the application stops.
-pub(super) fn run(shared: &Arc<Shared>, mut globals: Vec<Followed>) {
-    let mut standbys: Vec<Standby> = Vec::new();
-    let mut placed = None::<Instant>;
-    while !shared.stopping.load(Ordering::Acquire) {
-        let seen = shared.log.version();
-        let moved = fetch(shared, &mut globals).and_then(|fetched| {
-            let moved = follow(shared, &mut standbys, &mut placed)?;
-            if !fetched.is_empty() {
-                shared.committing.wait_for_all();
+/// The tasks that are followed here.
+#[derive(Default)]
+pub(super) struct StandbyTasks {
+    all: Vec<Standby>,
+    placed: Option<Instant>,
+}
+
+impl StandbyTasks {
+    /// Takes in what changelogs have got. Whether there was anything. After an error nothing is followed, until the next call.
+    pub(super) fn follow(&mut self, shared: &Shared) -> Result<bool, StartError> {
+        let moved = self.try_follow(shared);
+        if moved.is_err() {
+            self.all.drain(..).for_each(|standby| standby.is_gone(shared));
+        }
+        moved
+    }
+
+    fn try_follow(&mut self, shared: &Shared) -> Result<bool, StartError> {
+        let place = self.placed.is_none_or(|at| at.elapsed() >= PLACE_EVERY);
+        // A task that is this process's own now is let go, so that it can be taken.
+        self.all.retain(|standby| {
+            let Standby { sub, partition, .. } = *standby;
+            let stays = !shared.roles.get(sub, partition).is_mine() && (!place || shared.follows(sub, partition));
+            if !stays {
+                standby.is_gone(shared);
             }
-            for (followed, fetched) in &fetched {
-                globals[*followed].take_in(shared, fetched)?;
-            }
-            Ok(moved || !fetched.is_empty())
+            stays
         });
-        match moved {
-            Ok(moved) => {
-                shared.trouble.lock().remove(&TROUBLE);
-                if !moved {
-                    shared.log.wait(seen, WAIT);
-                }
-            }
-            Err(error) if error.is_fatal() => return shared.fail(error.to_string()),
-            Err(error) => {
-                tracing::warn!(%error, "global tables, feeds and standbys cannot follow for now");
-                shared.trouble.lock().insert(TROUBLE, format!("global tables, feeds and standbys cannot follow: {error}"));
-                standbys.drain(..).for_each(|standby| standby.is_gone(shared));
-                shared.log.wait(shared.log.version(), PAUSE);
-            }
+        if place {
+            begin_new(shared, &mut self.all)?;
+            self.placed = Some(Instant::now());
         }
-    }
-}
-
-/// What topics of global tables and feeds have got, by their places in the list.
-fn fetch(shared: &Shared, globals: &mut [Followed]) -> Result<Vec<(usize, Fetched)>, StartError> {
-    let mut all = Vec::new();
-    for (place, followed) in globals.iter_mut().enumerate() {
-        all.extend(followed.fetch(shared)?.map(|fetched| (place, fetched)));
-    }
-    Ok(all)
-}
-
-/// Takes in what changelogs have got. Whether there was anything.
-fn follow(shared: &Shared, standbys: &mut Vec<Standby>, placed: &mut Option<Instant>) -> Result<bool, StartError> {
-    let place = placed.is_none_or(|at| at.elapsed() >= PLACE_EVERY);
-    // A task that is this process's own now is let go, so that it can be taken.
-    standbys.retain(|standby| {
-        let Standby { sub, partition, .. } = *standby;
-        let stays = !shared.roles.get(sub, partition).is_mine() && (!place || shared.follows(sub, partition));
-        if !stays {
-            standby.is_gone(shared);
+        let mut moved = false;
+        for standby in &mut self.all {
+            moved |= standby.follow(shared)?;
         }
-        stays
-    });
-    if place {
-        begin_new(shared, standbys)?;
-        *placed = Some(Instant::now());
+        if moved {
+            shared.progress.signal();
+        }
+        Ok(moved)
     }
-    let mut moved = false;
-    for standby in standbys {
-        moved |= standby.follow(shared)?;
-    }
-    if moved {
-        shared.progress.signal();
-    }
-    Ok(moved)
 }
 
 fn begin_new(shared: &Shared, standbys: &mut Vec<Standby>) -> Result<(), StartError> {
