@@ -60,8 +60,8 @@ bench-peers: bench-app ## Kafka Streams and Millstream in turn, the table into b
 crash: setup ## the crash tests at full length, which `make test` has in short form
 	CRASH_ROUNDS=200 cargo test $(CARGO_FLAGS) --no-fail-fast --test main -- --nocapture crash
 
-crashcdc: setup ## 50,000 rows of an outbox written by several clients, while shop and database are killed 40 times
-	CDC_ROWS=50000 CDC_KILLS=40 cargo test $(CARGO_FLAGS) --test outside -- --nocapture every_committed_row
+crashcdc: setup ## 50,000 rows of an outbox written by several clients, while relay, database and broker are killed 40 times
+	CDC_ROWS=50000 CDC_KILLS=40 cargo test $(CARGO_FLAGS) --test outside -- --nocapture --test-threads 1 every_committed_row
 
 mysql8: setup ## change data capture, and requests through the outbox, on MySQL 8, which comes from Maven Central; needs maven, libaio1, libnuma1, unzip
 	benches/peers/debezium/with-mysql8.sh cargo test $(CARGO_FLAGS) --test outside -- --ignored --nocapture of_mysql through_mysql

@@ -35,8 +35,10 @@ pub(super) fn run(shared: &Arc<Shared>, mut globals: Vec<Followed>) {
             }
             Err(error) if error.is_fatal() => return shared.fail(error.to_string()),
             Err(error) => {
-                tracing::warn!(%error, "a global table, feed or standby cannot follow for now");
-                shared.trouble.lock().insert(TROUBLE, format!("a global table, feed or standby cannot follow: {error}"));
+                let trouble = format!("a global table, feed or standby cannot follow: {error}");
+                if shared.trouble.lock().insert(TROUBLE, trouble.clone()).is_none_or(|before| before != trouble) {
+                    tracing::warn!("{trouble}");
+                }
                 shared.log.wait(shared.log.version(), PAUSE);
             }
         }

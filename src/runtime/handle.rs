@@ -152,6 +152,9 @@ const MAX_KNOWN: usize = 1_000;
 
 /// How much of a topic is read at once, in bytes.
 const FETCH_BYTES: usize = 1 << 20;
+/// How long a transaction that is open may hold back who looks for the last value of a key, and the pause between two looks.
+const PATIENCE: Duration = Duration::from_secs(10);
+const WAIT: Duration = Duration::from_millis(20);
 
 impl Handle {
     /// The topology that runs.
@@ -277,10 +280,12 @@ impl Handle {
     }
 
     /// The value of the last committed record of a key, for a program that keeps its own position in a compacted topic. It reads the
-    /// key's partition through. `None` if there is none, or a null.
+    /// key's partition through, and waits for transactions that are open there: what was committed before the call is seen, also if the
+    /// log does not show it yet. `None` if there is none, or a null.
     ///
     /// # Errors
-    /// If there is no such topic, a key or value is not what its codec reads, or the log cannot be read.
+    /// If there is no such topic, a key or value is not what its codec reads, or the log cannot be read. [`log::Error::Unavailable`] if a
+    /// transaction stays open for longer than 10 s.
     pub fn last<K: 'static, V: 'static>(&self, topic: &Topic<K, V>, key: &K) -> Result<Option<V>, AppendError> {
         let log = &self.shared.log;
         let name = || topic.name().to_owned();
@@ -289,19 +294,27 @@ impl Handle {
         topic.key_codec().encode(key, &mut bytes).map_err(codec)?;
         let info = log.topic(topic.name())?.ok_or_else(|| log::Error::UnknownTopic { topic: name() })?;
         let partition = partition(Some(&bytes), info.partitions, 0);
-        let mut last = None;
+        let deadline = Instant::now() + PATIENCE;
+        let end = log.open_ends(&[(info.id, partition)])?[0];
         let mut next = log.bounds(info.id, partition)?.start;
-        loop {
+        let mut last = None;
+        while next < end {
+            let seen = log.version();
             let fetched = log.fetch(info.id, partition, next, FETCH_BYTES)?;
             let records = fetched.batches.iter().flat_map(|batch| batch.records_from(next));
             if let Some(record) = records.filter(|record| record.key == Some(&bytes)).last() {
                 last = record.value.map(<[u8]>::to_vec);
             }
             if fetched.next == next {
-                return last.map(|value| topic.value_codec().decode(Some(&value))).transpose().map_err(codec);
+                if Instant::now() >= deadline {
+                    let cause = format!("a transaction in {}-{partition} at offset {next} has no end yet", info.name);
+                    return Err(log::Error::Unavailable { cause: cause.into() }.into());
+                }
+                log.wait(seen, WAIT);
             }
             next = fetched.next;
         }
+        last.map(|value| topic.value_codec().decode(Some(&value))).transpose().map_err(codec)
     }
 
     /// Says that a part of the program which the application depends on does not work, and why, until it is told `None`: then the

@@ -270,7 +270,7 @@ pub(super) fn announce(shared: &Shared) -> Result<Option<log::Pending>, StartErr
 /// Tells and reads until the application stops, and then takes leave. It stops when it was reset: nothing that is known here is true any more.
 pub(super) fn run(shared: &Arc<Shared>, topic: &TopicInfo, control: &TopicInfo) {
     let (mut next, mut told) = (Offset(0), None::<(Process, Instant)>);
-    let mut noted_to = shared.noted_to;
+    let (mut noted_to, mut trouble) = (shared.noted_to, None);
     // Who was cut off itself does not know who else is silent.
     let (mut hears_since, mut heard) = (Instant::now(), Instant::now());
     while !shared.stopping.load(Ordering::Acquire) {
@@ -296,10 +296,12 @@ pub(super) fn run(shared: &Arc<Shared>, topic: &TopicInfo, control: &TopicInfo) 
             hears_since = Instant::now();
         }
         heard = Instant::now();
-        match outcome {
-            Ok(()) if due => told = Some((now, Instant::now())),
-            Ok(()) => {}
-            Err(error) => tracing::warn!(%error, "other processes cannot be told or heard of for now"),
+        if due && outcome.is_ok() {
+            told = Some((now, Instant::now()));
+        }
+        let before = std::mem::replace(&mut trouble, outcome.err());
+        if let Some(error) = trouble.as_ref().filter(|error| before.as_ref() != Some(*error)) {
+            tracing::warn!(%error, "other processes cannot be told or heard of for now");
         }
         std::thread::park_timeout(LOOK_EVERY);
     }

@@ -39,6 +39,12 @@ impl Broker {
         Broker::with(Settings { protocol: "PLAINTEXT", properties: String::new(), scram: String::new() })
     }
 
+    /// One that is killed and started again: its cluster takes it back after 1.5 s, and not after 9 s, for which it is thought to live.
+    pub fn mortal() -> Broker {
+        let properties = "broker.session.timeout.ms=1500\nbroker.heartbeat.interval.ms=500\n".to_owned();
+        Broker::with(Settings { protocol: "PLAINTEXT", properties, scram: String::new() })
+    }
+
     /// The same with other settings.
     pub fn with(settings: Settings) -> Broker {
         let port = free_ports(2);

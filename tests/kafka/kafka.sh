@@ -11,10 +11,11 @@
 #   KAFKA_EXTRA        a file of further broker properties, which win
 #   KAFKA_SCRAM        SCRAM users for a new data directory, as 'SCRAM-SHA-256=[name=alice,password=secret]', several by ';'
 #   KAFKA_JVM          JVM options, default -Xmx1g
+#   KAFKA_VERSION      another version of Kafka than the one of pom.xml
 # Kafka comes from Maven Central and is kept in ~/.cache/millstream, outside of the clone.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-version=$(sed -n 's/.*<kafka.version>\(.*\)<.*/\1/p' "$here/pom.xml")
+version=${KAFKA_VERSION:-$(sed -n 's/.*<kafka.version>\(.*\)<.*/\1/p' "$here/pom.xml")}
 cache=${XDG_CACHE_HOME:-$HOME/.cache}/millstream
 lib=$cache/kafka-$version
 port=${KAFKA_PORT:-9092}
@@ -37,7 +38,7 @@ fetch() {
     local part
     part=$(mktemp -d "$cache/kafka-$version.part.XXXXXX")
     echo "kafka.sh: fetching Apache Kafka $version" >&2
-    mvn -q -B -f "$here/pom.xml" dependency:copy-dependencies -DincludeScope=runtime "-DoutputDirectory=$part" >&2 ||
+    mvn -q -B -f "$here/pom.xml" "-Dkafka.version=$version" dependency:copy-dependencies -DincludeScope=runtime "-DoutputDirectory=$part" >&2 ||
         { rm -rf "$part"; fail "Maven could not fetch Apache Kafka $version"; }
     mv -T "$part" "$lib" 2>/dev/null || rm -rf "$part"
 }

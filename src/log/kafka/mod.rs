@@ -1,4 +1,4 @@
-//! The log in a cluster of Apache Kafka (2.5 or later, tested on 4.3): transactions are Kafka's, and so are groups. The only place that
+//! The log in a cluster of Apache Kafka (2.5 or later, tested on 4.2): transactions are Kafka's, and so are groups. The only place that
 //! names rdkafka; all unsafe code is in [`native`].
 //!
 //! What must always hold: reads see committed records only; a transaction is committed whole, and is said to be aborted only if it

@@ -16,9 +16,11 @@ use millstream::{
     ResetTo, Scope, Seen, Store, StreamBuilder, Timestamp, Topic,
 };
 use millstream_state::fault::{self, Action};
+use rdkafka::producer::{BaseRecord, Producer};
 
 use super::support::{LONG, eventually, pass, wait};
 use crate::log::kafka::broker::{Broker, Settings};
+use crate::log::kafka::transactions::producer;
 use crate::log::kafka::{config as kafka_config, prefix, shared_broker};
 
 const SUMS: Store<String, i64> = Store::keyed("sums");
@@ -477,4 +479,36 @@ fn each_right_that_is_missing_is_named_until_there_are_all() {
     names.append(&app.handle(), "a", 1);
     catch_up(&app.handle());
     assert_eq!((sum(&app.handle(), "a"), app.stop()), (Some(1), None));
+}
+
+/// A transaction that is decided, and not marked yet, looks like one that is open.
+#[test]
+fn the_last_value_of_a_key_waits_for_what_is_open() {
+    let (names, dir) = (Names::new(), tempfile::tempdir().expect("a temporary directory"));
+    let app = start(names.sums(), dir.path(), 1);
+    let handle = app.handle();
+    let positions: Topic<String, i64> = Topic::new(names.more).compacted();
+    handle.create_topic(&positions).expect("the topic is made");
+    let (key, at) = ("relay".to_owned(), |value| Record::new("relay".to_owned(), value, Timestamp(1_000)));
+    assert_eq!(handle.last(&positions, &key).expect("the log answers"), None);
+    handle.append_blocking(Events::new().with(&positions, &at(1))).expect("the log takes it");
+    assert_eq!(handle.last(&positions, &key).expect("the log answers"), Some(1));
+
+    let other = producer(&(prefix() + "other"));
+    let (mut encoded_key, mut encoded) = (Vec::new(), Vec::new());
+    positions.key_codec().encode(&key, &mut encoded_key).expect("a key");
+    positions.value_codec().encode(&2, &mut encoded).expect("a value");
+    let record = BaseRecord::to(names.more).key(&encoded_key).payload(&encoded).partition(0);
+    other.begin_transaction().expect("a transaction");
+    other.send(record).map_err(|(error, _)| error).expect("it is sent");
+    other.flush(LONG).expect("it is there");
+    let (told, hears) = mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| told.send(handle.last(&positions, &key).expect("the log answers")));
+        let early = hears.recv_timeout(Duration::from_millis(300));
+        assert!(early.is_err(), "nobody knows yet, and it said {early:?}");
+        other.commit_transaction(LONG).expect("it is committed");
+        assert_eq!(hears.recv_timeout(LONG), Ok(Some(2)));
+    });
+    assert_eq!(app.stop(), None);
 }

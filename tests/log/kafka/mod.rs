@@ -11,7 +11,7 @@ mod handover;
 mod java;
 mod latency;
 mod security;
-mod transactions;
+pub mod transactions;
 mod zombie;
 
 use crate::log::contract::{CHECKS, Home};

@@ -117,7 +117,7 @@ fn what_a_dead_worker_left_open_is_aborted_by_a_fence() {
 }
 
 /// A producer of somebody else's, whose transactions time out late.
-fn producer(id: &str) -> BaseProducer {
+pub fn producer(id: &str) -> BaseProducer {
     let mut config = ClientConfig::new();
     config.set("bootstrap.servers", shared_broker().address());
     config.set("transactional.id", id).set("transaction.timeout.ms", "120000");

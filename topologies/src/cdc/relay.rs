@@ -91,7 +91,7 @@ impl Relay {
     pub async fn run(mut self) -> Stop {
         let backoff = || {
             let backoff =
-                ExponentialBuilder::new().with_min_delay(Duration::from_millis(50)).with_max_delay(Duration::from_secs(5));
+                ExponentialBuilder::new().with_min_delay(Duration::from_millis(50)).with_max_delay(Duration::from_secs(1));
             backoff.with_jitter().without_max_times().build()
         };
         let mut delays = backoff();

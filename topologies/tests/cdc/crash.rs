@@ -1,24 +1,29 @@
-//! Shop and database are killed at random moments while several clients write rows in transactions: afterwards every committed row is in its
-//! topic exactly once, in the order of commits for each aggregate, and no row that was rolled back.
+//! Relay, database and log are killed at random moments while several clients write rows in transactions: afterwards every committed row is in
+//! its topic exactly once, in the order of commits for each aggregate, and no row that was rolled back.
 //!
 //! `CDC_ROWS` and `CDC_KILLS` make it longer (`make crashcdc` has 50,000 and 40), `CDC_SEED` repeats its choices.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use millstream::log::{KafkaConfig, KafkaLog, Log};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, TxOpts};
 use tempfile::TempDir;
+use tokio::sync::watch;
 
 use super::database::{Server, connect, shared, spawn, wait};
-use super::{insert, records_of, wait_for_marker};
-use crate::shop::{FREE, Shop, command, dev, run_command};
+use super::records::{self, Stored};
+use super::{insert, metric, records_of, wait_for_marker};
+use crate::kafka::broker::Broker;
+use crate::kafka::{directory, start};
+use crate::shop::{FREE, Shop, command, dev, eventually, run_command};
 
 const CLIENTS: u32 = 4;
 const DATABASE: &str = "crash";
-/// Clients write all the time, but for a start of the server.
+/// Rows are relayed all the time, but for a start of a server.
 const LONG: Duration = Duration::from_secs(60);
 
 /// SplitMix64.
@@ -55,15 +60,15 @@ async fn transact(conn: &mut Conn, random: &mut Random, client: u32, number: &mu
     Ok(rows)
 }
 
-/// Writes until it is told to stop, whatever happens to the server.
-async fn client(port: u16, client: u32, seed: u64, written: Arc<AtomicU64>, stop: Arc<AtomicBool>) {
+/// Writes while all have written fewer rows than they may, whatever happens to the server.
+async fn client(port: u16, client: u32, seed: u64, written: Arc<AtomicU64>, mut allowed: watch::Receiver<u64>) {
     let (mut random, mut number) = (Random(seed ^ u64::from(client)), 0);
-    while !stop.load(Relaxed) {
+    while allowed.wait_for(|allowed| written.load(Relaxed) < *allowed).await.is_ok() {
         let Ok(mut conn) = connect(port, DATABASE).await else {
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
-        while !stop.load(Relaxed)
+        while allowed.wait_for(|allowed| written.load(Relaxed) < *allowed).await.is_ok()
             && let Ok(rows) = transact(&mut conn, &mut random, client, &mut number).await
         {
             written.fetch_add(rows, Relaxed);
@@ -71,74 +76,159 @@ async fn client(port: u16, client: u32, seed: u64, written: Arc<AtomicU64>, stop
     }
 }
 
+/// Rows of each aggregate: their numbers, ids and payloads.
+type Rows = BTreeMap<String, Vec<(u64, String, String)>>;
+
+fn by_aggregate(rows: impl IntoIterator<Item = (String, String, String)>) -> Rows {
+    let mut all = Rows::new();
+    for (aggregate, id, payload) in rows {
+        let number = id.split('-').nth(1).and_then(|number| number.parse().ok()).expect("a number");
+        all.entry(aggregate).or_default().push((number, id, payload));
+    }
+    all
+}
+
+/// Waits for longer than [`eventually`]: servers are being started.
+fn wait_until(done: impl Fn() -> bool, what: &str) {
+    let begun = Instant::now();
+    while !done() {
+        assert!(begun.elapsed() < LONG, "not within {LONG:?}: {what}");
+        std::thread::park_timeout(Duration::from_millis(2));
+    }
+}
+
+/// An outbox that clients write to while whatever relays it is killed.
+struct Trial {
+    seed: u64,
+    rows: u64,
+    kills: u64,
+    random: Random,
+    server: Server,
+    written: Arc<AtomicU64>,
+    /// How many rows there may be; none any more in the end.
+    allowed: watch::Sender<u64>,
+}
+
+impl Trial {
+    fn new() -> Trial {
+        let seed = setting("CDC_SEED", u64::from(std::process::id()));
+        let (rows, kills) = (setting("CDC_ROWS", 3_000), setting("CDC_KILLS", 6));
+        println!("CDC_SEED={seed} CDC_ROWS={rows} CDC_KILLS={kills}");
+        let server = Server::start(&[]);
+        server.run("", &format!("CREATE DATABASE {DATABASE} CHARACTER SET utf8mb4"));
+        Trial { seed, rows, kills, random: Random(seed), server, written: Arc::default(), allowed: watch::Sender::new(0) }
+    }
+
+    /// The database of the relay, and its settings.
+    fn relay_args(&mut self) -> [String; 6] {
+        let position = ["gtid", "file"][self.random.below(2) as usize];
+        let url = self.server.url("app", DATABASE);
+        ["--mysql", &url, "--cdc-route", "Test=test-events", "--cdc-position", position].map(str::to_owned)
+    }
+
+    /// Strikes again and again while clients write and the relay relays. `strike` kills some of it, starts that again, and gives the relay that
+    /// runs then.
+    fn run(&mut self, mut relay: Shop, mut strike: impl FnMut(&mut Random, &mut Server, Shop) -> Shop) -> Shop {
+        let client = |number| client(self.server.port, number, self.seed, Arc::clone(&self.written), self.allowed.subscribe());
+        let clients: Vec<_> = (0..CLIENTS).map(|number| spawn(client(number))).collect();
+        let share = self.rows / self.kills;
+        for _ in 0..self.kills {
+            // Each comes when so many more rows were relayed, and while more are written, so that it finds all at work.
+            let wanted = 1 + self.random.below(share);
+            self.relays(&relay, share, wanted);
+            relay = strike(&mut self.random, &mut self.server, relay);
+        }
+        self.allowed.send_replace(self.rows);
+        wait_until(|| self.written.load(Relaxed) >= self.rows, "the last rows are written");
+        self.allowed.send_replace(0);
+        drop(std::mem::take(&mut self.allowed));
+        clients.into_iter().for_each(|client| wait(client).expect("a client"));
+        self.server.run(DATABASE, &insert("marker", "1", "Marker", "NULL"));
+        relay
+    }
+
+    /// Allows the clients so many more rows, and waits until so many more were relayed.
+    fn relays(&self, relay: &Shop, allowed: u64, wanted: u64) {
+        let relayed = || metric(relay, "shop_cdc_rows_total{outcome=\"relayed\"}") as u64;
+        let before = relayed();
+        self.allowed.send_replace(self.written.load(Relaxed) + allowed);
+        wait_until(|| relayed() >= before + wanted, "rows are relayed");
+    }
+
+    /// Compares what lies in the topic with what was committed.
+    fn check(&self, records: &[Stored]) {
+        let query = "SELECT aggregate_id, id, payload FROM outbox_events WHERE event_type = 'Test'";
+        let committed: Vec<(String, String, String)> = self.server.rows(DATABASE, query);
+        println!("{} rows committed", committed.len());
+        assert!(committed.len() as u64 >= self.rows, "{} rows", committed.len());
+        let mut expected = by_aggregate(committed);
+        // A client numbers its rows in the order in which it commits them.
+        expected.values_mut().for_each(|rows| rows.sort_unstable());
+        let row = |record: &Stored| {
+            let id = record.header("id").expect("an id").to_owned();
+            (record.key.clone().expect("a key"), id, record.value.clone().expect("a value"))
+        };
+        let relayed = by_aggregate(records.iter().map(row));
+        for (aggregate, rows) in &expected {
+            assert_eq!(relayed.get(aggregate), Some(rows), "aggregate {aggregate}, CDC_SEED={}", self.seed);
+        }
+        assert_eq!(relayed.len(), expected.len());
+    }
+}
+
 #[test]
 fn every_committed_row_is_relayed_once_whatever_is_killed() {
-    let seed = setting("CDC_SEED", u64::from(std::process::id()));
-    let rows = setting("CDC_ROWS", 3_000);
-    let kills = setting("CDC_KILLS", 6);
-    println!("CDC_SEED={seed} CDC_ROWS={rows} CDC_KILLS={kills}");
-    let mut random = Random(seed);
-    let mut server = Server::start(&[]);
-    server.run("", &format!("CREATE DATABASE {DATABASE} CHARACTER SET utf8mb4"));
-    let url = server.url("app", DATABASE);
-    let args = ["--mysql", &url, "--cdc-route", "Test=test-events", "--cdc-position", ["gtid", "file"][random.below(2) as usize]];
-    let mut shop = Shop::start_on_with(Arc::new(TempDir::new().expect("a directory")), FREE, &args);
+    let mut trial = Trial::new();
+    let args = trial.relay_args();
+    let args = args.each_ref().map(String::as_str);
+    let shop = Shop::start_on_with(directory(), FREE, &args);
     let address = shop.address.to_string();
-
-    let (written, stop) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicBool::new(false)));
-    let clients: Vec<_> =
-        (0..CLIENTS).map(|number| spawn(client(server.port, number, seed, Arc::clone(&written), Arc::clone(&stop)))).collect();
-    let wait_for = |rows: u64| {
-        let (mut last, mut since) = (0, Instant::now());
-        while last < rows {
-            std::thread::park_timeout(Duration::from_millis(2));
-            let now = written.load(Relaxed);
-            if now > last {
-                (last, since) = (now, Instant::now());
-            }
-            assert!(since.elapsed() < LONG, "nobody has written a row for {LONG:?}, after {now}");
-        }
-    };
-    // Each kill comes once so many more rows are written, so that it finds all at work.
-    for _ in 0..kills {
-        wait_for(written.load(Relaxed) + 1 + random.below(rows / kills));
+    let shop = trial.run(shop, |random, server, shop| {
         if random.below(2) == 0 {
             server.kill_and_restart();
-        } else {
-            let data = Arc::clone(&shop.data);
-            drop(shop); // by kill -9
-            shop = Shop::start_on_with(data, &address, &args);
+            return shop;
         }
-    }
-    wait_for(rows);
-    stop.store(true, Relaxed);
-    clients.into_iter().for_each(|client| wait(client).expect("a client"));
-    server.run(DATABASE, &insert("marker", "1", "Marker", "NULL"));
+        let data = Arc::clone(&shop.data);
+        drop(shop); // by kill -9
+        Shop::start_on_with(data, &address, &args)
+    });
     wait_for_marker(&shop, "marker");
-    let records = records_of(shop);
+    trial.check(&records_of(shop)["test-events"]);
+}
 
-    let committed: Vec<(String, String, String)> =
-        server.rows(DATABASE, "SELECT aggregate_id, id, payload FROM outbox_events WHERE event_type = 'Test'");
-    println!("{} rows committed", committed.len());
-    assert!(committed.len() as u64 >= rows, "{} rows", committed.len());
-    // A client numbers its rows in the order in which it commits them.
-    let mut expected: BTreeMap<String, Vec<(u64, String, String)>> = BTreeMap::new();
-    for (aggregate, id, payload) in committed {
-        let number = id.split('-').nth(1).and_then(|number| number.parse().ok()).expect("a number");
-        expected.entry(aggregate).or_default().push((number, id, payload));
-    }
-    expected.values_mut().for_each(|rows| rows.sort_unstable());
-    let mut relayed: BTreeMap<String, Vec<(u64, String, String)>> = BTreeMap::new();
-    for record in &records["test-events"] {
-        let id = record.header("id").expect("an id").to_owned();
-        let number = id.split('-').nth(1).and_then(|number| number.parse().ok()).expect("a number");
-        let row = (number, id, record.value.clone().expect("a value"));
-        relayed.entry(record.key.clone().expect("a key")).or_default().push(row);
-    }
-    for (aggregate, rows) in &expected {
-        assert_eq!(relayed.get(aggregate), Some(rows), "aggregate {aggregate}, CDC_SEED={seed}");
-    }
-    assert_eq!(relayed.len(), expected.len());
+#[test]
+fn every_committed_row_is_in_kafka_once_whatever_is_killed() {
+    let mut trial = Trial::new();
+    let mut broker = Broker::mortal();
+    let args = trial.relay_args();
+    let args = [&args.each_ref().map(String::as_str)[..], &["--cdc-route", "Marker=markers"]].concat();
+    let relay = start(&broker, "cdc", directory(), &args);
+    let mut struck = [0; 3];
+    let _relay = trial.run(relay, |random, server, relay| {
+        // One of them, two or all, at the same moment.
+        let killed = 1 + random.below(7);
+        let [kills_broker, kills_server, kills_relay] = [1, 2, 4].map(|bit| killed & bit != 0);
+        for (count, is_killed) in struck.iter_mut().zip([kills_broker, kills_server, kills_relay]) {
+            *count += u32::from(is_killed);
+        }
+        let state = Arc::clone(&relay.data);
+        let survivor = (!kills_relay).then_some(relay); // dropped, it is killed by kill -9
+        if kills_broker {
+            broker.kill();
+        }
+        if kills_server {
+            server.kill_and_restart();
+        }
+        if kills_broker {
+            broker.restart();
+        }
+        survivor.unwrap_or_else(|| start(&broker, "cdc", state, &args))
+    });
+    println!("killed: the broker {} times, the database {}, the relay {}", struck[0], struck[1], struck[2]);
+    let log = KafkaLog::open(KafkaConfig::new(broker.address())).expect("the broker answers");
+    eventually(|| log.topic("markers").expect("the broker answers").map(|_| ()));
+    eventually(|| (!records::of(&log, "markers").is_empty()).then_some(()));
+    trial.check(&records::of(&log, "test-events"));
 }
 
 #[test]

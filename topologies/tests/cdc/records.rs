@@ -1,4 +1,4 @@
-//! What lies in a topic of a shop that has stopped: read from its log, as any program could.
+//! What lies in a topic: read from the log, as any program could.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -26,29 +26,32 @@ impl Stored {
 pub fn read(data: &Path) -> BTreeMap<String, Vec<Stored>> {
     let log = EmbeddedLog::open(data.join("log"), Options::new(|| Timestamp(0))).expect("the log of a shop that has stopped");
     let topics = log.topics().expect("topics");
+    topics.iter().map(|topic| (topic.name.to_string(), of(&log, &topic.name))).collect()
+}
+
+/// The committed records of a topic, by partition and offset.
+pub fn of(log: &dyn Log, topic: &str) -> Vec<Stored> {
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-    let mut all = BTreeMap::new();
-    for topic in topics {
-        let records: &mut Vec<Stored> = all.entry(topic.name.to_string()).or_default();
-        for partition in (0..topic.partitions).map(Partition) {
-            let mut next: Offset = log.bounds(topic.id, partition).expect("bounds").start;
-            loop {
-                let fetched = log.fetch(topic.id, partition, next, 1 << 20).expect("records");
-                for record in fetched.batches.iter().flat_map(|batch| batch.records_from(next)) {
-                    let headers = record.headers.to_headers();
-                    records.push(Stored {
-                        key: record.key.map(text),
-                        value: record.value.map(text),
-                        timestamp: record.timestamp.0,
-                        headers: headers.iter().map(|(name, value)| (name.to_owned(), text(value))).collect(),
-                    });
-                }
-                if fetched.next == next {
-                    break;
-                }
-                next = fetched.next;
+    let topic = log.topic(topic).expect("the log answers").expect("the topic exists");
+    let mut records = Vec::new();
+    for partition in (0..topic.partitions).map(Partition) {
+        let mut next: Offset = log.bounds(topic.id, partition).expect("bounds").start;
+        loop {
+            let fetched = log.fetch(topic.id, partition, next, 1 << 20).expect("records");
+            for record in fetched.batches.iter().flat_map(|batch| batch.records_from(next)) {
+                let headers = record.headers.to_headers();
+                records.push(Stored {
+                    key: record.key.map(text),
+                    value: record.value.map(text),
+                    timestamp: record.timestamp.0,
+                    headers: headers.iter().map(|(name, value)| (name.to_owned(), text(value))).collect(),
+                });
             }
+            if fetched.next == next {
+                break;
+            }
+            next = fetched.next;
         }
     }
-    all
+    records
 }

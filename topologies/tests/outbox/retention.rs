@@ -134,7 +134,7 @@ fn rows_that_nobody_has_relayed_stay_however_old_they_are() {
     assert_eq!(metric(&api, "shop_outbox_pruned_total"), f64::from(ROWS));
     assert_eq!(metric(&relay, "shop_cdc_rows_total{outcome=\"relayed\"}"), f64::from(ROWS));
     let log = KafkaLog::open(KafkaConfig::new(broker.address())).expect("the broker answers");
-    assert_eq!(crate::kafka::records(&log, "coupon-issue").len(), ROWS as usize);
+    assert_eq!(records::of(&log, "coupon-issue").len(), ROWS as usize);
 }
 
 /// Later than [`OLD`], and old.
