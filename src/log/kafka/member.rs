@@ -267,7 +267,7 @@ impl Member for KafkaMember {
             .offsets
             .iter()
             .map(|(id, partition, offset)| Ok((self.topics.get(*id)?.name, partition.0 as i32, offset.0 as i64)));
-        let reads = [Read { group, offsets: named.collect::<Result<_, Error>>()? }];
+        let reads = [Read { group: Arc::new(group), offsets: named.collect::<Result<_, Error>>()? }];
         let appends: Vec<_> = transaction.appends.iter().collect();
         let base_offsets = self.transactions.commit(&appends, &reads)?;
         Ok(Committed { base_offsets, at: Moment::DURABLE })

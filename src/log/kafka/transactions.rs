@@ -18,7 +18,7 @@ use crate::Offset;
 use millstream_state::fault;
 use rdkafka::types::RDKafkaErrorCode as Code;
 use rustc_hash::FxHashMap;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 /// How long one call of librdkafka may take before it is looked whether to go on.
@@ -30,8 +30,8 @@ const UNKNOWN_AFTER: Duration = Duration::from_secs(30);
 
 /// Offsets of a group, and who says so.
 pub(super) struct Read {
-    pub(super) group: GroupMetadata,
-    pub(super) offsets: Vec<(Arc<str>, i32, i64)>,
+    pub(super) group: Arc<GroupMetadata>,
+    pub(super) offsets: Arc<[(Arc<str>, i32, i64)]>,
 }
 
 /// Two producers that take turns: one cannot begin while its last transaction is being marked, which the other need not wait for.
@@ -67,7 +67,7 @@ struct Turn {
 pub(super) struct Producer {
     /// Before the client, which they belong to.
     topics: FxHashMap<TopicId, Topic>,
-    pub(super) client: Client,
+    pub(super) client: Arc<Client>,
 }
 
 impl Transactions {
@@ -279,7 +279,7 @@ pub(super) struct Failed {
 
 impl Producer {
     pub(super) fn new(client: Client) -> Producer {
-        Producer { topics: FxHashMap::default(), client }
+        Producer { topics: FxHashMap::default(), client: Arc::new(client) }
     }
 
     /// Records and offsets, sent and acknowledged.
@@ -288,7 +288,7 @@ impl Producer {
             self.append(topics, append, number + 1)?;
         }
         for read in reads {
-            self.insist(cluster, "sending offsets", |client| client.send_offsets(&read.offsets, &read.group, CALL))?;
+            self.insist(cluster, "sending offsets", |client| send_offsets(client, read))?;
         }
         self.insist(cluster, "appending", |client| client.flush(CALL))?;
         match self.client.take_failed() {
@@ -300,7 +300,7 @@ impl Producer {
         }
     }
 
-    fn insist(&self, cluster: &Cluster, what: &str, call: impl Fn(&Client) -> Result<(), Failure>) -> Result<(), Failed> {
+    fn insist(&self, cluster: &Cluster, what: &str, call: impl Fn(&Arc<Client>) -> Result<(), Failure>) -> Result<(), Failed> {
         let deadline = Instant::now() + PATIENCE;
         while let Err(failure) = call(&self.client) {
             let again = failure.retriable || failure.code == Code::OperationTimedOut;
@@ -335,4 +335,22 @@ impl Producer {
         }
         Ok(())
     }
+}
+
+/// Puts offsets into the transaction. librdkafka waits for the coordinator of a group whatever the timeout, and may miss that there is another,
+/// as after a broker's death: then it waits for ever (its issues 5456 and 5511, also in 2.14). So a thread of its own waits, and a client that
+/// does not come back is left to it and is of no use any more.
+fn send_offsets(client: &Arc<Client>, read: &Read) -> Result<(), Failure> {
+    let (told, answer) = mpsc::channel();
+    let (client, group, offsets) = (Arc::clone(client), Arc::clone(&read.group), Arc::clone(&read.offsets));
+    let wait = move || {
+        let sent = client.send_offsets(&offsets, &group, CALL);
+        // Before anybody is told: it ends where it was made, or here if it was given up.
+        drop(client);
+        drop(told.send(sent));
+    };
+    let thread = std::thread::Builder::new().name("log-offsets".into()).spawn(wait);
+    let failed = |text: String| Failure { fatal: true, text, ..Code::OperationTimedOut.into() };
+    thread.map_err(|error| failed(format!("no thread can be started: {error}")))?;
+    answer.recv_timeout(PATIENCE).unwrap_or_else(|_| Err(failed("the coordinator of the group was not found".into())))
 }

@@ -157,7 +157,7 @@ fn commit(transactions: &mut Transactions, topics: &Topics, group: &[Waiting]) -
         let named = offsets
             .into_iter()
             .map(|((topic, partition), offset)| Ok((topics.get(topic)?.name, partition.0 as i32, offset.0 as i64)));
-        reads.push(Read { group: GroupMetadata::of(group), offsets: named.collect::<Result<_, Error>>()? });
+        reads.push(Read { group: Arc::new(GroupMetadata::of(group)), offsets: named.collect::<Result<_, Error>>()? });
     }
     if appends.iter().all(|append| append.batch.is_empty()) && reads.is_empty() {
         return Ok(vec![crate::Offset(0); appends.len()]);

@@ -37,6 +37,11 @@ pub(in super::super) struct Delivered {
 /// What names a member of a group to those who check offsets.
 pub(in super::super) struct GroupMetadata(NonNull<sys::rd_kafka_consumer_group_metadata_t>);
 
+// SAFETY: it is plain memory that nothing changes once it is made; librdkafka only reads and copies it.
+unsafe impl Send for GroupMetadata {}
+// SAFETY: as above.
+unsafe impl Sync for GroupMetadata {}
+
 impl GroupMetadata {
     /// Of a group without members, or of somebody who is none.
     pub(in super::super) fn of(group: &str) -> GroupMetadata {
