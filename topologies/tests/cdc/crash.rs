@@ -19,7 +19,7 @@ use super::records::{self, Stored};
 use super::{insert, metric, records_of, wait_for_marker};
 use crate::kafka::broker::Broker;
 use crate::kafka::{directory, start};
-use crate::shop::{FREE, Shop, command, dev, eventually, run_command};
+use crate::shop::{FREE, Shop, command, dev, run_command};
 
 const CLIENTS: u32 = 4;
 const DATABASE: &str = "crash";
@@ -88,7 +88,7 @@ fn by_aggregate(rows: impl IntoIterator<Item = (String, String, String)>) -> Row
     all
 }
 
-/// Waits for longer than [`eventually`]: servers are being started.
+/// Waits for longer than others: servers are being started.
 fn wait_until(done: impl Fn() -> bool, what: &str) {
     let begun = Instant::now();
     while !done() {
@@ -226,8 +226,8 @@ fn every_committed_row_is_in_kafka_once_whatever_is_killed() {
     });
     println!("killed: the broker {} times, the database {}, the relay {}", struck[0], struck[1], struck[2]);
     let log = KafkaLog::open(KafkaConfig::new(broker.address())).expect("the broker answers");
-    eventually(|| log.topic("markers").expect("the broker answers").map(|_| ()));
-    eventually(|| (!records::of(&log, "markers").is_empty()).then_some(()));
+    let is_there = |topic| log.topic(topic).expect("the broker answers").is_some();
+    wait_until(|| is_there("markers") && !records::of(&log, "markers").is_empty(), "the last row is relayed");
     trial.check(&records::of(&log, "test-events"));
 }
 
