@@ -294,10 +294,9 @@ impl Handle {
         topic.key_codec().encode(key, &mut bytes).map_err(codec)?;
         let info = log.topic(topic.name())?.ok_or_else(|| log::Error::UnknownTopic { topic: name() })?;
         let partition = partition(Some(&bytes), info.partitions, 0);
-        let deadline = Instant::now() + PATIENCE;
         let end = log.open_ends(&[(info.id, partition)])?[0];
         let mut next = log.bounds(info.id, partition)?.start;
-        let mut last = None;
+        let (mut last, mut came) = (None, Instant::now());
         while next < end {
             let seen = log.version();
             let fetched = log.fetch(info.id, partition, next, FETCH_BYTES)?;
@@ -305,14 +304,15 @@ impl Handle {
             if let Some(record) = records.filter(|record| record.key == Some(&bytes)).last() {
                 last = record.value.map(<[u8]>::to_vec);
             }
-            if fetched.next == next {
-                if Instant::now() >= deadline {
+            if fetched.next > next {
+                (next, came) = (fetched.next, Instant::now());
+            } else {
+                if came.elapsed() >= PATIENCE {
                     let cause = format!("a transaction in {}-{partition} at offset {next} has no end yet", info.name);
                     return Err(log::Error::Unavailable { cause: cause.into() }.into());
                 }
                 log.wait(seen, WAIT);
             }
-            next = fetched.next;
         }
         last.map(|value| topic.value_codec().decode(Some(&value))).transpose().map_err(codec)
     }

@@ -1,31 +1,29 @@
-//! The topology `statistics`: how many orders are made and confirmed in each minute, what they come to, and how many coupons are issued.
+//! Statistics: how many orders are made and confirmed in each minute, what they come to, and how many coupons are issued.
 //!
-//! ```text
-//! orders, coupons ──▶ shop.statistics ──▶ statistics, in windows of a minute
-//! ```
-//! What is counted is keyed by the partition that it happened in, which spreads it evenly and keeps the keys few. A minute is the sum
-//! of its keys.
+//! What happens is counted where it is decided, in a store of that topology and in the same commit: a topic and a task of their own would be
+//! more for every commit to append to. A minute is the sum of what all partitions have of it.
 
-use millstream::codec::{Codec, Data, Decimal, Json};
-use millstream::{ProcessError, Record, Scope, Store, StreamBuilder, TimeWindows, Timestamp, Topic, Windowed};
+use millstream::codec::{Codec, Data, Json};
+use millstream::{Direction, ProcessError, Scope, Store, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// The size of a window.
+/// What is counted together, in milliseconds.
 pub const MINUTE_MS: i64 = 60_000;
 
 /// How long a minute can be looked at, and may still be added to.
 const KEPT_MS: i64 = 7 * 24 * 3_600_000;
 
-/// What happened, by the partition that it happened in. One partition: its keys are few and the work for each is little, while every partition
-/// that a commit appends to is one more request to the brokers of a cluster.
-pub const STATISTICS: Topic<u64, Happened> = Topic::with_codecs("shop.statistics", &Decimal, &Json);
+/// Minutes by when they began, in milliseconds since 1970.
+pub type Minutes = Store<i64, Figures>;
 
-/// What happened in each minute, by partition.
-pub const PER_MINUTE: Store<Windowed<u64>, Figures> = Store::ordered("statistics");
+/// What happened to orders in each minute.
+pub const ORDER_STATISTICS: Minutes = Store::ordered("order-statistics");
+
+/// What happened to coupons in each minute.
+pub const COUPON_STATISTICS: Minutes = Store::ordered("coupon-statistics");
 
 /// Something that is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Copy, Debug)]
 pub enum Happened {
     /// An order was made.
     OrderCreated,
@@ -52,7 +50,7 @@ pub struct Figures {
 impl Figures {
     /// These and one thing more.
     #[must_use]
-    pub fn with(self, happened: Happened) -> Figures {
+    fn with(self, happened: Happened) -> Figures {
         match happened {
             Happened::OrderCreated => Figures { orders_created: self.orders_created + 1, ..self },
             Happened::OrderConfirmed(total) => {
@@ -73,64 +71,86 @@ impl std::ops::AddAssign for Figures {
     }
 }
 
-impl Data for Happened {
-    const CODEC: &'static dyn Codec<Happened> = &Json;
-}
-
 impl Data for Figures {
     const CODEC: &'static dyn Codec<Figures> = &Json;
 }
 
-/// Adds the topology.
-pub fn declare(builder: &mut StreamBuilder) {
-    // Whatever is late by less than a minute is kept counts, for nothing is emitted when it ends.
-    let minutes = TimeWindows::tumbling_ms(MINUTE_MS).grace_ms(KEPT_MS);
-    let happened = builder.stream(&STATISTICS).group_by_key().windowed_by(minutes);
-    happened.aggregate(PER_MINUTE.name(), Figures::default, |_, happened, figures| figures.with(happened));
-}
-
-/// Lets something be counted, by a processor that has [`STATISTICS`] as a sink. Records of other programs may have any time; one that lies
-/// in the future would close every minute until then.
+/// Counts something that happened, in a store of the processor. Records of other programs may have any time: what lies in the future counts as of
+/// now, and what lies before all that is kept does not count.
 ///
 /// # Errors
-/// As every send.
-pub fn note<K: Data, V: Clone + Send + Sync + 'static>(
+/// If the state cannot be read.
+pub fn count<K: Data, V: Clone + Send + Sync + 'static>(
     ctx: &mut Scope<'_, K, V>,
+    minutes: &Minutes,
     happened: Happened,
     at: Timestamp,
 ) -> Result<(), ProcessError> {
-    let (partition, at) = (ctx.partition().0.into(), at.min(ctx.wall_clock()));
-    ctx.send(&STATISTICS, Record::new(partition, happened, at))
+    let now = ctx.wall_clock();
+    let minute = at.min(now).0.div_euclid(MINUTE_MS) * MINUTE_MS;
+    let oldest = now.0 - KEPT_MS;
+    if minute < oldest {
+        return Ok(());
+    }
+    let mut minutes = ctx.store(minutes);
+    let figures = match minutes.get(&minute)? {
+        Some(figures) => figures,
+        // With each new one the old ones go.
+        None => {
+            let old = minutes.range(&i64::MIN, &oldest, Direction::Forward)?.map(|row| Ok(row?.0));
+            let old: Vec<i64> = old.collect::<Result<_, ProcessError>>()?;
+            old.iter().try_for_each(|minute| minutes.delete(minute))?;
+            Figures::default()
+        }
+    };
+    minutes.put(&minute, &figures.with(happened))
 }
 
 #[cfg(test)]
 mod tests {
+    use millstream::Record;
     use millstream::testing::TestDriver;
 
     use super::*;
+    use crate::coupons::domain::Terms;
+    use crate::coupons::topology::{CATALOGUE, COUPON_ISSUE, CouponIssueRequest};
+    use crate::time::Iso;
     use crate::topology;
 
+    const COUPON: u64 = 7;
+
+    fn issue(driver: &mut TestDriver, user_id: u64, at: i64) {
+        let request = CouponIssueRequest { coupon_id: COUPON, user_id, requested_at: Iso(Timestamp(at)) };
+        driver.pipe(&COUPON_ISSUE, &Record::new(COUPON, request, Timestamp(at)));
+    }
+
+    /// When minutes began, and how many coupons were issued in each.
+    fn issued(driver: &TestDriver) -> Vec<(i64, u64)> {
+        let mut rows: Vec<_> =
+            driver.rows(&COUPON_STATISTICS).into_iter().map(|(minute, figures)| (minute, figures.coupons_issued)).collect();
+        rows.sort_unstable();
+        rows
+    }
+
     #[test]
-    fn a_minute_has_what_happened_in_it_also_late_and_after_a_crash() {
+    fn a_minute_has_what_happened_in_it_also_late_and_after_a_crash_until_it_is_forgotten() {
         let mut driver = TestDriver::new(topology::all(&topology::Settings::default()).expect("the topologies are right"));
-        let happen = |driver: &mut TestDriver, key, happened, at| {
-            driver.pipe(&STATISTICS, &Record::new(key, happened, Timestamp(at)));
-        };
-        happen(&mut driver, 0, Happened::OrderCreated, 5);
-        happen(&mut driver, 0, Happened::OrderConfirmed(700), MINUTE_MS - 1);
-        happen(&mut driver, 0, Happened::OrderConfirmed(30), 3_600_000);
+        let terms = Terms { coupon_id: COUPON, name: "Seven".into(), limit: 100, opens_at: None, closes_at: None };
+        driver.pipe(&CATALOGUE, &Record::new(COUPON, terms, Timestamp(0)));
+        let third = 3 * MINUTE_MS;
+        driver.advance_wall_clock(third);
+        issue(&mut driver, 1, 5);
+        issue(&mut driver, 2, MINUTE_MS - 1);
+        issue(&mut driver, 3, third);
         driver.restart();
-        happen(&mut driver, 0, Happened::OrderConfirmed(1), MINUTE_MS - 1); // an hour late
-        happen(&mut driver, 5, Happened::CouponIssued, MINUTE_MS);
-        let mut rows = driver.rows(&PER_MINUTE);
-        rows.sort_by_key(|(window, _)| window.start);
-        let rows: Vec<_> = rows.into_iter().map(|(window, figures)| (window.key, window.start.0, figures)).collect();
-        let (none, hour) = (Figures::default(), 3_600_000);
-        let expected = [
-            (0, 0, Figures { orders_created: 1, orders_confirmed: 2, revenue: 701, ..none }),
-            (5, MINUTE_MS, Figures { coupons_issued: 1, ..none }),
-            (0, hour, Figures { orders_confirmed: 1, revenue: 30, ..none }),
-        ];
-        assert_eq!(rows, expected);
+        issue(&mut driver, 4, MINUTE_MS - 1); // late
+        issue(&mut driver, 5, third + 2 * KEPT_MS); // in the future
+        assert_eq!(issued(&driver), [(0, 3), (third, 2)]);
+
+        driver.advance_wall_clock(KEPT_MS);
+        issue(&mut driver, 6, MINUTE_MS); // too late
+        assert_eq!(issued(&driver), [(0, 3), (third, 2)]);
+        issue(&mut driver, 7, third + KEPT_MS);
+        assert_eq!(issued(&driver), [(third, 2), (third + KEPT_MS, 1)]);
     }
 }

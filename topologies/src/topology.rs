@@ -10,7 +10,7 @@ use crate::notifications::{HEARD, NOTIFICATIONS};
 use crate::orders::topology::ORDER_EVENTS;
 use crate::payments::PAYMENT_EVENTS;
 use crate::points::POINTS_COMMANDS;
-use crate::{coupons, deliveries, inventory, orders, payments, points, statistics};
+use crate::{coupons, deliveries, inventory, orders, payments, points};
 
 /// The name of the application, which its internal topics begin with.
 const APPLICATION: &str = "shop";
@@ -32,14 +32,13 @@ impl Default for Settings {
 type Declare = fn(&mut StreamBuilder, &Settings);
 
 /// The topologies by name.
-const ALL: [(&str, Declare); 7] = [
+const ALL: [(&str, Declare); 6] = [
     ("coupons", |builder, _| coupons::topology::declare(builder)),
     ("orders", |builder, settings| orders::topology::declare(builder, settings.payment_timeout_ms)),
     ("payments", |builder, _| payments::declare(builder)),
     ("inventory", |builder, _| inventory::topology::declare(builder)),
     ("points", |builder, _| points::declare(builder)),
     ("deliveries", |builder, _| deliveries::declare(builder)),
-    ("statistics", |builder, _| statistics::declare(builder)),
 ];
 
 /// All of them.

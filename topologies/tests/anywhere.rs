@@ -274,7 +274,7 @@ fn a_watch_at_any_worker_goes_on_wherever_its_task_goes() {
         let flags = ["--threads", "1", "--topologies", "coupons,points,inventory", "--standbys", standbys];
         let worker = |state| start(&broker, "worker", state, &flags);
         let (stays, dies) = (worker(directory()), worker(directory()));
-        let never = start(&broker, "worker", directory(), &["--threads", "1", "--topologies", "statistics"]);
+        let never = start(&broker, "worker", directory(), &["--threads", "1", "--topologies", "deliveries"]);
         let api = start(&broker, "api", directory(), &[]);
         let await_task = |of: &Shop| {
             let owned = format!("(owner: {},", of.address);

@@ -17,7 +17,7 @@ pub(crate) mod write;
 use std::sync::Arc;
 
 use millstream::serve::{ApiError, Feed, Request, Response, Routes, StatusCode, application_routes};
-use millstream::{Handle, TypedView, Windowed};
+use millstream::{Handle, TypedView};
 use tokio::sync::{Mutex, MutexGuard};
 
 use self::ids::Ids;
@@ -35,7 +35,7 @@ use crate::orders::domain::Order;
 use crate::orders::topology::{ORDER_COUNTS, ORDER_EVENTS, ORDERS, ORDERS_BY_USER};
 use crate::payments::{PAYMENT_EVENTS, PAYMENTS, Payment};
 use crate::points::{Balance, POINTS, POINTS_COMMANDS};
-use crate::statistics::{Figures, PER_MINUTE};
+use crate::statistics::{COUPON_STATISTICS, Figures, ORDER_STATISTICS};
 
 const PAGE: &str = include_str!("../../web/index.html");
 
@@ -56,7 +56,8 @@ pub struct Api {
     payments: Known<Payment>,
     deliveries: Known<Delivery>,
     points: Known<Balance>,
-    per_minute: TypedView<Windowed<u64>, Figures>,
+    order_statistics: TypedView<i64, Figures>,
+    coupon_statistics: TypedView<i64, Figures>,
     feed: Feed<u64, Notification>,
     order_ids: Ids,
     payment_ids: Ids,
@@ -86,7 +87,8 @@ impl Api {
             payments: Known::new(app, &PAYMENTS, PAYMENT_EVENTS),
             deliveries: Known::new(app, &DELIVERIES, DELIVERY_COMMANDS),
             points: Known::new(app, &POINTS, POINTS_COMMANDS),
-            per_minute: view(app, &PER_MINUTE),
+            order_statistics: view(app, &ORDER_STATISTICS),
+            coupon_statistics: view(app, &COUPON_STATISTICS),
             feed: Feed::new(app, &NOTIFICATIONS, &HEARD, move |value| shown(value, language)),
             order_ids: Ids::of_process(app.start_number()),
             payment_ids: Ids::of_process(app.start_number()),

@@ -1,14 +1,15 @@
 //! Statistics over HTTP: what happened in each stretch of time.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
+use millstream::codec::Data;
 use millstream::serve::{ApiError, Request, Response, StatusCode};
-use millstream::{Direction, MAX_PAGE, Timestamp};
+use millstream::{Direction, MAX_PAGE, Range, Timestamp};
 use serde::Serialize;
 
 use super::Api;
-use crate::orders::topology::PARTITIONS;
-use crate::statistics::{Figures, MINUTE_MS, PER_MINUTE};
+use crate::statistics::{COUPON_STATISTICS, Figures, MINUTE_MS, ORDER_STATISTICS};
 use crate::time::{Iso, minutes};
 
 /// How many windows are shown if nobody says from when.
@@ -52,7 +53,8 @@ pub async fn show(api: Arc<Api>, request: Request) -> Result<Response, ApiError>
     if (to - from) / size > MOST {
         return Err(ApiError::invalid_field("from", format!("must be at most {MOST} windows before to")));
     }
-    request.at_least(&api.app, PER_MINUTE.name()).await?;
+    let at_least = |store| request.at_least(&api.app, store);
+    tokio::try_join!(at_least(ORDER_STATISTICS.name()), at_least(COUPON_STATISTICS.name()))?;
     let app = api.app.clone();
     let reading = tokio::task::spawn_blocking(move || api.windows(from, to, size)).await;
     let windows = reading.map_err(ApiError::internal)??;
@@ -67,20 +69,28 @@ impl Api {
         let empty =
             |start| Window { start: Iso(Timestamp(start)), end: Iso(Timestamp(start + size)), figures: Figures::default() };
         let mut windows: Vec<Window> = starts.map(empty).collect();
-        for partition in 0..PARTITIONS.into() {
+        for view in [&self.order_statistics, &self.coupon_statistics] {
             let mut next = from;
             loop {
-                let times = (Timestamp(next), Timestamp(to));
-                let minutes = self.per_minute.windows(&partition, times, Direction::Forward, MAX_PAGE)?.ahead();
+                let (first, end) = (key(next)?, key(to)?);
+                let range = Range::new(Bound::Included(&first), Bound::Excluded(&end));
+                let minutes = view.page(&range, Direction::Forward, MAX_PAGE)?.ahead();
                 for (minute, figures) in &minutes {
-                    windows[((minute.start.0 - from) / size) as usize].figures += *figures;
+                    windows[((minute - from) / size) as usize].figures += *figures;
                 }
                 match minutes.last() {
-                    Some((last, _)) if minutes.len() == MAX_PAGE => next = last.start.0 + 1,
+                    Some((last, _)) if minutes.len() >= MAX_PAGE => next = last + 1,
                     _ => break,
                 }
             }
         }
         Ok(windows)
     }
+}
+
+/// The bytes of a store's key.
+fn key(minute: i64) -> Result<Vec<u8>, ApiError> {
+    let mut bytes = Vec::new();
+    i64::CODEC.encode(&minute, &mut bytes).map_err(ApiError::internal)?;
+    Ok(bytes)
 }

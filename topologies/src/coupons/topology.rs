@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! shop.coupons ──▶ create-coupon ─┐
-//!                                 ├─ coupons, coupons-by-age, coupon-claims, user-coupons
+//!                                 ├─ coupons, coupons-by-age, coupon-claims, user-coupons, coupon-statistics
 //! coupon-issue ──▶ decide-claim ──┘
-//!                        └──▶ shop.notifications, shop.statistics
+//!                        └──▶ shop.notifications
 //! ```
 //! Both topics are keyed by the coupon, so one task sees all that happens to a coupon, in order: first come is first in the partition.
 //! What a record changes and what its user is told are one transaction, so that whatever crashes, a coupon is issued at most `limit` times
@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::domain::{Coupon, Decision, Terms, decide};
 use crate::events::{self, EventTopic, expect_key};
 use crate::notifications::{NOTIFICATIONS, News, Notification};
-use crate::statistics::{Happened, STATISTICS, note};
+use crate::statistics::{self, COUPON_STATISTICS, Happened};
 use crate::time::Iso;
 
 /// Both topics have equally many: a coupon's terms and its claims meet in one task.
@@ -92,7 +92,7 @@ impl Data for CouponIssueRequest {
 pub fn declare(builder: &mut StreamBuilder) {
     builder.stream(&CATALOGUE).process(Process::new("create-coupon", create_coupon).store(&COUPONS).store(&COUPONS_BY_AGE));
     let decide = Process::new("decide-claim", decide_claim).store(&COUPONS).store(&COUPON_CLAIMS).store(&USER_COUPONS);
-    builder.stream(&COUPON_ISSUE).process(decide.sink(&STATISTICS)).to(&NOTIFICATIONS);
+    builder.stream(&COUPON_ISSUE).process(decide.store(&COUPON_STATISTICS)).to(&NOTIFICATIONS);
 }
 
 /// The first terms of a coupon hold; later ones change nothing.
@@ -119,7 +119,7 @@ fn decide_claim(ctx: &mut Scope<'_, u64, Notification>, record: Record<u64, Coup
             ctx.store(&COUPON_CLAIMS).put(&claim, &at.0)?;
             let (coupon_name, issued_at) = (coupon.name.clone(), Iso(at));
             ctx.store(&USER_COUPONS).put(&(user_id, (at.0, coupon_id)), &UserCoupon { coupon_id, coupon_name, issued_at })?;
-            note(ctx, Happened::CouponIssued, at)?;
+            statistics::count(ctx, &COUPON_STATISTICS, Happened::CouponIssued, at)?;
             News::CouponIssued { coupon_id, coupon_name: coupon.name }
         }
         Decision::Refuse(reason) => News::CouponRejected { coupon_id, reason },

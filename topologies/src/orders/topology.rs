@@ -2,9 +2,9 @@
 //!
 //! ```text
 //! order-events ───────────────┐            ┌──▶ shop.inventory, shop.points, shop.deliveries, shop.refunds
-//! shop.payments-by-order ─────┼──▶ orders ─┼──▶ shop.notifications, data-platform, shop.statistics
+//! shop.payments-by-order ─────┼──▶ orders ─┼──▶ shop.notifications, data-platform
 //! shop.saga ──────────────────┘      │     └──▶ order-events.rejected
-//!   ▲   answers of the participants  ├── orders, orders-by-user, early-payments, order-counts
+//!   ▲   answers of the participants  ├── orders, orders-by-user, early-payments, order-counts, order-statistics
 //!   └────── what time has come to ───┘
 //! ```
 //! All three topics are keyed by the order, so one task sees all that happens to an order, one after the other: the first wins. What happens is
@@ -31,7 +31,7 @@ use crate::inventory::topology::{INVENTORY, InventoryCommand};
 use crate::notifications::{NOTIFICATIONS, News, Notification};
 use crate::payments::{PAYMENTS_BY_ORDER, PaymentNote, REFUNDS, Refund};
 use crate::points::{POINTS_COMMANDS, PointsCommand, PointsStep};
-use crate::statistics::{Happened, STATISTICS, note};
+use crate::statistics::{self, Happened, ORDER_STATISTICS};
 use crate::time::Iso;
 
 /// As many for everything that is keyed by the order: it meets in one task.
@@ -150,13 +150,13 @@ pub fn declare(builder: &mut StreamBuilder, payment_timeout_ms: i64) {
         .store(&ORDERS_BY_USER)
         .store(&EARLY_PAYMENTS)
         .store(&ORDER_COUNTS)
+        .store(&ORDER_STATISTICS)
         .sink(&INVENTORY)
         .sink(&POINTS_COMMANDS)
         .sink(&DELIVERY_COMMANDS)
         .sink(&REFUNDS)
         .sink(&NOTIFICATIONS)
         .sink(&DATA_PLATFORM)
-        .sink(&STATISTICS)
         .sink(&REJECTED)
         .sink(&SAGA);
     events.merge(&payments).merge(&messages).process(orders);
@@ -203,7 +203,7 @@ fn create(ctx: &mut Orders<'_>, terms: OrderCreated, at: Timestamp, payment_time
     let (order_id, user_id) = (terms.order_id, terms.user_id);
     ctx.store(&ORDERS_BY_USER).put(&(user_id, order_id), &order_id)?;
     count(ctx, Counted::Turned(None, Status::Pending))?;
-    note(ctx, Happened::OrderCreated, at)?;
+    statistics::count(ctx, &ORDER_STATISTICS, Happened::OrderCreated, at)?;
     let pay_until = at.plus_ms(payment_timeout_ms);
     let (mut order, effects) = Order::new(terms, at, pay_until);
     carry_out(ctx, &order, effects, at)?;
@@ -318,7 +318,7 @@ fn announce(ctx: &mut Orders<'_>, order: &Order, status: Status, at: Timestamp) 
     let news = match status {
         Status::Pending => return Ok(()),
         Status::Confirmed => {
-            note(ctx, Happened::OrderConfirmed(total_amount), at)?;
+            statistics::count(ctx, &ORDER_STATISTICS, Happened::OrderConfirmed(total_amount), at)?;
             News::OrderCompleted { order_id, order_number, total_amount }
         }
         Status::Shipped => {
