@@ -24,6 +24,9 @@ use crate::{logging, open_files, sink};
 /// How often it is looked whether the application still runs.
 const LOOK: Duration = Duration::from_millis(500);
 
+/// How long a process that was asked to stop may take to do so in order.
+const PATIENCE: Duration = Duration::from_secs(9);
+
 /// Why the shop does not run any more, or never did: one sentence.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -263,8 +266,8 @@ async fn until_over(asked_to_stop: oneshot::Receiver<()>, app: &Handle) {
     }
 }
 
-/// Listens for SIGTERM and SIGINT: the first asks the process to stop, the second ends it at once. The log is then as a crash leaves it,
-/// which the next start mends.
+/// Listens for SIGTERM and SIGINT: the first asks the process to stop, the second ends it at once. So does the first after a while, for brokers, a
+/// database or a disk may not answer. The log is then as a crash leaves it, which the next start mends.
 fn signals() -> std::io::Result<oneshot::Receiver<()>> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let (stop, asked_to_stop) = oneshot::channel();
@@ -276,10 +279,23 @@ fn signals() -> std::io::Result<oneshot::Receiver<()>> {
             }
         };
         next().await;
+        end_in_time();
         // Nobody listens if the application has failed and stops already.
         let _ = stop.send(());
         next().await;
         std::process::exit(1);
     });
     Ok(asked_to_stop)
+}
+
+/// Ends the process when its time is over, whatever its other threads wait for.
+fn end_in_time() {
+    let end = || {
+        std::thread::sleep(PATIENCE);
+        tracing::warn!("what was begun could not be finished in {} s, and is left to the next start", PATIENCE.as_secs());
+        std::process::exit(0);
+    };
+    if let Err(error) = std::thread::Builder::new().name("end".into()).spawn(end) {
+        tracing::warn!(%error, "nothing sees to it that this process ends in time");
+    }
 }

@@ -17,6 +17,7 @@ use tempfile::TempDir;
 
 use self::broker::{Broker, Settings};
 use crate::cdc::{database, insert, metric, records};
+use crate::http::Stream;
 use crate::shop::{FREE, Shop, command, eventually, fresh_id, refusal, run};
 use crate::sink::endpoint::{Endpoint, Reply};
 use crate::sink::{all_of, trade};
@@ -104,6 +105,46 @@ fn every_promise_is_kept_while_workers_are_killed_and_stopped() {
         process.signal("TERM");
         assert!(process.wait(ENOUGH).success(), "{said}");
     }
+}
+
+/// In the middle of work, with an event stream that is open.
+#[test]
+fn who_is_asked_to_stop_does_so_in_time_also_where_no_broker_answers() {
+    const ENOUGH: Duration = Duration::from_secs(10);
+    let broker = Broker::start();
+    let endpoint = Endpoint::start(|_, _| Reply::TAKE);
+    let deliveries = endpoint.url();
+    let states = [directory(), directory(), directory()];
+    let begin = || {
+        let [worker, api, sink] = &states;
+        [
+            start(&broker, "worker", Arc::clone(worker), &["--threads", "1"]),
+            start(&broker, "api", Arc::clone(api), &[]),
+            start(&broker, "sink", Arc::clone(sink), &["--url", &deliveries]),
+        ]
+    };
+    let processes = begin();
+    let api = &processes[1];
+    let (coupon, user) = (api.coupon(10), fresh_id());
+    let _stream = Stream::open(api.address, &format!("/api/sse/subscribe/{user}"), &[]);
+    let accepted = api.claim(coupon, user).position();
+    let url = api.url();
+    let load = ["load", "--url", &url, "--coupons", "--orders", "--rate", "40", "--users", "90", "--seconds", "60"];
+    let mut load = command(&load).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it runs");
+    eventually(|| (endpoint.seen().taken.len() > 3).then_some(()));
+
+    broker.freeze();
+    let asked = Instant::now();
+    processes.iter().for_each(|process| process.signal("TERM"));
+    for process in processes {
+        assert!(process.wait(ENOUGH.saturating_sub(asked.elapsed())).success());
+    }
+    load.kill().expect("it is killed");
+    load.wait().expect("a child");
+    broker.thaw();
+    let [_worker, api, _sink] = begin();
+    api.get(&format!("/api/users/{user}/coupons?at_least={accepted}&wait_ms=10000")).ok(200);
+    assert_eq!(api.coupons_of(user), [coupon], "what was accepted is there");
 }
 
 #[test]
