@@ -205,3 +205,11 @@ pub fn kafka_config(cluster: &Cluster) -> Result<KafkaConfig, Error> {
     }
     Ok(kafka)
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_shop_leaves_out_what_brokers_tell_of_leaders() {
+        assert!(millstream::log::kafka::leaves_out_told_leaders());
+    }
+}

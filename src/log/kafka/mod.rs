@@ -22,6 +22,7 @@ mod unheard;
 mod writer;
 
 pub use config::{GroupProtocol, KafkaConfig, Mechanism};
+pub use native::leaves_out_told_leaders;
 
 use super::{
     Bounds, Error, Fetched, Health, Limits, Log, Member, Membership, Pending, TopicId, TopicInfo, TopicSpec, Transaction,
@@ -66,6 +67,12 @@ impl KafkaLog {
     /// none answers within 10 s.
     pub fn open(config: KafkaConfig) -> Result<KafkaLog, Error> {
         let cluster = Arc::new(Cluster::connect(config)?);
+        if !leaves_out_told_leaders() {
+            tracing::warn!(
+                target: "kafka",
+                "this program is not linked with -Wl,--wrap=rd_kafka_metadata_update_op: partitions may stand still after a broker's death"
+            );
+        }
         let log = KafkaLog {
             cluster,
             topics: Arc::default(),

@@ -15,6 +15,11 @@ use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 #[test]
+fn this_program_leaves_out_what_brokers_tell_of_leaders() {
+    assert!(millstream::log::kafka::leaves_out_told_leaders());
+}
+
+#[test]
 fn a_broker_that_dies_or_freezes_changes_no_count() {
     let long = std::env::var("KAFKA_TESTS").is_ok_and(|length| length == "long");
     let (rounds, freeze) = if long { (6, Duration::from_secs(25)) } else { (1, Duration::from_secs(2)) };

@@ -4,12 +4,14 @@
 
 mod admin;
 mod client;
+mod leaders;
 mod message;
 mod produce;
 mod queue;
 
 pub(super) use admin::{Described, Isolation, Offsets, Resource, Settings};
 pub(super) use client::{Client, Events, Kind, Rebalance, Taken};
+pub use leaders::leaves_out_told_leaders;
 pub(super) use message::Message;
 pub(super) use produce::{Delivered, GroupMetadata, Topic};
 pub(super) use queue::{Consuming, Queue, Wake};

@@ -1,0 +1,8 @@
+//! How the programs of this package are linked: see `leaves_out_told_leaders` in `src/log/kafka/native/leaders.rs`.
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    if std::env::var("CARGO_CFG_TARGET_OS").is_ok_and(|os| os == "linux") {
+        println!("cargo:rustc-link-arg=-Wl,--wrap=rd_kafka_metadata_update_op");
+    }
+}
