@@ -209,6 +209,15 @@ impl Shared {
         self.within(deadline, caught_up).await
     }
 
+    /// The same of one partition of a sub-topology, and what feeds that.
+    pub(crate) async fn caught_up_in(&self, sub: usize, partition: Partition, deadline: Duration) -> Result<(), Behind> {
+        let caught_up = async {
+            self.reach_ends(sub, &|at| at == partition).await;
+            Ok(())
+        };
+        self.within(deadline, caught_up).await
+    }
+
     /// Waits until a partition of a global table or feed has what its topic holds now, where that need not be asked of anybody: on the log of this
     /// process.
     #[cfg(feature = "http")]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
+use super::Behind;
 use super::handle::{AppendError, Events, Handle};
 use super::token::Token;
 use crate::log::{self, Request};
@@ -54,7 +55,8 @@ pub struct Answer {
 /// Why there is no answer.
 #[derive(Debug)]
 pub enum RequestError<E> {
-    /// The request was refused; nothing was appended, and its key is free.
+    /// The request was refused; nothing was appended, and its key is free. Unless it was asked before and nobody was told what came of it: see
+    /// [`Handle::asked_before`].
     Refused(E),
     /// The key was used for another request.
     Reused,
@@ -108,6 +110,22 @@ impl Handle {
         let result = self.carry_out(request, decide).await;
         drop(running);
         result
+    }
+
+    /// The answer that the request was given, if it was carried out, as the log knows by now: for one that is to be refused. Where processes share a
+    /// log, whoever asked first may have been told that the outcome is not known, and the request may be carried out after the refusal was
+    /// thought of: a refusal of what was done would be two answers to one request.
+    ///
+    /// # Errors
+    /// [`RequestError::Refused`] if the task of the key does not come so far within `deadline`; else see [`RequestError`].
+    pub async fn asked_before(&self, request: &RequestKey, deadline: Duration) -> Result<Option<Answer>, RequestError<Behind>> {
+        if self.shared.embedded.is_none() {
+            let topic = requests::topic(&self.shared.topology.application);
+            let partition = self.partition(&topic, &request.key).map_err(RequestError::Append)?;
+            let (_, sub) = self.shared.topology.store(REQUESTS.name()).ok_or(RequestError::Append(AppendError::NoRequests))?;
+            self.shared.caught_up_in(sub, partition, deadline).await.map_err(RequestError::Refused)?;
+        }
+        self.answered(request).await
     }
 
     async fn carry_out<E, F>(&self, request: &RequestKey, decide: impl FnOnce() -> F) -> Result<Answer, RequestError<E>>

@@ -12,8 +12,8 @@ use std::time::Duration;
 use millstream::log::kafka::Mechanism;
 use millstream::log::{KafkaConfig, KafkaLog, Log};
 use millstream::{
-    Accepted, App, AppState, Config, Events, Handle, Headers, Offset, Partition, Process, Record, RequestKey, Reset, ResetError,
-    ResetTo, Scope, Seen, Store, StreamBuilder, Timestamp, Topic,
+    Accepted, App, AppState, Config, Events, Handle, Headers, Offset, Partition, Process, Record, RequestError, RequestKey,
+    Reset, ResetError, ResetTo, Scope, Seen, Store, StreamBuilder, Timestamp, Topic,
 };
 use millstream_state::fault::{self, Action};
 use rdkafka::producer::{BaseRecord, Producer};
@@ -340,6 +340,40 @@ fn an_output_that_is_larger_than_its_topic_takes_is_a_dead_letter() {
     assert_eq!(letters.iter().map(|letter| letter.value.as_ref().map(|value| value.len())).collect::<Vec<_>>(), [Some(30_000)]);
     let cause = &letters[0].failure.as_ref().expect("the engine wrote it").cause;
     assert!(cause.contains("Unwritable") && cause.contains("is larger than"), "{cause}");
+    assert_eq!(app.stop(), None);
+}
+
+/// Whoever asked first was told nothing, or that the outcome is not known.
+#[test]
+fn a_request_that_is_to_be_refused_is_answered_if_it_was_asked_before_and_is_carried_out_only_now() {
+    let (names, dir) = (Names::new(), tempfile::tempdir().expect("a temporary directory"));
+    let mut builder = names.sums();
+    builder.accept_requests(2, |requests| requests.sink(&names.input()));
+    let app = start(builder, dir.path(), 1);
+    let handle = app.handle();
+    running(&handle);
+    handle.pause();
+    let request = || RequestKey { key: b"key".to_vec(), fingerprint: [0; 32], keep_ms: 3_600_000 };
+    assert!(matches!(wait(handle.asked_before(&request(), LONG)), Ok(None)), "nobody has asked");
+
+    let accepted = move || async move {
+        let events = names.events([("a".to_owned(), 1)]);
+        Ok::<_, Infallible>(Accepted { events, answer: b"first".to_vec() })
+    };
+    let asking = handle.clone();
+    let first = std::thread::spawn(move || wait(asking.once(&request(), accepted)).map(|answer| answer.answer));
+    let log = log_with(kafka_config());
+    let topic = log.topic(&format!("{}-requests", names.app)).expect("the log answers").expect("it is there").id;
+    let asked = |partition| log.bounds(topic, Partition(partition)).expect("the log answers").end > Offset(0);
+    eventually("the request is in the log", || asked(0) || asked(1));
+    let too_soon = wait(handle.asked_before(&request(), Duration::from_millis(50)));
+    assert!(matches!(too_soon, Err(RequestError::Refused(_))), "it is not known yet: {too_soon:?}");
+    let again = handle.clone();
+    let again = std::thread::spawn(move || wait(again.asked_before(&request(), LONG)));
+    handle.resume();
+    let answer = again.join().expect("no panic").expect("the task decides").expect("it was asked before");
+    assert_eq!(answer.answer, b"first");
+    assert!(matches!(first.join().expect("no panic"), Ok(answer) if answer == b"first"));
     assert_eq!(app.stop(), None);
 }
 

@@ -7,7 +7,7 @@ use millstream::serve::ApiError;
 use millstream::{Direction, Handle, Partition, Range, Seen, Store, Topic, TypedView, Watched};
 
 /// The longest wait for the views before a refusal that they could still take back.
-const CATCH_UP: Duration = Duration::from_secs(2);
+pub const CATCH_UP: Duration = Duration::from_secs(2);
 
 type Place = Box<dyn Fn(&Handle, u64) -> Result<Partition, ApiError> + Send + Sync>;
 

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::Api;
+use super::known::CATCH_UP;
 use crate::events;
 use crate::gate::Admission;
 use crate::outbox::{self, Kept, NewEvent, Outbox, Written};
@@ -193,6 +194,7 @@ where
     });
     let ended = match once.await {
         Ok(carried_out) => read_answer(&carried_out.answer, &carried_out.position),
+        Err(RequestError::Refused(Ended::Refused(refusal))) => refuse(api, &key, refusal).await,
         Err(RequestError::Refused(ended)) => ended,
         Err(RequestError::Reused) => Ended::Refused(reused()),
         Err(RequestError::StillRunning) => Ended::Refused(still_running()),
@@ -203,6 +205,18 @@ where
         Ended::Answered(response) => Ok(response),
         Ended::Refused(refusal) => Err(refusal),
         Ended::Failed(failed) => Err(failed.told(place).await),
+    }
+}
+
+/// Refuses a request with a key, unless it is one that was asked before and carried out only now.
+async fn refuse(api: &Api, key: &RequestKey, refusal: ApiError) -> Ended {
+    match api.app.asked_before(key, CATCH_UP).await {
+        Ok(None) => Ended::Refused(refusal),
+        Ok(Some(before)) => read_answer(&before.answer, &before.position),
+        Err(RequestError::Refused(behind)) => Ended::Refused(ApiError::unavailable("NOT_READY", behind.to_string())),
+        Err(RequestError::Reused) => Ended::Refused(reused()),
+        Err(RequestError::StillRunning) => Ended::Refused(still_running()),
+        Err(RequestError::Append(error)) => Ended::Failed(error.into()),
     }
 }
 
