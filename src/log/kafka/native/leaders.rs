@@ -15,12 +15,14 @@ use std::ffi::{c_int, c_void};
 const HANDLED: c_int = 1;
 
 /// Called by librdkafka's main thread, which frees the update.
+// SAFETY: nothing else has this name, and it looks at neither of its arguments.
 #[unsafe(no_mangle)]
 extern "C" fn __wrap_rd_kafka_metadata_update_op(_client: *mut sys::rd_kafka_t, _update: *mut c_void) -> c_int {
     tracing::debug!(target: "kafka", "what a broker tells of leaders is left out");
     HANDLED
 }
 
+// SAFETY: librdkafka's function of this name has these arguments and this result; it is never called here.
 unsafe extern "C" {
     fn rd_kafka_metadata_update_op(client: *mut sys::rd_kafka_t, update: *mut c_void) -> c_int;
 }
