@@ -3,7 +3,7 @@
 //! From 2.5 to 2.15 at least, `rd_kafka_handle_Fetch_metadata_update` counts the partitions whose leader has changed, leaves out those that have none
 //! just now, and takes what lay in the memory of the rest for partitions, too. Where such bytes name a broker that is known, a partition has an epoch
 //! that never was, and its fetches are refused until the process ends; or they lie outside of what is there. Seen where the only broker of a
-//! cluster died and came back, eight times for each such epoch (32,653).
+//! cluster died and came back eight times: an epoch of 32,653, of a partition that had had sixteen.
 //!
 //! So what brokers tell is not taken: a client asks for the leaders, as it asks older brokers. For this the linker puts the function below in the place of
 //! librdkafka's. It must be told to, by the build script of each program.
