@@ -209,7 +209,7 @@ impl Shared {
         self.within(deadline, caught_up).await
     }
 
-    /// The same of one partition of a sub-topology, and what feeds that.
+    /// Waits until a partition of the sub-topology includes everything that the log holds for it now; not for what is still on its way into the log.
     pub(crate) async fn caught_up_in(&self, sub: usize, partition: Partition, deadline: Duration) -> Result<(), Behind> {
         let caught_up = async {
             self.reach_ends(sub, &|at| at == partition).await;

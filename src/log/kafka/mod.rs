@@ -50,7 +50,7 @@ const OFFSET_AT_BYTES: usize = 1 << 20;
 
 const LIMITS: Limits = Limits { max_record_bytes: config::MAX_RECORD_BYTES };
 
-/// A log in a cluster of Kafka.
+/// A log in a cluster of Kafka. A program that has one should be linked as [`leaves_out_told_leaders`] says.
 pub struct KafkaLog {
     cluster: Arc<Cluster>,
     topics: Arc<Topics>,
