@@ -110,6 +110,16 @@ pub trait Log: Send + Sync + 'static {
     /// As [`Log::bounds`].
     fn open_ends(&self, places: &[(TopicId, Partition)]) -> Result<Vec<Offset>, Error>;
 
+    /// The end of a partition for whoever is to own it: what anybody was told to have been appended lies below, whoever answers. That is more
+    /// than [`Log::open_ends`] says where several brokers have the log: one that stood still leads no more, and may answer as it knew it before
+    /// it hears of that. So a record is appended here, which only the one that leads can take: of the key `\0` and without a value.
+    ///
+    /// # Errors
+    /// As [`Log::bounds`], or if nothing can be appended there.
+    fn owned_end(&self, topic: TopicId, partition: Partition) -> Result<Offset, Error> {
+        self.open_ends(&[(topic, partition)]).map(|ends| ends[0])
+    }
+
     /// Joins the group of an application as one of its worker threads.
     ///
     /// # Errors

@@ -1,8 +1,8 @@
 //! Bringing a task's stores to the end of their changelog, from where their state stands. A task processes only after that.
 //!
-//! The end is the one that includes what a former owner committed, even if the log does not show it yet: first the end with all open
-//! transactions is asked for, then committed records are read until that end is passed (KAFKA-10167: whoever stops at the last stable
-//! offset misses a transaction that is decided and not yet marked).
+//! The end is the one that includes what a former owner committed, even if the log does not show it yet, and whoever answers: first a mark is
+//! appended, behind all that is decided or can still be, then committed records are read until the mark is reached (KAFKA-10167: whoever stops
+//! at the last stable offset misses a transaction that is decided and not yet marked).
 
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub(super) fn restore(
     wanted: &dyn Fn() -> bool,
 ) -> Result<Option<u64>, StartError> {
     let changelog = shared.changelog(sub).id;
-    let end = shared.log.open_ends(&[(changelog, partition)])?[0];
+    let end = shared.log.owned_end(changelog, partition)?;
     let mut tail = Tail::prepare(shared, sub, partition, state, end)?;
     let mut restoration = TaskRestoration::start(shared, sub, partition, tail.next, end);
     while tail.next < end {

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant};
 
 use millstream::log::{Append, KafkaConfig, KafkaLog, Log, RecordBatch, Transaction, partition};
 use millstream::{
-    App, Clock, Config, Direction, Handle, Headers, Offset, Partition, Process, Range, Record, Scope, Seen, Standbys, StartError,
-    Store, StreamBuilder, Timestamp, Topic, Topology,
+    App, Clock, Config, Direction, Handle, Headers, Partition, Process, Range, Record, Scope, Seen, Standbys, StartError, Store,
+    StreamBuilder, Timestamp, Topic, Topology,
 };
 use tempfile::TempDir;
 
@@ -307,14 +307,20 @@ fn try_read(log: &dyn Log, topic: &Topic<u64, u64>) -> Result<Vec<(u64, u64)>, m
     let Some(info) = log.topic(topic.name())? else { return Ok(Vec::new()) };
     let mut records = Vec::new();
     let number = |bytes: Option<&[u8]>| u64::from_be_bytes(bytes.expect("bytes").try_into().expect("eight bytes"));
+    let begun = Instant::now();
     for partition in (0..info.partitions).map(Partition) {
-        let bounds = log.bounds(info.id, partition)?;
-        let mut next = bounds.start;
-        while next < bounds.end {
+        let (mut next, end) = (log.bounds(info.id, partition)?.start, log.open_ends(&[(info.id, partition)])?[0]);
+        // What is open or decided and not shown yet has its end soon.
+        while next < end {
+            let seen = log.version();
             let fetched = log.fetch(info.id, partition, next, 1 << 20)?;
             let read = fetched.batches.iter().flat_map(|batch| batch.records_from(next));
             records.extend(read.map(|record| (number(record.key), number(record.value))));
-            next = fetched.next.max(Offset(next.0));
+            if fetched.next == next {
+                assert!(begun.elapsed() < LONG, "{} has no end at {next} of {end}", topic.name());
+                log.wait(seen, Duration::from_millis(50));
+            }
+            next = fetched.next;
         }
     }
     Ok(records)
@@ -360,9 +366,9 @@ impl Model {
             records.into_iter().for_each(|(key, value)| by_key.entry(key).or_default().push(value));
             by_key
         };
-        assert!(by_key(read(log, &SUMS_OUT)) == self.sums, "the sums are not those of the input, one by one");
+        assert_same("sums", &by_key(read(log, &SUMS_OUT)), &self.sums);
         let counts: BTreeMap<_, _> = self.counts.iter().map(|(key, count)| (*key, (1..=*count).collect())).collect();
-        assert!(by_key(read(log, &COUNTS_OUT)) == counts, "the counts are not 1, 2, 3 and so on");
+        assert_same("counts", &by_key(read(log, &COUNTS_OUT)), &counts);
 
         let dir = TempDir::new().expect("a directory");
         let config = Config { threads: 0, standbys: Standbys::All, ..Config::shared(dir.path()) };
@@ -385,6 +391,27 @@ impl Model {
         drop(handle);
         assert_eq!(app.stop(), None);
     }
+}
+
+/// Each key has the same values in the same order; else it is said where they part.
+fn assert_same(what: &str, found: &BTreeMap<u64, Vec<u64>>, expected: &BTreeMap<u64, Vec<u64>>) {
+    let none = Vec::new();
+    let mut parted = Vec::new();
+    for key in found.keys().chain(expected.keys()).collect::<std::collections::BTreeSet<_>>() {
+        let [found, expected] = [found, expected].map(|all| all.get(key).unwrap_or(&none));
+        if found != expected {
+            let same = found.iter().zip(expected).take_while(|(one, other)| one == other).count();
+            let around = |all: &[u64]| all[same.saturating_sub(1)..all.len().min(same + 3)].to_vec();
+            parted.push(format!(
+                "{key} after {same} of {} and {}: {:?}, {:?}",
+                found.len(),
+                expected.len(),
+                around(found),
+                around(expected)
+            ));
+        }
+    }
+    assert!(parted.is_empty(), "{what}, found and expected, part at key {}", parted.join("\n"));
 }
 
 /// Numbers below what is asked for, from a seed that is printed.

@@ -12,14 +12,28 @@ use std::time::{Duration, Instant};
 
 use crate::ports::free_ports;
 
-/// A broker of its own directory and ports.
+/// A broker that is killed or stands still is thought to live for so long, and not for 9 s.
+const MORTAL: &str = "broker.session.timeout.ms=1500\nbroker.heartbeat.interval.ms=500\n";
+const REPLICATED: &str = "default.replication.factor=3\nmin.insync.replicas=2\noffsets.topic.replication.factor=3\n\
+                          transaction.state.log.replication.factor=3\ntransaction.state.log.min.isr=2\n";
+
+/// A broker of its own directory and ports, alone or one of a cluster's.
 #[derive(Debug)]
 pub struct Broker {
     child: Child,
     dir: PathBuf,
+    node: Node,
+    settings: Settings,
+}
+
+/// Which one of its cluster it is, from 1 on.
+#[derive(Clone, Debug)]
+struct Node {
+    id: u16,
     port: u16,
     controller: u16,
-    settings: Settings,
+    /// Where clients connect to the cluster, as they take it.
+    cluster: String,
 }
 
 /// What a broker has that is not the default.
@@ -39,28 +53,48 @@ impl Broker {
         Broker::with(Settings { protocol: "PLAINTEXT", properties: String::new(), scram: String::new() })
     }
 
-    /// One that is killed and started again: its cluster takes it back after 1.5 s, and not after 9 s, for which it is thought to live.
+    /// One that is killed and started again: its cluster takes it back after 1.5 s.
     pub fn mortal() -> Broker {
-        let properties = "broker.session.timeout.ms=1500\nbroker.heartbeat.interval.ms=500\n".to_owned();
-        Broker::with(Settings { protocol: "PLAINTEXT", properties, scram: String::new() })
+        Broker::with(Settings { protocol: "PLAINTEXT", properties: MORTAL.to_owned(), scram: String::new() })
+    }
+
+    /// Three that are one cluster and mortal: all have each record, and two must have it before it is acknowledged. Any two go on without the third.
+    pub fn three() -> [Broker; 3] {
+        let first = free_ports(6);
+        let ids = [1, 2, 3];
+        let (port, controller) = (|id: u16| first + id - 1, |id: u16| first + 2 + id);
+        let join = |parts: [String; 3]| parts.join(",");
+        let cluster = join(ids.map(|id| format!("127.0.0.1:{}", port(id))));
+        let voters = join(ids.map(|id| format!("{id}@127.0.0.1:{}", controller(id))));
+        let properties = format!("{MORTAL}controller.quorum.voters={voters}\n{REPLICATED}");
+        let settings = Settings { protocol: "PLAINTEXT", properties, scram: String::new() };
+        let node = |id| Node { id, port: port(id), controller: controller(id), cluster: cluster.clone() };
+        // None serves before another is there.
+        let mut brokers = ids.map(|id| Broker::begin(node(id), settings.clone()));
+        brokers.iter_mut().for_each(Broker::wait_until_up);
+        brokers
     }
 
     /// The same with other settings.
     pub fn with(settings: Settings) -> Broker {
         let port = free_ports(2);
-        let controller = port + 1;
-        let dir = std::env::temp_dir().join(format!("millstream-kafka-{}-{port}", std::process::id()));
-        forget_the_dead();
-        fs::create_dir_all(&dir).expect("a directory for the broker");
-        let child = spawn(&dir, port, controller, &settings);
-        let mut broker = Broker { child, dir, port, controller, settings };
+        let node = Node { id: 1, port, controller: port + 1, cluster: format!("127.0.0.1:{port}") };
+        let mut broker = Broker::begin(node, settings);
         broker.wait_until_up();
         broker
     }
 
-    /// Where clients connect.
+    fn begin(node: Node, settings: Settings) -> Broker {
+        let dir = std::env::temp_dir().join(format!("millstream-kafka-{}-{}", std::process::id(), node.port));
+        forget_the_dead();
+        fs::create_dir_all(&dir).expect("a directory for the broker");
+        let child = spawn(&dir, &node, &settings);
+        Broker { child, dir, node, settings }
+    }
+
+    /// Where clients connect to its cluster.
     pub fn address(&self) -> String {
-        format!("127.0.0.1:{}", self.port)
+        self.node.cluster.clone()
     }
 
     /// `kill -9`.
@@ -71,7 +105,7 @@ impl Broker {
 
     /// Starts it again after `kill`, with the data it had.
     pub fn restart(&mut self) {
-        self.child = spawn(&self.dir, self.port, self.controller, &self.settings);
+        self.child = spawn(&self.dir, &self.node, &self.settings);
         self.wait_until_up();
     }
 
@@ -138,7 +172,7 @@ fn script() -> PathBuf {
 }
 
 /// The kernel ends a child when the *thread* that made it ends, so one thread makes all, and stays.
-fn spawn(dir: &Path, port: u16, controller: u16, settings: &Settings) -> Child {
+fn spawn(dir: &Path, node: &Node, settings: &Settings) -> Child {
     static SPAWNER: std::sync::OnceLock<mpsc::Sender<(Command, mpsc::Sender<std::io::Result<Child>>)>> =
         std::sync::OnceLock::new();
     let spawner = SPAWNER.get_or_init(|| {
@@ -156,8 +190,9 @@ fn spawn(dir: &Path, port: u16, controller: u16, settings: &Settings) -> Child {
     let mut command = Command::new(script());
     command
         .arg("run")
-        .env("KAFKA_PORT", port.to_string())
-        .env("KAFKA_CONTROLLER_PORT", controller.to_string())
+        .env("KAFKA_NODE", node.id.to_string())
+        .env("KAFKA_PORT", node.port.to_string())
+        .env("KAFKA_CONTROLLER_PORT", node.controller.to_string())
         .env("KAFKA_HOME_DIR", dir)
         .env("KAFKA_EXTRA", properties)
         .env("KAFKA_SCRAM", &settings.scram)

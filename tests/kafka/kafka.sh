@@ -8,6 +8,7 @@
 #   KAFKA_PORT         where clients connect, default 9092; the controller takes the next one, or KAFKA_CONTROLLER_PORT
 #   KAFKA_PROTOCOL     of the clients' listener, default PLAINTEXT
 #   KAFKA_HOME_DIR     data, configuration and output, default ~/.cache/millstream/kafka-$KAFKA_PORT
+#   KAFKA_NODE         its number in its cluster, default 1, which is alone unless KAFKA_EXTRA names other voters
 #   KAFKA_EXTRA        a file of further broker properties, which win
 #   KAFKA_SCRAM        SCRAM users for a new data directory, as 'SCRAM-SHA-256=[name=alice,password=secret]', several by ';'
 #   KAFKA_JVM          JVM options, default -Xmx1g
@@ -20,6 +21,7 @@ cache=${XDG_CACHE_HOME:-$HOME/.cache}/millstream
 lib=$cache/kafka-$version
 port=${KAFKA_PORT:-9092}
 controller=${KAFKA_CONTROLLER_PORT:-$((port + 1))}
+node=${KAFKA_NODE:-1}
 protocol=${KAFKA_PROTOCOL:-PLAINTEXT}
 home=${KAFKA_HOME_DIR:-$cache/kafka-$port}
 read -r -a jvm <<<"${KAFKA_JVM:--Xmx1g}"
@@ -47,8 +49,8 @@ configure() {
     mkdir -p "$home"
     cat >"$home/server.properties" <<P
 process.roles=broker,controller
-node.id=1
-controller.quorum.voters=1@127.0.0.1:$controller
+node.id=$node
+controller.quorum.voters=$node@127.0.0.1:$controller
 listeners=$protocol://127.0.0.1:$port,CONTROLLER://127.0.0.1:$controller
 advertised.listeners=$protocol://127.0.0.1:$port
 controller.listener.names=CONTROLLER
@@ -73,8 +75,8 @@ P
     [ ! -f "$home/data/meta.properties" ] || return 0
     local scram=() user
     while IFS= read -r -d ';' user; do [ -z "$user" ] || scram+=(--add-scram "$user"); done <<<"${KAFKA_SCRAM:-};"
-    # A formatted directory is always the same, so all but those with users of their own are copies of one.
-    local empty=$lib.formatted
+    # A formatted directory is always the same for a node, so all but those with users of their own are copies of one.
+    local empty=$lib.formatted-$node
     if [ ${#scram[@]} -gt 0 ] || [ ! -d "$empty" ]; then
         java -Xmx128m -XX:TieredStopAtLevel=1 -cp "$lib/*" kafka.tools.StorageTool format -t "${KAFKA_CLUSTER_ID:-bWlsbHN0cmVhbS1rYWZrYQ}" \
             -c "$home/server.properties" "${scram[@]}" >"$home/format.out" 2>&1 || { cat "$home/format.out" >&2; exit 1; }
@@ -133,7 +135,7 @@ tool)
     exec java -Xmx256m -XX:TieredStopAtLevel=1 -cp "$lib/*" "$@"
     ;;
 *)
-    sed -n '2,15s/^# \{0,1\}//p' "$0"
+    sed -n '2,16s/^# \{0,1\}//p' "$0"
     exit 2
     ;;
 esac

@@ -256,11 +256,15 @@ impl KafkaConfig {
         config
     }
 
-    /// Asks for topics, ends and offsets, and what brokers can.
+    /// Asks for topics, ends and offsets, and what brokers can, and marks partitions.
     pub(super) fn asker(&self) -> ClientConfig {
         let mut config = self.common("admin");
         let debug = config.get("debug").map_or("feature".to_owned(), |more| format!("{more},feature"));
         config.set("debug", debug);
+        // It marks partitions, too: a mark is one record, and another where it is not known what became of it.
+        config.set("acks", "all");
+        config.set("linger.ms", "0");
+        config.set("message.timeout.ms", MARK_TIMEOUT.as_millis().to_string());
         config
     }
 
@@ -394,6 +398,9 @@ impl KafkaConfig {
 
 /// How often a member says that it lives. Changes of a group are heard of with it, so it is most of a planned hand-over.
 pub(super) const HEARTBEAT: Duration = Duration::from_millis(100);
+
+/// How long it is tried to append a mark before it is looked anew whether the brokers are there.
+const MARK_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The largest record, with room for what is around it, that topics made here take.
 pub(super) const MAX_MESSAGE_BYTES: usize = 2 << 20;

@@ -25,9 +25,10 @@ pub use config::{GroupProtocol, KafkaConfig, Mechanism};
 pub use native::leaves_out_told_leaders;
 
 use super::{
-    Bounds, Error, Fetched, Health, Limits, Log, Member, Membership, Pending, TopicId, TopicInfo, TopicSpec, Transaction,
+    Bounds, Error, Fetched, Health, Limits, Log, Member, Membership, Pending, RecordBatch, TopicId, TopicInfo, TopicSpec,
+    Transaction,
 };
-use crate::{Offset, Partition, Timestamp};
+use crate::{Clock, Headers, Offset, Partition, Timestamp};
 use cluster::Cluster;
 use member::KafkaMember;
 use native::{Failure, Isolation, Offsets};
@@ -47,6 +48,9 @@ const MAX_TRANSACTION_BYTES: usize = 1 << 30;
 
 /// How much is looked at at once for a record of some time.
 const OFFSET_AT_BYTES: usize = 1 << 20;
+
+/// The key of the record that tells who is to own a partition where it ends. No store's row has it, for stores have names.
+const OWNERS_MARK: &[u8] = b"\0";
 
 const LIMITS: Limits = Limits { max_record_bytes: config::MAX_RECORD_BYTES };
 
@@ -200,6 +204,19 @@ impl Log for KafkaLog {
         let named = places.iter().map(named).collect::<Result<Vec<_>, Error>>()?;
         let uncommitted = Some(Isolation::Uncommitted);
         self.cluster.ask("ends of partitions", |client, timeout| client.ends_of(&named, uncommitted, timeout))
+    }
+
+    fn owned_end(&self, topic: TopicId, partition: Partition) -> Result<Offset, Error> {
+        let info = self.topics.find(topic, partition)?;
+        let mut mark = RecordBatch::new();
+        mark.push(Clock::System.now(), Some(OWNERS_MARK), None, &Headers::EMPTY);
+        let place = (&*info.name, partition.0 as i32);
+        let append = |client: &native::Client, timeout| {
+            mark.records(Offset(0)).map(|mark| client.append(place, &mark, timeout)).last().unwrap_or(Err(Code::NoEnt.into()))
+        };
+        let at = Offset(self.cluster.ask(&info.name, append)? as u64);
+        self.topics.committed(topic, partition, at.next());
+        Ok(at)
     }
 
     fn join(&self, membership: Membership) -> Result<Box<dyn Member>, Error> {

@@ -10,6 +10,7 @@ mod groups;
 mod handover;
 mod java;
 mod latency;
+mod leaders;
 mod security;
 pub mod transactions;
 mod zombie;

@@ -8,7 +8,8 @@ use rdkafka::types::RDKafkaErrorCode as Code;
 use std::ffi::c_void;
 use std::ptr::{NonNull, null_mut};
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 /// A topic to produce to.
 pub(in super::super) struct Topic(NonNull<sys::rd_kafka_topic_t>);
@@ -32,6 +33,17 @@ pub(in super::super) struct Delivered {
     pub failed: Option<Code>,
     /// Which of those with a number were not appended, why, and whether that is known: else they may have been.
     pub lost: Vec<(usize, Code, bool)>,
+}
+
+impl Delivered {
+    /// What became of the record of this number, if that is known.
+    fn take(&mut self, number: usize) -> Option<Result<i64, Code>> {
+        if let Some(place) = self.offsets.iter().position(|(of, _)| *of == number) {
+            return Some(Ok(self.offsets.swap_remove(place).1));
+        }
+        let place = self.lost.iter().position(|(of, ..)| *of == number)?;
+        Some(Err(self.lost.swap_remove(place).1))
+    }
 }
 
 /// What names a member of a group to those who check offsets.
@@ -175,6 +187,30 @@ impl Client {
                 sys::rd_kafka_headers_destroy(headers);
             }
             result
+        }
+    }
+
+    /// Appends a record by itself and answers with its offset. Any number of threads may do so at once, of a client that is used for nothing
+    /// else that produces, and whose `message.timeout.ms` is shorter than this timeout. After an error it may be there.
+    pub(in super::super) fn append(
+        &self,
+        (topic, partition): (&str, i32),
+        record: &RecordRef<'_>,
+        timeout: Duration,
+    ) -> Result<i64, Failure> {
+        static NUMBERS: AtomicUsize = AtomicUsize::new(1);
+        let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+        self.produce(&self.topic(topic)?, partition, record, number)?;
+        let deadline = Instant::now() + timeout;
+        loop {
+            if let Some(outcome) = self.events.delivered.lock().take(number) {
+                return outcome.map_err(Failure::from);
+            }
+            if Instant::now() >= deadline {
+                return Err(Code::OperationTimedOut.into());
+            }
+            // Whoever polls is told of all; who was told by another looks again soon.
+            self.poll(Duration::from_millis(1));
         }
     }
 
