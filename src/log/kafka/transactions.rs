@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 const CALL: Duration = Duration::from_secs(1);
 /// How long a transaction is worked on before it is given up. Longer than the cluster itself waits for it by default.
 const PATIENCE: Duration = Duration::from_secs(15);
+/// How long offsets may be on their way to the group's coordinator before that is taken for gone: as long as its answer, were it there.
+const OFFSETS_PATIENCE: Duration = Duration::from_secs(5);
 /// How long it is asked for the outcome of a commit before nobody knows it.
 const UNKNOWN_AFTER: Duration = Duration::from_secs(30);
 
@@ -218,7 +220,7 @@ impl Turn {
         fault::crash_point("kafka:commit:before-abort");
         let lost = self.producer.as_ref().is_none_or(|producer| failure.fatal || !aborted(producer));
         tracing::debug!(target: "kafka", id = &*self.id, lost, code = ?failure.code, what, "transaction aborted: {}", failure.text);
-        if lost { self.lose(&failure, &what) } else { error::of(&failure, &what) }
+        if lost { self.lose(&failure, &what) } else { error::of_known(&failure, &what) }
     }
 
     /// Drops the producer, which is of no use any more.
@@ -231,7 +233,7 @@ impl Turn {
             true if self.began.elapsed() < self.cluster.config.transaction_timeout => Fenced::Yes,
             true => Fenced::Perhaps,
         };
-        error::of(failure, what)
+        error::of_known(failure, what)
     }
 
     fn lasted_too_long(&self) -> String {
@@ -287,17 +289,16 @@ impl Producer {
         for (number, append) in appends.iter().enumerate() {
             self.append(topics, append, number + 1)?;
         }
+        self.insist(cluster, "appending", |client| client.flush(CALL))?;
+        if let Some(code) = self.client.take_failed() {
+            let failure = self.client.fatal().unwrap_or_else(|| code.into());
+            return Err(Failed { failure, what: "appending".into() });
+        }
+        fault::crash_point("kafka:commit:before-offsets");
         for read in reads {
             self.insist(cluster, "sending offsets", |client| send_offsets(client, read))?;
         }
-        self.insist(cluster, "appending", |client| client.flush(CALL))?;
-        match self.client.take_failed() {
-            Some(code) => {
-                let failure = self.client.fatal().unwrap_or_else(|| code.into());
-                Err(Failed { failure, what: "appending".into() })
-            }
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     fn insist(&self, cluster: &Cluster, what: &str, call: impl Fn(&Arc<Client>) -> Result<(), Failure>) -> Result<(), Failed> {
@@ -352,5 +353,5 @@ fn send_offsets(client: &Arc<Client>, read: &Read) -> Result<(), Failure> {
     let thread = std::thread::Builder::new().name("log-offsets".into()).spawn(wait);
     let failed = |text: String| Failure { fatal: true, text, ..Code::OperationTimedOut.into() };
     thread.map_err(|error| failed(format!("no thread can be started: {error}")))?;
-    answer.recv_timeout(PATIENCE).unwrap_or_else(|_| Err(failed("the coordinator of the group was not found".into())))
+    answer.recv_timeout(OFFSETS_PATIENCE).unwrap_or_else(|_| Err(failed("the coordinator of the group was not found".into())))
 }

@@ -1,9 +1,11 @@
 //! What a transaction is worth on a cluster: nothing before its commit, all of it after, also when producers die or are replaced.
 
 use super::{open, prefix, shared_broker};
+use crate::app::support::alone;
 use crate::log::support::{SOON, appending, appending_now, contents, put, topic, with_offset};
 use millstream::log::{Error, Log};
 use millstream::{Offset, Partition};
+use millstream_state::fault;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{ClientConfig, TopicPartitionList};
@@ -114,6 +116,33 @@ fn what_a_dead_worker_left_open_is_aborted_by_a_fence() {
     assert_eq!(contents(&log, &orders, 0), ["k=before"]);
     dead.commit_transaction(SOON).unwrap_err();
     assert_eq!(contents(&log, &orders, 0), ["k=before"]);
+}
+
+/// Who has lost its tasks puts no offsets into a transaction any more, and who has them now waits for the transactions that have: so nothing of
+/// those may come to the log later.
+#[test]
+fn offsets_go_into_a_transaction_when_its_records_are_in_the_log() {
+    alone("log::kafka::transactions::offsets_go_into_a_transaction_when_its_records_are_in_the_log", || {
+        const POINT: &str = "kafka:commit:before-offsets";
+        let (log, name) = (open(), prefix());
+        let group = name.clone() + "group";
+        let topics = ["a", "b", "c"].map(|topic_name| topic(&log, &(name.clone() + topic_name), 1));
+        put(&log, &topics[0], 0, &[("k", "v")]);
+        let (told, seen) = std::sync::mpsc::channel();
+        let (heir, there, of) = (open(), topics.clone().map(|topic| topic.name), group.clone());
+        fault::on_visit(POINT, move || {
+            fault::disarm(POINT);
+            let places = there.each_ref().map(|name| (heir.topic(name).unwrap().expect("it was made").id, Partition(0)));
+            told.send((heir.open_ends(&places).unwrap(), heir.offsets(&of))).expect("the test waits");
+        });
+        let mut both = appending_now(&topics[1], 0, "k", "v");
+        both.appends.extend(appending_now(&topics[2], 0, "k", "v").appends);
+        log.commit(with_offset(both, &group, &topics[0], 0, 1)).wait().unwrap();
+        let (ends, offsets) = seen.recv().expect("it came by");
+        assert_eq!(ends[1..], [Offset(1); 2], "each record is in the log");
+        assert_eq!(offsets.expect("no transaction has offsets of this group"), []);
+        assert_eq!(log.offsets(&group).unwrap(), [(topics[0].id, Partition(0), Offset(1))]);
+    });
 }
 
 /// A producer of somebody else's, whose transactions time out late.
