@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 /// How long a request may take in all, and how long one attempt.
 const PATIENCE: Duration = Duration::from_secs(15);
 const ATTEMPT: Duration = Duration::from_secs(5);
+/// How long a broker may know nothing of a topic that was heard of: as one that has just started, or that a topic was made without.
+const UNKNOWN_FOR: Duration = Duration::from_secs(5);
 /// The pause between attempts.
 const PAUSE: Duration = Duration::from_millis(20);
 /// How often it is looked anew who leads, while that is not known.
@@ -191,7 +193,7 @@ impl Cluster {
     }
 
     fn insist<T>(&self, asker: &Client, what: &str, request: impl Fn(&Client) -> Result<T, Failure>) -> Result<T, Error> {
-        let deadline = Instant::now() + PATIENCE;
+        let (deadline, unknown_until) = (Instant::now() + PATIENCE, Instant::now() + UNKNOWN_FOR);
         loop {
             let failure = match request(asker) {
                 Ok(answer) => return Ok(answer),
@@ -200,9 +202,12 @@ impl Cluster {
             if matches!(failure.code, Code::OperationTimedOut | Code::BrokerTransportFailure | Code::RequestTimedOut) {
                 self.status.heard(Code::AllBrokersDown, &failure.text);
             }
-            if !error::is_passing(&failure) || Instant::now() >= deadline {
+            let passes =
+                if error::is_unknown(failure.code) { Instant::now() < unknown_until } else { error::is_passing(&failure) };
+            if !passes || Instant::now() >= deadline {
                 return Err(error::of(&failure, what));
             }
+            tracing::debug!(target: "kafka", what, ?failure, "asked again");
             self.available()?;
             if matches!(failure.code, Code::NoEnt | Code::LeaderNotAvailable | Code::FencedLeaderEpoch) {
                 self.look_who_leads(asker);

@@ -22,9 +22,7 @@ pub(super) fn of(failure: &Failure, what: &str) -> Error {
         Code::UnsupportedVersion | Code::UnsupportedFeature | Code::UnsupportedForMessageFormat => {
             Error::Unsupported { what: format!("{what}: the brokers are older than 2.5 ({})", failure.text) }
         }
-        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownTopicId | Code::UnknownPartition => {
-            Error::UnknownTopic { topic: what.to_owned() }
-        }
+        code if is_unknown(code) => Error::UnknownTopic { topic: what.to_owned() },
         Code::InvalidTopic
         | Code::InvalidConfig
         | Code::InvalidPartitions
@@ -51,6 +49,19 @@ pub(super) fn of(failure: &Failure, what: &str) -> Error {
         _ if is_overtaken(failure.code) => Error::Aborted { cause: said().into() },
         _ => Error::Unavailable { cause: said().into() },
     }
+}
+
+/// As [`of`], of what is done with topics that were heard of: a broker that knows nothing of one, as one that has just started, soon will.
+pub(super) fn of_known(failure: &Failure, what: &str) -> Error {
+    match of(failure, what) {
+        Error::UnknownTopic { .. } => Error::Unavailable { cause: format!("{what}: {}", failure.text).into() },
+        error => error,
+    }
+}
+
+/// Whether the brokers, or the one that was asked, know no such topic or partition.
+pub(super) fn is_unknown(code: Code) -> bool {
+    matches!(code, Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownTopicId | Code::UnknownPartition)
 }
 
 /// Whether the group or another producer has gone on without this one.

@@ -156,7 +156,7 @@ impl Member for KafkaMember {
         let changes = std::mem::take(&mut shared.changes);
         match failed {
             // Changes that were told must arrive; what is wrong will be told again.
-            Some(code) if changes.is_empty() && !error::is_passing(&code.into()) => {
+            Some(code) if changes.is_empty() && !error::is_passing(&code.into()) && !error::is_unknown(code) => {
                 let error = error::of(&code.into(), "reading as a member of the group");
                 // A member that was taken for dead joins anew by itself.
                 if matches!(error, Error::Aborted { .. }) { Ok(changes) } else { Err(error) }
@@ -238,9 +238,10 @@ impl Member for KafkaMember {
                 let anew = self.consumer.incremental_unassign(&place).and_then(|()| self.consumer.incremental_assign(&place));
                 anew.map_err(|failure| error::of(&failure, &topic.name))?;
                 let is_gone = matches!(failure.code, Code::AutoOffsetReset | Code::OffsetOutOfRange);
-                if !is_gone && !error::is_passing(&failure) {
+                if !is_gone && !error::is_passing(&failure) && !error::is_unknown(failure.code) {
                     return Err(error::of(&failure, &topic.name));
                 }
+                // They say for good whether there is such a topic.
                 let bounds = reader::bounds(&self.cluster, &self.topics, id, partition)?;
                 if is_gone && (from < bounds.start || from > bounds.end) {
                     return Err(reader::out_of_range(&topic, partition, from, bounds));

@@ -377,7 +377,11 @@ fn take(
         return Ok(None);
     }
     *place = None;
-    Err(error::of(&failure, &topic.name))
+    if error::is_unknown(failure.code) {
+        // Its bounds say for good whether there is such a topic.
+        bounds(cluster, topics, topic.id, partition)?;
+    }
+    Err(error::of_known(&failure, &topic.name))
 }
 
 impl Reader {

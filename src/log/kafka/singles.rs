@@ -41,7 +41,7 @@ impl Singles {
         let mut outcomes: Vec<Option<Result<Offset, Error>>> = appends.iter().map(|_| None).collect();
         for (number, append) in appends.iter().enumerate() {
             if let Err(Failed { failure, what }) = producer.append(&self.topics, append, number + 1) {
-                outcomes[number] = Some(Err(error::of(&failure, &what)));
+                outcomes[number] = Some(Err(error::of_known(&failure, &what)));
             }
         }
         let deadline = Instant::now() + PATIENCE;
@@ -54,7 +54,7 @@ impl Singles {
             outcomes[number - 1] = Some(Ok(offset));
         }
         for (number, code, is_known) in delivered.lost {
-            let error = error::of(&code.into(), "appending");
+            let error = error::of_known(&code.into(), "appending");
             let error = if is_known { error } else { Error::OutcomeUnknown { cause: error.to_string().into() } };
             outcomes[number - 1] = Some(Err(error));
         }
