@@ -211,7 +211,7 @@ fn random() -> impl FnMut(u64) -> u64 {
 }
 
 /// Lets time pass: that is what is tested.
-fn pass(time: Duration) {
+pub fn pass(time: Duration) {
     let until = Instant::now() + time;
     while Instant::now() < until {
         std::thread::park_timeout(until.saturating_duration_since(Instant::now()));

@@ -18,13 +18,16 @@ use super::database::{Server, connect, shared, spawn, wait};
 use super::records::{self, Stored};
 use super::{insert, metric, records_of, wait_for_marker};
 use crate::kafka::broker::Broker;
-use crate::kafka::{directory, start};
+use crate::kafka::{directory, pass, start};
 use crate::shop::{FREE, Shop, command, dev, run_command};
 
 const CLIENTS: u32 = 4;
 const DATABASE: &str = "crash";
 /// Rows are relayed all the time, but for a start of a server.
 const LONG: Duration = Duration::from_secs(60);
+/// A broker of several that stands still for so long leads nothing any more, and goes on this long after it.
+const OTHERS_LEAD: Duration = Duration::from_millis(2_500);
+const GOES_ON: Duration = Duration::from_millis(500);
 
 /// SplitMix64.
 struct Random(u64);
@@ -198,34 +201,59 @@ fn every_committed_row_is_relayed_once_whatever_is_killed() {
 
 #[test]
 fn every_committed_row_is_in_kafka_once_whatever_is_killed() {
+    relayed_to_kafka(&mut [Broker::mortal()]);
+}
+
+#[test]
+fn every_committed_row_is_in_a_cluster_once_whatever_is_killed_or_stands_still() {
+    relayed_to_kafka(&mut Broker::three());
+}
+
+fn relayed_to_kafka(brokers: &mut [Broker]) {
     let mut trial = Trial::new();
-    let mut broker = Broker::mortal();
     let args = trial.relay_args();
     let args = [&args.each_ref().map(String::as_str)[..], &["--cdc-route", "Marker=markers"]].concat();
-    let relay = start(&broker, "cdc", directory(), &args);
-    let mut struck = [0; 3];
+    let relay = start(&brokers[0], "cdc", directory(), &args);
+    let (mut struck, mut stood_still) = ([0; 3], 0);
     let _relay = trial.run(relay, |random, server, relay| {
         // One of them, two or all, at the same moment.
         let killed = 1 + random.below(7);
-        let [kills_broker, kills_server, kills_relay] = [1, 2, 4].map(|bit| killed & bit != 0);
-        for (count, is_killed) in struck.iter_mut().zip([kills_broker, kills_server, kills_relay]) {
-            *count += u32::from(is_killed);
+        let [strikes_broker, kills_server, kills_relay] = [1, 2, 4].map(|bit| killed & bit != 0);
+        for (count, is_struck) in struck.iter_mut().zip([strikes_broker, kills_server, kills_relay]) {
+            *count += u32::from(is_struck);
         }
+        // One of several may stand still instead, until others lead, and go on while a relay begins.
+        let number = random.below(brokers.len() as u64) as usize;
+        let stands_still = strikes_broker && brokers.len() > 1 && random.below(2) == 0;
+        stood_still += u32::from(stands_still);
         let state = Arc::clone(&relay.data);
         let survivor = (!kills_relay).then_some(relay); // dropped, it is killed by kill -9
-        if kills_broker {
-            broker.kill();
+        if stands_still {
+            brokers[number].freeze();
+            pass(OTHERS_LEAD);
+        } else if strikes_broker {
+            brokers[number].kill();
         }
         if kills_server {
             server.kill_and_restart();
         }
-        if kills_broker {
-            broker.restart();
+        if strikes_broker && !stands_still {
+            brokers[number].restart();
         }
-        survivor.unwrap_or_else(|| start(&broker, "cdc", state, &args))
+        std::thread::scope(|scope| {
+            let broker = &brokers[number];
+            if stands_still {
+                scope.spawn(|| {
+                    pass(GOES_ON);
+                    broker.thaw();
+                });
+            }
+            survivor.unwrap_or_else(|| start(broker, "cdc", state, &args))
+        })
     });
-    println!("killed: the broker {} times, the database {}, the relay {}", struck[0], struck[1], struck[2]);
-    let log = KafkaLog::open(KafkaConfig::new(broker.address())).expect("the broker answers");
+    let [by_broker, by_server, by_relay] = struck;
+    println!("a broker was struck {by_broker} times ({stood_still} stood still), the database {by_server}, the relay {by_relay}");
+    let log = KafkaLog::open(KafkaConfig::new(brokers[0].address())).expect("the broker answers");
     let is_there = |topic| log.topic(topic).expect("the broker answers").is_some();
     wait_until(|| is_there("markers") && !records::of(&log, "markers").is_empty(), "the last row is relayed");
     trial.check(&records::of(&log, "test-events"));
