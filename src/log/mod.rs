@@ -112,12 +112,12 @@ pub trait Log: Send + Sync + 'static {
 
     /// The end of a partition for whoever is to own it: what anybody was told to have been appended lies below, whoever answers. That is more
     /// than [`Log::open_ends`] says where several brokers have the log: one that stood still leads no more, and may answer as it knew it before
-    /// it hears of that. So a record is appended here, which only the one that leads can take: of the key `\0` and without a value.
+    /// it hears of that. So a mark is appended here, which only the one that leads can take: a record of the key `\0` and without a value.
     ///
     /// # Errors
     /// As [`Log::bounds`], or if nothing can be appended there.
-    fn owned_end(&self, topic: TopicId, partition: Partition) -> Result<Offset, Error> {
-        self.open_ends(&[(topic, partition)]).map(|ends| ends[0])
+    fn owned_end(&self, topic: TopicId, partition: Partition) -> Result<OwnedEnd, Error> {
+        self.open_ends(&[(topic, partition)]).map(|ends| OwnedEnd { end: ends[0], next: ends[0] })
     }
 
     /// Joins the group of an application as one of its worker threads.
@@ -239,6 +239,15 @@ pub struct Fetched {
     pub next: Offset,
     /// The end of the partition: at `next == end` everything was read.
     pub end: Offset,
+}
+
+/// What [`Log::owned_end`] says of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnedEnd {
+    /// Whoever is to own the partition has to know what lies below.
+    pub end: Offset,
+    /// Whatever comes later lies here or behind. In between there is nothing but the mark.
+    pub next: Offset,
 }
 
 /// The part of a partition that can be read.

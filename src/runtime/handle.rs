@@ -294,7 +294,7 @@ impl Handle {
         topic.key_codec().encode(key, &mut bytes).map_err(codec)?;
         let info = log.topic(topic.name())?.ok_or_else(|| log::Error::UnknownTopic { topic: name() })?;
         let partition = partition(Some(&bytes), info.partitions, 0);
-        let end = log.owned_end(info.id, partition)?;
+        let end = log.owned_end(info.id, partition)?.end;
         let mut next = log.bounds(info.id, partition)?.start;
         let (mut last, mut came) = (None, Instant::now());
         while next < end {

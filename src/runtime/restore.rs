@@ -10,7 +10,7 @@ use millstream_state::{Position, StoreId, TaskState};
 
 use super::restoring::TaskRestoration;
 use super::{Shared, StartError};
-use crate::log::{Fetched, StoredBatch, TopicInfo};
+use crate::log::{Fetched, OwnedEnd, StoredBatch, TopicInfo};
 use crate::record::{Offset, Partition, Timestamp};
 use crate::task::changelog::{ChangelogReader, ChangelogRow};
 use crate::topology::{DELETE_RETENTION_MS, StoreIndex};
@@ -29,22 +29,25 @@ pub(super) fn restore(
     wanted: &dyn Fn() -> bool,
 ) -> Result<Option<u64>, StartError> {
     let changelog = shared.changelog(sub).id;
-    let end = shared.log.owned_end(changelog, partition)?;
+    let OwnedEnd { end, next } = shared.log.owned_end(changelog, partition)?;
     let mut tail = Tail::prepare(shared, sub, partition, state, end)?;
     let mut restoration = TaskRestoration::start(shared, sub, partition, tail.next, end);
     while tail.next < end {
-        let (seen, next) = (shared.log.version(), tail.next);
-        let fetched = shared.log.fetch(changelog, partition, next, FETCH_BYTES)?;
+        let (seen, from) = (shared.log.version(), tail.next);
+        let fetched = shared.log.fetch(changelog, partition, from, FETCH_BYTES)?;
         let applied = tail.apply(shared, state, fetched, |_, _| {})?;
         if !wanted() {
             return Ok(None);
         }
-        if tail.next == next {
+        if tail.next == from {
             shared.log.wait(seen, WAIT);
         } else {
             restoration.took(applied.records, tail.next);
         }
     }
+    // Who follows the changelog reads the mark as well, and whoever was told of a position waits for an owner that has come so far.
+    let nothing = Fetched { batches: Vec::new(), next, end: next };
+    tail.apply(shared, state, nothing, |_, _| {})?;
     Ok(Some(restoration.ended()))
 }
 

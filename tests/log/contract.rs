@@ -211,7 +211,7 @@ fn fetch_respects_bounds(home: &Home) {
     assert_eq!(nowhere.to_string(), format!("topic {orders_name} has 1 partitions and no partition 1"));
     assert!(matches!(log.fetch(NOWHERE, Partition(0), Offset(0), 1), Err(Error::UnknownTopic { .. })));
 
-    assert_eq!(log.owned_end(orders.id, Partition(0)).unwrap(), end);
+    assert_eq!(log.owned_end(orders.id, Partition(0)).unwrap().end, end);
     put(log, &orders, 0, &[("d", "4")]);
     let later = read_from(log, &orders, 0, end.0, 1).unwrap();
     assert!(later.last().is_some_and(|last| last.ends_with(" d=4")), "{later:?}");

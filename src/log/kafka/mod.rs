@@ -25,8 +25,8 @@ pub use config::{GroupProtocol, KafkaConfig, Mechanism};
 pub use native::leaves_out_told_leaders;
 
 use super::{
-    Bounds, Error, Fetched, Health, Limits, Log, Member, Membership, Pending, RecordBatch, TopicId, TopicInfo, TopicSpec,
-    Transaction,
+    Bounds, Error, Fetched, Health, Limits, Log, Member, Membership, OwnedEnd, Pending, RecordBatch, TopicId, TopicInfo,
+    TopicSpec, Transaction,
 };
 use crate::{Clock, Headers, Offset, Partition, Timestamp};
 use cluster::Cluster;
@@ -206,7 +206,7 @@ impl Log for KafkaLog {
         self.cluster.ask("ends of partitions", |client, timeout| client.ends_of(&named, uncommitted, timeout))
     }
 
-    fn owned_end(&self, topic: TopicId, partition: Partition) -> Result<Offset, Error> {
+    fn owned_end(&self, topic: TopicId, partition: Partition) -> Result<OwnedEnd, Error> {
         let info = self.topics.find(topic, partition)?;
         let mut mark = RecordBatch::new();
         mark.push(Clock::System.now(), Some(OWNERS_MARK), None, &Headers::EMPTY);
@@ -214,9 +214,9 @@ impl Log for KafkaLog {
         let append = |client: &native::Client, timeout| {
             mark.records(Offset(0)).map(|mark| client.append(place, &mark, timeout)).last().unwrap_or(Err(Code::NoEnt.into()))
         };
-        let at = Offset(self.cluster.ask(&info.name, append)? as u64);
-        self.topics.committed(topic, partition, at.next());
-        Ok(at)
+        let end = Offset(self.cluster.ask(&info.name, append)? as u64);
+        self.topics.committed(topic, partition, end.next());
+        Ok(OwnedEnd { end, next: end.next() })
     }
 
     fn join(&self, membership: Membership) -> Result<Box<dyn Member>, Error> {

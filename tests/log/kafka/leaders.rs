@@ -55,7 +55,7 @@ fn a_broker_that_leads_no_more_tells_nobody_where_his_partition_ends() {
         });
         println!("after {:?}: {last} was appended, and {end:?} and {owned_end:?} were said", begun.elapsed());
         stale += u32::from(end.is_ok_and(|end| end[0] <= last));
-        let owned_end = owned_end.expect("it is told in the end");
+        let owned_end = owned_end.expect("it is told in the end").end;
         assert!(owned_end > last, "{last} was appended, and the end is {owned_end}");
     }
     println!("whoever only asked was told of an end that was out of date {stale} times of {ROUNDS}");
