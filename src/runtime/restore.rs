@@ -51,6 +51,22 @@ pub(super) fn restore(
     Ok(Some(restoration.ended()))
 }
 
+/// Whether the changelog of a task may have rows in this part of it: marks of transactions, which nobody waits for who has made them, take offsets
+/// too. What cannot be read may be one.
+pub(super) fn may_have_rows(shared: &Shared, sub: usize, partition: Partition, from: Offset, to: Offset) -> bool {
+    let mut rows = ChangelogReader::new(&shared.topology, &shared.topology.subs[sub]);
+    let mut next = from;
+    while next < to {
+        let Ok(fetched) = shared.log.fetch(shared.changelog(sub).id, partition, next, FETCH_BYTES) else { return true };
+        let mut read = fetched.batches.iter().flat_map(|batch| batch.records_from(next));
+        if fetched.next == next || read.any(|record| record.offset < to && rows.row(&record).is_some()) {
+            return true;
+        }
+        next = fetched.next;
+    }
+    false
+}
+
 /// What is still to be read of a task's changelog, to be taken into its stores.
 pub(super) struct Tail {
     sub: usize,

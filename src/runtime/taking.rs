@@ -31,10 +31,17 @@ impl Drop for Wanted {
     }
 }
 
+impl Wanted {
+    /// Whether this is what came of the asking. A task that was asked for before, was not wanted any more and is asked for again is another: its
+    /// state may be that of before.
+    pub(super) fn is(&self, taken: &Taken) -> bool {
+        Arc::ptr_eq(&self.wanted, &taken.wanted)
+    }
+}
+
 /// A task that is ready, or why it never will be.
 pub(super) struct Taken {
-    pub(super) sub: usize,
-    pub(super) partition: Partition,
+    wanted: Arc<AtomicBool>,
     pub(super) outcome: Result<Task, StartError>,
 }
 
@@ -90,11 +97,11 @@ pub(super) fn run(shared: &Arc<Shared>, jobs: &Mutex<mpsc::Receiver<Job>>) {
                 Ok(None) => {}
                 Ok(Some(task)) => {
                     // Its error says that the worker has ended.
-                    drop(job.done.send(Taken { sub: job.sub, partition: job.partition, outcome: Ok(task) }));
+                    drop(job.done.send(Taken { wanted: Arc::clone(&job.wanted), outcome: Ok(task) }));
                     break;
                 }
                 Err(error) => {
-                    drop(job.done.send(Taken { sub: job.sub, partition: job.partition, outcome: Err(error) }));
+                    drop(job.done.send(Taken { wanted: Arc::clone(&job.wanted), outcome: Err(error) }));
                     break;
                 }
             }

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use millstream_state::{Direction, Entries, Range, TaskId, TaskView};
 
 use super::Shared;
+use super::restore::may_have_rows;
+use super::roles::Role;
 use super::seen::Seen;
 use super::watch::{Watch, Watched};
 use crate::codec::{self, Data};
@@ -245,6 +247,15 @@ impl View {
         })?;
         let value = row?.flatten().map(|row| self.value(&row));
         Ok(self.seen(Stand { position, value }, at))
+    }
+
+    /// Whether this process has all rows that the changelog of a task has before a position. An owner stands behind its last row, and whoever follows
+    /// it behind the mark of that transaction. Blocks where they differ.
+    pub(crate) fn has_come_to(&self, task: super::TaskPlace, known: Offset) -> Result<bool, QueryError> {
+        let stands = self.stands_at(task, None)?.peek().position;
+        let partition = Partition(task.1);
+        let is_owner = || self.shared.roles.get(self.sub, partition) == Role::Owner;
+        Ok(stands >= known || is_owner() && !may_have_rows(&self.shared, self.sub, partition, stands, known))
     }
 
     fn read_row(&self, task: TaskId, key: &[u8]) -> Result<(Option<Bytes>, Moment), QueryError> {

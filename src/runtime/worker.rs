@@ -182,11 +182,10 @@ impl Worker {
         } else if is_news {
             self.shared.note_state();
         }
-        while let Ok(Taken { sub, partition, outcome }) = self.taken.1.try_recv() {
-            let Some(place) = self.wanted.iter().position(|wanted| (wanted.sub, wanted.partition) == (sub, partition)) else {
-                continue;
-            };
-            let task = outcome?;
+        while let Ok(taken) = self.taken.1.try_recv() {
+            let Some(place) = self.wanted.iter().position(|wanted| wanted.is(&taken)) else { continue };
+            let task = taken.outcome?;
+            let Wanted { sub, partition, .. } = self.wanted[place];
             self.wanted.swap_remove(place);
             // Its views begin anew from here, wherever their changes came from before.
             self.shared.watchers.cut_off();

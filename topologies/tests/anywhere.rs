@@ -337,6 +337,33 @@ fn a_watch_at_any_worker_goes_on_wherever_its_task_goes() {
     }
 }
 
+/// Whoever follows a task reads the mark of its last transaction as well and stands behind it, and the owner before it. A watch that was told so far
+/// goes on at the owner.
+#[test]
+fn an_owner_tells_of_what_others_have_read_up_to_a_mark() {
+    let broker = Broker::start();
+    let worker = start(&broker, "worker", directory(), &["--threads", "1", "--topologies", "points"]);
+    let api = start(&broker, "api", directory(), &[]);
+    let user = fresh_id();
+    let added = api.post(&format!("/api/users/{user}/points"), &json!({"add": 5})).position();
+    api.get(&format!("/api/users/{user}/points?at_least={added}&wait_ms=10000")).ok(200);
+    let stands = |shop: &Shop| -> BTreeMap<u64, u64> {
+        let listed = shop.get("/views").ok(200);
+        let store = listed["stores"].as_array().expect("a list").iter().find(|store| store["name"] == "points");
+        let positions = store.expect("it is listed")["positions"].as_array().expect("a list").clone();
+        let number = |position: &Value, of: &str| position[of].as_u64().expect("a number");
+        positions.iter().map(|position| (number(position, "partition"), number(position, "offset"))).collect()
+    };
+    let (partition, mark) = eventually(|| {
+        let owner = stands(&worker);
+        stands(&api).into_iter().find(|(partition, at)| *at > owner[partition])
+    });
+    let tasks = format!("shop.points.{partition}@{mark}");
+    let mut part = Stream::open(worker.address, "/views/points", &[("x-view-tasks", &tasks)]);
+    let begins = part.next().json();
+    assert_eq!(begins["Begins"][0][0], partition, "{begins}");
+}
+
 #[test]
 fn a_worker_asks_others_with_the_authority_of_who_asks_it() {
     let (broker, secret) = (Broker::start(), directory());

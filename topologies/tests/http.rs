@@ -3,12 +3,15 @@
 use std::fmt;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
 /// Longer than the shop lets any request wait, and than a stream may be silent.
 const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long the next event of a stream is waited for that shows signs of life.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// An answer.
 #[derive(Clone)]
@@ -226,7 +229,9 @@ impl Stream {
 
     /// The next event, or `None` when the stream has ended.
     pub fn maybe_next(&mut self) -> Option<Event> {
+        let begun = Instant::now();
         loop {
+            assert!(begun.elapsed() < PATIENCE, "nothing but signs of life for {PATIENCE:?}");
             let Some(at) = self.text.windows(2).position(|w| w == b"\n\n") else {
                 let chunk = self.connection.chunk()??;
                 self.raw += &String::from_utf8_lossy(&chunk);

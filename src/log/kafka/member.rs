@@ -3,8 +3,9 @@
 //! A task is one partition of an anchor, the input of its sub-topology with the most partitions. The group shares out anchors; the other
 //! inputs of a task come and go with the anchor's partition, so co-partitioned inputs are always together. What the group gives is read only
 //! once its task has begun, from the offsets that the task says. What must always hold: a transaction carries offsets and the group's
-//! metadata as it is right before, so that a member whose tasks are somebody else's commits nothing; and rebalances are answered in
-//! `changes` alone, so none falls into a transaction.
+//! metadata as it was when the member was last told of changes, so that a member whose tasks are somebody else's commits nothing: librdkafka
+//! takes over a generation when it hears of it, and tells later what that one takes away. And rebalances are answered in `changes` alone, so
+//! none falls into a transaction.
 
 use super::super::{Change, Committed, Error, Fetched, Member, Membership, Moment, TopicId, Transaction};
 use super::cluster::{Cluster, client};
@@ -43,6 +44,8 @@ pub(super) struct KafkaMember {
     shared: Arc<Mutex<Shared>>,
     signal: Arc<Signal>,
     transactions: Transactions,
+    /// As who this member was when it was asked last what the group has changed: nobody, while it is not one.
+    told: Option<Arc<GroupMetadata>>,
 }
 
 /// An input of a task that has begun.
@@ -97,7 +100,8 @@ impl KafkaMember {
         }
         let unheard = (protocol == GroupProtocol::Consumer).then(|| Unheard::new(group, names));
         let inputs = FxHashMap::default();
-        let mut member = KafkaMember { cluster, topics, inputs, group: queue, consumer, unheard, shared, signal, transactions };
+        let mut member =
+            KafkaMember { cluster, topics, inputs, group: queue, consumer, unheard, shared, signal, transactions, told: None };
         // What this worker left open when it died holds up whoever reads its topics. The group is joined meanwhile, and heard of after it.
         member.transactions.ready()?;
         Ok(member)
@@ -143,6 +147,8 @@ impl Member for KafkaMember {
     fn changes(&mut self) -> Result<Vec<Change>, Error> {
         // What a producer left open that had to be given up would hold back whoever restores.
         self.transactions.ready()?;
+        // Before the changes: with the next generation others may have what this one hears of later.
+        self.told = GroupMetadata::of_member(&self.consumer).map(Arc::new);
         let mut failed = None;
         while self.group.consume(1, Duration::ZERO, |message| failed = message.error().or(failed)) > 0 {}
         if let Some(unheard) = &mut self.unheard {
@@ -262,13 +268,13 @@ impl Member for KafkaMember {
             let what = "a worker's transaction without offsets, which nothing would fence".to_owned();
             return Err(Error::Unsupported { what });
         };
-        let group = GroupMetadata::of_member(&self.consumer)
-            .ok_or_else(|| Error::Aborted { cause: "this worker is not a member of its group now".into() })?;
+        let nobody = || Error::Aborted { cause: "this worker is not a member of its group now".into() };
+        let group = Arc::clone(self.told.as_ref().ok_or_else(nobody)?);
         let named = read
             .offsets
             .iter()
             .map(|(id, partition, offset)| Ok((self.topics.get(*id)?.name, partition.0 as i32, offset.0 as i64)));
-        let reads = [Read { group: Arc::new(group), offsets: named.collect::<Result<_, Error>>()? }];
+        let reads = [Read { group, offsets: named.collect::<Result<_, Error>>()? }];
         let appends: Vec<_> = transaction.appends.iter().collect();
         let base_offsets = self.transactions.commit(&appends, &reads)?;
         Ok(Committed { base_offsets, at: Moment::DURABLE })

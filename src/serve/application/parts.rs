@@ -85,8 +85,8 @@ pub(super) async fn here(
     let Some(since) = readable_since(&application, &tasks) else { return Ok(Ended::Unreached(None)) };
     let told = async {
         // A process that follows a task may not have come so far.
-        for (task, known) in &tasks {
-            while view.stands_at(*task, None)?.peek().position < *known {
+        for (task, known) in tasks.clone() {
+            while !has_come_to(&view, task, known).await? {
                 sleep(LOOK).await;
             }
         }
@@ -110,6 +110,11 @@ pub(super) async fn here(
         Err(QueryError::Elsewhere { .. }) => Ok(Ended::Anew),
         outcome => outcome,
     }
+}
+
+async fn has_come_to(view: &View, task: TaskPlace, known: Offset) -> Result<bool, QueryError> {
+    let view = view.clone();
+    tokio::task::spawn_blocking(move || view.has_come_to(task, known)).await.expect("a look does not panic")
 }
 
 async fn tell(view: &View, watched: &Watched, tasks: &Known, news: &Teller) -> Result<Ended, QueryError> {
