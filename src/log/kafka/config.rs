@@ -57,13 +57,13 @@ pub enum Mechanism {
 /// Who shares out tasks among the members of a group.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum GroupProtocol {
-    /// The broker where it can and lets a group notice a dead member within its session timeout, else the members.
-    /// (Brokers come with a lower bound of 45 s for that: `group.consumer.min.session.timeout.ms`.)
+    /// The members, as with `Classic`.
     #[default]
     Auto,
     /// The members, by the cooperative sticky assignor. All brokers can.
     Classic,
-    /// The broker (KIP-848). Brokers of 4.0 and later can.
+    /// The broker (KIP-848). Brokers of 4.0 and later can. Not exactly once yet: members that came at the same moment were seen to commit for tasks
+    /// that others had already.
     Consumer,
 }
 

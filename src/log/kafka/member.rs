@@ -29,9 +29,6 @@ use std::time::Duration;
 const SEEK: Duration = Duration::from_secs(10);
 const LEAVE: Duration = Duration::from_secs(3);
 
-/// Above this a broker's lower bound on heartbeats makes a planned hand-over slower than a second.
-const SLOWEST_HEARTBEAT_MS: u64 = 500;
-
 pub(super) struct KafkaMember {
     cluster: Arc<Cluster>,
     topics: Arc<Topics>,
@@ -315,16 +312,14 @@ fn anchors(topics: &Topics, membership: &Membership) -> Result<Vec<(Arc<str>, us
 
 /// The protocol to join with. With the broker's own, how soon a dead member is noticed is a setting of the group, within the broker's bounds.
 fn chosen(cluster: &Cluster, group: &str) -> Result<GroupProtocol, Error> {
-    let bounds = bounds_of_groups(cluster);
-    let session_ms = cluster.config.session_timeout.as_millis() as u64;
-    let is_quick = |bounds: &GroupBounds| bounds.session_ms <= session_ms && bounds.heartbeat_ms <= SLOWEST_HEARTBEAT_MS;
+    // With the broker's own, members that come at the same moment were seen to commit for tasks that others had already.
     let protocol = match cluster.config.group_protocol {
-        GroupProtocol::Auto if bounds.as_ref().is_some_and(is_quick) => GroupProtocol::Consumer,
         GroupProtocol::Auto => GroupProtocol::Classic,
         wanted => wanted,
     };
     if protocol == GroupProtocol::Consumer {
-        let least = bounds.map_or(0, |bounds| bounds.heartbeat_ms);
+        let session_ms = cluster.config.session_timeout.as_millis() as u64;
+        let least = least_heartbeat_ms(cluster).unwrap_or(0);
         let settings = vec![
             ("consumer.session.timeout.ms".to_owned(), session_ms.to_string()),
             ("consumer.heartbeat.interval.ms".to_owned(), least.max(HEARTBEAT.as_millis() as u64).to_string()),
@@ -340,14 +335,9 @@ fn chosen(cluster: &Cluster, group: &str) -> Result<GroupProtocol, Error> {
     Ok(protocol)
 }
 
-/// How quick the brokers let a group be whose tasks they share out themselves, in milliseconds.
-struct GroupBounds {
-    session_ms: u64,
-    heartbeat_ms: u64,
-}
-
-/// Nothing where the brokers do not share out tasks, or do not tell.
-fn bounds_of_groups(cluster: &Cluster) -> Option<GroupBounds> {
+/// How often members of a group whose tasks the brokers share out say at most that they live, in milliseconds. Nothing where the brokers do not
+/// share out tasks, or do not tell.
+fn least_heartbeat_ms(cluster: &Cluster) -> Option<u64> {
     let broker = cluster.ask("brokers", |client, timeout| client.some_broker(timeout)).ok()??.to_string();
     let asked = cluster.ask("settings of a broker", |client, timeout| client.settings(Resource::Broker, &[&broker], timeout));
     let settings = asked.ok()?.into_iter().next()?;
@@ -355,8 +345,5 @@ fn bounds_of_groups(cluster: &Cluster) -> Option<GroupBounds> {
     if value("group.coordinator.rebalance.protocols").is_some_and(|protocols| !protocols.contains("consumer")) {
         return None;
     }
-    Some(GroupBounds {
-        session_ms: value("group.consumer.min.session.timeout.ms")?.parse().ok()?,
-        heartbeat_ms: value("group.consumer.min.heartbeat.interval.ms")?.parse().ok()?,
-    })
+    value("group.consumer.min.heartbeat.interval.ms")?.parse().ok()
 }
